@@ -1,0 +1,1 @@
+"""CAD programs and geometry: reading, tokens, solids, points, views. Imports no torch."""

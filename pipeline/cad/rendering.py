@@ -1,0 +1,105 @@
+"""Shaded views of a solid by ray casting: no display, no GL, the same pixels everywhere.
+
+Eight cameras look at the origin from the corners of a cube, at a distance that is fixed in the normalised
+frame, so that sizes can be read from the images.
+"""
+
+import functools
+import io
+import itertools
+
+import numpy as np
+
+from pipeline.cad.kernel import Mesh
+from pipeline.errors import RejectError
+
+# The signs of the direction in which each view looks.
+VIEW_DIRECTIONS = tuple(itertools.product((-1.0, 1.0), repeat=3))
+HALF_WIDTH = 1.78  # orthographic; sqrt(3) holds the whole frame
+BACKGROUND, EDGE = 255, 30
+CREASE = np.cos(np.radians(15))  # neighbours on two faces that turn by more are drawn as an edge
+
+
+@functools.lru_cache(maxsize=32)
+def _camera(view: int, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Ray origins (size * size, 3), forward, right and up of a view."""
+    forward = np.array(VIEW_DIRECTIONS[view]) / np.sqrt(3)
+    right = np.cross(forward, (0.0, 0.0, 1.0))
+    right /= np.linalg.norm(right)
+    up = np.cross(right, forward)
+    steps = (np.arange(size) + 0.5) / size * 2 - 1
+    x, y = np.meshgrid(steps * HALF_WIDTH, -steps * HALF_WIDTH)
+    origins = x.reshape(-1, 1) * right + y.reshape(-1, 1) * up - 4 * forward
+    return origins, forward, right, up
+
+
+def render_views(mesh: Mesh, num_views: int, size: int) -> np.ndarray:
+    """Shaded views with the edges of the solid.
+
+    Args:
+        mesh: in the normalised frame.
+        num_views: 1 to 8; fewer take the first of an order that starts with opposite corners.
+        size: pixels along each side.
+
+    Returns:
+        (num_views, size, size) uint8 grey values, white background.
+    """
+    from embreex.mesh_construction import TriangleMesh
+    from embreex.rtcore_scene import EmbreeScene
+
+    scene = EmbreeScene(robust=True)
+    corners = mesh.vertices[mesh.triangles]
+    TriangleMesh(scene, corners.astype(np.float32))
+    face_normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    face_normals /= np.maximum(np.linalg.norm(face_normals, axis=1, keepdims=True), 1e-30)
+    return np.stack([_view(scene, mesh.faces, face_normals, view, size) for view in view_order(num_views)])
+
+
+def view_order(num_views: int) -> list[int]:
+    """Indices into ``VIEW_DIRECTIONS``: all eight as published, or fewer that face each other."""
+    return list(range(8)) if num_views == 8 else [0, 7, 3, 4, 5, 2, 6, 1][:num_views]
+
+
+def _view(scene: object, faces: np.ndarray, normals: np.ndarray, view: int, size: int) -> np.ndarray:
+    origins, forward, right, up = _camera(view, size)
+    directions = np.broadcast_to(forward.astype(np.float32), origins.shape)
+    hit = scene.run(origins.astype(np.float32), np.ascontiguousarray(directions))  # type: ignore[attr-defined]
+    image = np.full(size * size, BACKGROUND, np.uint8)
+    inside = hit >= 0
+    normal = np.zeros((size * size, 3))
+    normal[inside] = normals[hit[inside]]
+    facing = -np.sign(normal @ forward)[:, None] * normal
+    # A key light over the left shoulder; no face is black.
+    light = -forward * 0.62 - right * 0.35 + up * 0.7
+    shade = 70 + 160 * np.clip(facing @ (light / np.linalg.norm(light)), 0, 1)
+    image[inside] = shade[inside].astype(np.uint8)
+    face = np.where(inside, faces[hit], -1).reshape(size, size)
+    grid = facing.reshape(size, size, 3)
+    image = image.reshape(size, size)
+    edge = np.zeros((size, size), bool)
+    for axis in (0, 1):
+        here, there = (np.s_[:-1], np.s_[1:]) if axis == 0 else (np.s_[:, :-1], np.s_[:, 1:])
+        other_face = face[here] != face[there]
+        outline = other_face & ((face[here] < 0) | (face[there] < 0))
+        crease = other_face & ((grid[here] * grid[there]).sum(axis=-1) < CREASE)
+        edge[here] |= outline | crease
+    image[edge] = EDGE
+    return image
+
+
+def read_image(data: bytes, name: str, size: int) -> np.ndarray:
+    """A user's picture as (size, size) uint8 grey values.
+
+    Raises:
+        RejectError: ``bad_image``.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            rgba = image.convert("RGBA")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise RejectError("bad_image", f"{name}: {error}") from error
+    white = Image.new("RGBA", rgba.size, "white")
+    grey = Image.alpha_composite(white, rgba).convert("L").resize((size, size), Image.Resampling.BICUBIC)
+    return np.asarray(grey)

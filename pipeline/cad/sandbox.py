@@ -1,0 +1,172 @@
+"""Kernel work in child processes with a time and a memory limit.
+
+Open CASCADE can hang, crash, or take all memory on one bad model. Each task runs in a worker process that
+can be killed: it costs that task alone, which is reported by name, and a fresh worker takes the place.
+"""
+
+import multiprocessing
+import os
+import resource
+import signal
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from typing import Any, Generic, TypeVar
+
+from pipeline.errors import RejectError
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+IDLE_MIB = 4096  # address space that the libraries map before any work
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a task gave no result: a reject's own code, or ``timeout``, ``out_of_memory``, ``crash``."""
+
+    reason: str
+    detail: str = ""
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+@dataclass
+class _Worker:
+    process: Any
+    connection: Connection
+    task: int = -1
+    deadline: float = field(default=float("inf"))
+
+
+class Sandbox(Generic[T, R]):
+    """A pool of killable workers for one function.
+
+    Args:
+        function: importable by name; takes an item, returns a picklable result, may raise ``RejectError``.
+        num_workers: processes; the order and content of results do not depend on it.
+        timeout_s: wall-clock seconds for one item.
+        memory_mib: memory that an item may take beyond what the libraries map.
+    """
+
+    def __init__(self, function: Callable[[T], R], num_workers: int, timeout_s: float, memory_mib: int) -> None:
+        self.function = function
+        self.num_workers = num_workers
+        self.timeout_s = timeout_s
+        self.memory_mib = memory_mib
+        self._context = multiprocessing.get_context("forkserver")
+        # Loading OCP takes a second: the fork server does it once, for every worker to come.
+        self._context.set_forkserver_preload([function.__module__])
+        self._workers: list[_Worker] = []
+
+    def __enter__(self) -> "Sandbox[T, R]":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for worker in self._workers:
+            _stop(worker)
+        self._workers.clear()
+
+    def map(self, items: Iterable[T]) -> Iterator[R | Failure]:
+        """Results in the order of ``items``; a failure takes the place of the result it prevented."""
+        results: dict[int, R | Failure] = {}
+        source = enumerate(items)
+        given = 0
+        exhausted = False
+        waiting: dict[int, T] = {}
+        for emitted in range(1 << 62):
+            while emitted not in results:
+                # Do not run far ahead of the consumer: results are held in memory.
+                while not exhausted and len(waiting) == 0 and given < emitted + 4 * self.num_workers:
+                    pair = next(source, None)
+                    if pair is None:
+                        exhausted = True
+                    else:
+                        waiting[pair[0]] = pair[1]
+                        given += 1
+                        self._assign(waiting)
+                if exhausted and emitted >= given:
+                    return
+                self._collect(results)
+                self._assign(waiting)
+            yield results.pop(emitted)
+
+    def _assign(self, waiting: dict[int, T]) -> None:
+        for number in list(waiting):
+            worker = next((w for w in self._workers if w.task < 0), None)
+            if worker is None and len(self._workers) < self.num_workers:
+                worker = self._start()
+            if worker is None:
+                return
+            worker.connection.send(waiting.pop(number))
+            worker.task, worker.deadline = number, time.monotonic() + self.timeout_s
+
+    def _start(self) -> _Worker:
+        ours, theirs = self._context.Pipe()
+        process = self._context.Process(
+            target=_serve, args=(self.function, theirs, self.memory_mib), daemon=True
+        )
+        process.start()
+        theirs.close()
+        worker = _Worker(process, ours)
+        self._workers.append(worker)
+        return worker
+
+    def _collect(self, results: "dict[int, R | Failure]") -> None:
+        """Wait for the next answer, death or deadline."""
+        busy = [worker for worker in self._workers if worker.task >= 0]
+        patience = max(0.0, min(worker.deadline for worker in busy) - time.monotonic())
+        ready = wait([worker.connection for worker in busy], timeout=patience)
+        for worker in busy:
+            if worker.connection in ready:
+                try:
+                    results[worker.task] = worker.connection.recv()
+                    worker.task, worker.deadline = -1, float("inf")
+                    continue
+                except (EOFError, ConnectionError):
+                    worker.process.join()
+                    results[worker.task] = _death(worker.process.exitcode)
+            elif time.monotonic() < worker.deadline:
+                continue
+            else:
+                results[worker.task] = Failure("timeout", f"no result within {self.timeout_s:g} s")
+            _stop(worker)
+            self._workers.remove(worker)
+
+
+def _stop(worker: _Worker) -> None:
+    worker.process.kill()
+    worker.process.join()
+    worker.connection.close()
+
+
+def _death(exitcode: int | None) -> Failure:
+    if exitcode is not None and exitcode < 0:
+        return Failure("crash", f"the worker died of {signal.Signals(-exitcode).name}")
+    return Failure("crash", f"the worker exited with {exitcode}")
+
+
+def _serve(function: Callable[[Any], Any], connection: Connection, memory_mib: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+    limit = (memory_mib + IDLE_MIB) << 20
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    while True:
+        try:
+            item = connection.recv()
+        except (EOFError, ConnectionError):
+            return
+        try:
+            answer = function(item)
+        except RejectError as error:
+            answer = Failure(error.reason, error.detail)
+        except MemoryError:
+            answer = Failure("out_of_memory", f"more than {memory_mib} MiB")
+        except Exception as error:  # a fault in one item must not end the worker
+            text = f"{type(error).__name__}: {error}"
+            answer = Failure("out_of_memory" if "bad_alloc" in text else "kernel_failed", text[:200])
+        connection.send(answer)

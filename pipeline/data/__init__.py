@@ -1,0 +1,1 @@
+"""The stages before training: dataset, corpus, geometry, features."""

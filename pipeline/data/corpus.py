@@ -1,0 +1,196 @@
+"""The corpus stage: Omni-CAD, or a synthetic corpus in its layout, to shards of captions and program tokens."""
+
+import csv
+import hashlib
+import io
+import json
+import zipfile
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline import interrupt
+from pipeline.atomic import atomic_open, publish, write_text
+from pipeline.cad import omnicad, synthesis
+from pipeline.cad.grammar import Grammar
+from pipeline.cad.sandbox import Failure, Sandbox
+from pipeline.data.dataset import Entry, base_model, dataset_path, open_dataset
+from pipeline.data.prepare import PrepareTask, prepare
+from pipeline.errors import UserError
+from pipeline.params import Codec, Data, Kernel, Split
+from pipeline.shards.manifest import Manifest, Reject, reasons, write_rejects
+from pipeline.shards.reader import INDEX
+from pipeline.shards.writer import encode_array, encode_json, write_shard
+
+SPLITS = ("train", "validation", "test")
+BLOCK = 64  # entries that one file in scratch keeps
+
+
+def make_synthetic_zip(path: Path, data: Data, seed: int) -> None:
+    """Write the synthetic corpus as an Omni-CAD zip.
+
+    Raises:
+        UserError: a family that does not exist.
+    """
+    settings = data.synthetic
+    unknown = sorted(set(settings.families) - set(synthesis.FAMILIES))
+    if unknown or not settings.families:
+        raise UserError(
+            f"data.synthetic.families: {', '.join(unknown) or 'none given'}; there are {', '.join(synthesis.FAMILIES)}"
+        )
+    captions: dict[str, list[dict[str, str]]] = defaultdict(list)
+    with atomic_open(path, "wb") as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+
+        def add(name: str, text: str) -> None:
+            # A fixed date: the same parts give the same bytes.
+            archive.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), text, zipfile.ZIP_DEFLATED)
+
+        for number in range(settings.num_models):
+            part = synthesis.make_part(seed, number, settings.families)
+            folder = f"{number // 10000:04d}"
+            entry_id = f"{folder}/{number:08d}_00001"
+            add(f"json/{entry_id}.json", omnicad.dumps(part.program))
+            captions[folder].append({"id": entry_id, "text caption": part.caption})
+        for folder, rows in captions.items():
+            add(f"txt/{folder}.json", json.dumps(rows, indent=1))
+
+
+def split_of(base: str, split: Split, seed: int, published: dict[str, str]) -> str:
+    """The split of a base model, so that its versions and prefixes stay together.
+
+    The published test split is kept; validation is drawn from its training part. Without one, both are drawn.
+    A pure function of the name: more data moves nothing.
+    """
+    given = published.get(base)
+    if given in ("test", "validation"):
+        return given
+    digest = hashlib.sha256(f"{seed}/split/{base}".encode()).digest()
+    at = int.from_bytes(digest[:8], "big") / 2**64
+    if at < split.validation:
+        return "validation"
+    return "test" if given is None and at < split.validation + split.test else "train"
+
+
+def build_corpus(
+    data: Data,
+    codec: Codec,
+    kernel: Kernel,
+    seed: int,
+    scratch: Path,
+    out: Path,
+    num_workers: int,
+    progress: Callable[[int, int, str], None],
+) -> dict[str, Any]:
+    """Make the corpus in ``scratch`` and publish it to ``out``.
+
+    Returns:
+        The counts: entries, accepted, rejected, by reason and by split. They add up.
+
+    Raises:
+        UserError: the dataset is none, or a split is left empty.
+    """
+    scratch.mkdir(parents=True, exist_ok=True)
+    source = dataset_path(data, scratch)
+    if data.source == "synthetic" and not source.is_file():
+        progress(0, data.synthetic.num_models, f"making {data.synthetic.num_models} synthetic parts")
+        make_synthetic_zip(source, data, seed)
+    dataset = open_dataset(source.resolve())
+    entries, rejects = dataset.entries()
+    if data.limit is not None:
+        entries, rejects = entries[: data.limit], rejects[: max(0, data.limit - len(entries))]
+    tasks = [PrepareTask(dataset.path, entry, codec.bits, data.max_program_tokens) for entry in entries]
+    records = _prepare_all(tasks, scratch / "blocks", kernel, num_workers, progress)
+    accepted = [record for record in records if "tokens" in record]
+    rejects += [Reject(r["id"], "corpus", r["reason"], r["detail"]) for r in records if "tokens" not in r]
+    published = dataset.published_split()
+    by_split: dict[str, list[dict[str, Any]]] = {split: [] for split in SPLITS}
+    for record in accepted:
+        by_split[split_of(base_model(record["id"]), data.split, seed, published)].append(record)
+    counts = {
+        "entries": len(accepted) + len(rejects),
+        "accepted": len(accepted),
+        "rejected": len(rejects),
+        "reasons": reasons(rejects),
+        "splits": {split: len(members) for split, members in by_split.items()},
+    }
+    empty = [split for split, members in by_split.items() if not members]
+    if empty:
+        raise UserError(
+            f"no model is left for {' and '.join(empty)} (counts: {counts}); use more models or larger data.split fractions"
+        )
+    _write(by_split, rejects, counts, codec, data, scratch)
+    for block in (scratch / "blocks").iterdir():
+        block.unlink()
+    (scratch / "blocks").rmdir()
+    publish(scratch, out)
+    return counts
+
+
+def _prepare_all(
+    tasks: list[PrepareTask],
+    folder: Path,
+    kernel: Kernel,
+    num_workers: int,
+    progress: Callable[[int, int, str], None],
+) -> list[dict[str, Any]]:
+    """The records of all entries, block by block; finished blocks are read back."""
+    folder.mkdir(parents=True, exist_ok=True)
+    records: list[dict[str, Any]] = []
+    with Sandbox(prepare, num_workers, kernel.timeout_s, kernel.memory_mib) as sandbox:
+        for start in range(0, len(tasks), BLOCK):
+            block = tasks[start : start + BLOCK]
+            path = folder / f"{start // BLOCK:06d}.json"
+            if path.is_file():
+                made = json.loads(path.read_bytes())
+            else:
+                interrupt.check()
+                answers = sandbox.map(block)
+                made = [_record(task.entry, answer) for task, answer in zip(block, answers, strict=True)]
+                write_text(path, json.dumps(made))
+            records += made
+            progress(len(records), len(tasks), "models read, built and encoded")
+    return records
+
+
+def _record(entry: Entry, answer: "dict[str, Any] | Failure") -> dict[str, Any]:
+    if isinstance(answer, Failure):
+        return {"id": entry.id, "reason": answer.reason, "detail": answer.detail}
+    return answer
+
+
+def _write(
+    by_split: dict[str, list[dict[str, Any]]],
+    rejects: list[Reject],
+    counts: dict[str, Any],
+    codec: Codec,
+    data: Data,
+    folder: Path,
+) -> None:
+    """Shards, index, rejects and manifest."""
+    index = io.StringIO()
+    writer = csv.writer(index, lineterminator="\n")
+    writer.writerow(["key", "id", "shard", "program_tokens", "num_extrudes", "num_curves", "caption"])
+    shards = []
+    for split in SPLITS:
+        members = by_split[split]
+        for start in range(0, len(members), data.shard_size):
+            chunk = members[start : start + data.shard_size]
+            name = f"{split}-{start // data.shard_size:06d}.tar"
+            shards.append(write_shard(folder / name, ((record["key"], _members(record)) for record in chunk)))
+            for record in chunk:
+                statistics = record["statistics"]
+                row = [record["key"], record["id"], name, len(record["tokens"])]
+                writer.writerow([*row, statistics["num_extrudes"], statistics["num_curves"], record["caption"]])
+    write_text(folder / INDEX, index.getvalue())
+    write_rejects(folder, rejects)
+    fields = {"program.npy": {"shape": [None], "dtype": "uint16"}}
+    details = {"codec": {"bits": codec.bits, "vocabulary_size": Grammar(codec.bits).size}, "source": data.source, "counts": counts}
+    Manifest("corpus", fields, details, tuple(shards)).write(folder)
+
+
+def _members(record: dict[str, Any]) -> dict[str, bytes]:
+    document = {name: value for name, value in record.items() if name not in ("tokens", "key")}
+    return {"json": encode_json(document), "program.npy": encode_array(np.array(record["tokens"], np.uint16))}

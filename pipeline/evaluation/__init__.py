@@ -1,0 +1,1 @@
+"""How good the generated programs are, and the report that shows it."""

@@ -1,0 +1,45 @@
+"""From prompts to programs with a trained model."""
+
+from collections.abc import Sequence
+
+import torch
+from transformers import GenerationConfig, LogitsProcessorList
+
+from pipeline.cad.grammar import TOKEN
+from pipeline.generation.constrained import GrammarProcessor, cut_at_end
+from pipeline.model.cad_mllm import CadMllm
+from pipeline.training.batches import Inputs, collate
+
+
+@torch.inference_mode()
+def generate_tokens(
+    model: CadMllm,
+    prompts: Sequence[Inputs],
+    max_new_tokens: int,
+    temperature: float = 0.0,
+    seed: int = 0,
+) -> list[list[int]]:
+    """One program for each prompt, as CAD token ids, END included.
+
+    Args:
+        prompts: without programs; any mix of modalities.
+        max_new_tokens: every program ends within it.
+        temperature: 0 is greedy.
+    """
+    model.eval()
+    torch.manual_seed(seed)
+    num_tokens = {modality: model.num_tokens(modality) for modality in model.projectors}
+    batch = collate(prompts, num_tokens, left=True).to(model.device)
+    base = model.causal_lm
+    sampling = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
+    settings = GenerationConfig(
+        max_new_tokens=max_new_tokens, eos_token_id=TOKEN["END"], pad_token_id=TOKEN["END"], use_cache=True, **sampling
+    )
+    base.generation_config = GenerationConfig()  # the base model's own names tokens of another vocabulary
+    rows = base.generate(
+        inputs_embeds=model.embed(batch).to(base.dtype),
+        attention_mask=batch.gather_BL.ne(0).long(),
+        generation_config=settings,
+        logits_processor=LogitsProcessorList([GrammarProcessor(model.grammar, max_new_tokens)]),
+    )
+    return [cut_at_end(row) for row in rows.tolist()]

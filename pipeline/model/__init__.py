@@ -1,0 +1,1 @@
+"""The trained model: projectors, CAD vocabulary, language model."""

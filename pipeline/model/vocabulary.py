@@ -1,0 +1,30 @@
+"""The CAD vocabulary's embeddings: few rows of their own beside the language model's own.
+
+A program's tokens are CAD tokens and nothing else, so the output layer needs these rows alone: logits over
+some 280 entries instead of 49,000 or 150,000, in training and in generation.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from pipeline.cad.grammar import NUM_COMMANDS, Grammar
+
+
+def initial_rows(grammar: Grammar, text_rows: Tensor, seed: int) -> Tensor:
+    """First embeddings of the CAD tokens: (tokens, E), at the scale of the text embeddings.
+
+    Commands are random. Values are smooth curves through the space, so that neighbours begin alike.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    sample = text_rows[torch.randperm(len(text_rows), generator=generator)[:4096]].float()
+    mean, width = sample.mean(dim=0), text_rows.shape[1]
+    std = float((sample - mean).std())
+    rows = torch.randn(grammar.size, width, generator=generator)
+    octaves = 2.0 ** torch.arange(grammar.bits - 1)
+    phases = torch.linspace(-1, 1, grammar.levels)[:, None] * octaves * (math.pi / 2)
+    waves = torch.cat([phases.sin(), phases.cos()], dim=1)  # (levels, 2 * octaves)
+    mixing = torch.randn(waves.shape[1], width, generator=generator) / math.sqrt(len(octaves))
+    rows[NUM_COMMANDS:] = waves @ mixing
+    return mean + std * rows

@@ -1,0 +1,342 @@
+"""``params.yaml`` as frozen models. Every key is documented here; unknown keys and impossible values are errors."""
+
+import os
+from io import StringIO
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from pipeline.errors import UserError
+
+PARAMS_FILE = Path("params.yaml")
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[int, Field(ge=1)]
+MODALITIES = ("text", "point_cloud", "image")
+Combination = str  # modalities joined by "+", text first
+COMBINATIONS: tuple[Combination, ...] = ("text", "text+point_cloud", "text+image", "text+point_cloud+image")
+
+
+class Section(BaseModel):
+    """A part of params.yaml: nothing beyond the keys declared, and never changed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+# -- models -------------------------------------------------------------------------------------------------
+
+
+class Model(Section):
+    """Where one set of weights comes from."""
+
+    source: str = Field(
+        description="hub:<id> | path:<file or folder> | package:<distribution> (a GGUF in an installed package) | "
+        "init (random weights of `architecture`, from the seed)"
+    )
+    revision: str | None = Field(None, description="hub revision")
+    architecture: dict[str, Any] = Field(
+        default_factory=dict, description="for init: the configuration, transformers' or Michelangelo's names"
+    )
+    num_heads: Positive | None = Field(None, description="Michelangelo only: heads are not in its weights (width / 64)")
+
+    @model_validator(mode="after")
+    def _known_source(self) -> Self:
+        kind = self.source.partition(":")[0]
+        if kind not in ("hub", "path", "package", "init"):
+            raise ValueError(f"source {self.source!r} must begin with hub:, path: or package:, or be init")
+        if kind == "init" and not self.architecture:
+            raise ValueError("source init needs an architecture")
+        return self
+
+
+class Models(Section):
+    """The language model and the two frozen encoders."""
+
+    llm: Model
+    image_encoder: Model
+    point_cloud_encoder: Model
+
+
+# -- data ---------------------------------------------------------------------------------------------------
+
+
+class Synthetic(Section):
+    """The corpus that the project makes itself."""
+
+    num_models: Positive = Field(description="how many parts")
+    families: tuple[str, ...] = Field(description="which families of parts, in turn")
+
+
+class Split(Section):
+    """Fractions of base models; the published test split is used where the dataset has it."""
+
+    validation: Fraction
+    test: Fraction
+
+    @model_validator(mode="after")
+    def _leaves_train(self) -> Self:
+        if self.validation + self.test >= 1:
+            raise ValueError("validation and test together leave nothing to train on")
+        return self
+
+
+class Data(Section):
+    """Which models, and how they are divided."""
+
+    source: Literal["synthetic", "omnicad"]
+    path: str = Field(description="Omni-CAD as published: a folder with json/ and txt/, or Omni-CAD.zip")
+    limit: Positive | None = Field(description="take only this many entries (in order of id); null for all")
+    synthetic: Synthetic
+    split: Split
+    shard_size: Positive = Field(description="models per shard")
+    max_program_tokens: Annotated[int, Field(ge=16, le=32768)] = Field(description="longer programs are rejected")
+
+
+class Codec(Section):
+    """The CAD token vocabulary."""
+
+    bits: Annotated[int, Field(ge=6, le=12)] = Field(description="bits of a quantised value")
+
+
+class Kernel(Section):
+    """Limits of one model's kernel work, in a process of its own."""
+
+    timeout_s: Annotated[float, Field(gt=0)]
+    memory_mib: Annotated[int, Field(ge=256)]
+
+
+class Geometry(Section):
+    """What is drawn from each solid."""
+
+    num_points: Annotated[int, Field(ge=16)] = Field(description="surface points with normals")
+    num_views: Annotated[int, Field(ge=1, le=8)]
+    image_size: Annotated[int, Field(ge=32, le=1024)] = Field(description="pixels along a side")
+
+
+class ImageFeatures(Section):
+    """What is kept of DINOv2's patch tokens."""
+
+    pool: Positive = Field(description="patches averaged along each side into one token")
+    batch_size: Positive = Field(description="images per forward pass")
+    dtype: Literal["float16"] = Field(description="of the stored embeddings")
+
+
+class PointFeatures(Section):
+    """What is kept of Michelangelo's tokens."""
+
+    tokens: Literal["all", "latents", "global"]
+    batch_size: Positive = Field(description="clouds per forward pass")
+    dtype: Literal["float16"]
+
+
+class Features(Section):
+    image: ImageFeatures
+    point_cloud: PointFeatures
+
+
+# -- model and training -------------------------------------------------------------------------------------
+
+
+class Lora(Section):
+    """PEFT LoRA."""
+
+    r: Positive
+    alpha: Annotated[float, Field(gt=0)]
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+    target_modules: tuple[str, ...] = Field(min_length=1)
+
+
+class Projector(Section):
+    """From a modality's embeddings into the language model's space."""
+
+    kind: Literal["mlp", "resampler"] = Field(description="a two-layer GELU MLP, or learnt queries before it")
+    hidden: Positive
+    num_queries: Positive = Field(description="tokens that a resampler gives")
+
+
+class Projectors(Section):
+    point_cloud: Projector
+    image: Projector
+
+
+class ModelParams(Section):
+    """The trained parts."""
+
+    lora: Lora
+    projectors: Projectors
+    max_caption_tokens: Positive = Field(description="longer captions are cut")
+    views_per_sample: Annotated[int, Field(ge=1, le=8)] = Field(description="views drawn anew for each sample and epoch")
+
+
+class Training(Section):
+    """What all curriculum stages share."""
+
+    tokens_per_batch: Positive = Field(description="length budget of a micro-batch, padding included")
+    max_batch_size: Positive = Field(description="most samples in a micro-batch")
+    gradient_accumulation_steps: Positive
+    projector_lr_multiplier: Annotated[float, Field(gt=0)]
+    vocabulary_lr_multiplier: Annotated[float, Field(gt=0)] = Field(description="for the new CAD embeddings")
+    schedule: Literal["cosine", "linear", "constant"]
+    warmup_fraction: Fraction
+    weight_decay: Annotated[float, Field(ge=0)]
+    max_grad_norm: Annotated[float, Field(gt=0)]
+    dtype: Literal["float32", "bfloat16", "float16"] = Field(description="of the frozen weights and activations")
+    device: Literal["auto", "cpu", "cuda"]
+    gradient_checkpointing: bool
+    log_every: Positive = Field(description="optimizer steps between lines of the log")
+    save_every: Positive = Field(description="optimizer steps between resumable states in scratch")
+    validate_every_epochs: Positive
+    max_validation_samples: Positive
+
+
+class CurriculumStage(Section):
+    """One stage of the curriculum. `init_from`, `point_cloud` and `image` are what DVC watches for it."""
+
+    init_from: str = Field(description="models/llm, or the checkpoint of the stage before")
+    point_cloud: str = Field(description="data/features/point_cloud where the stage shows it, else data/corpus")
+    image: str = Field(description="data/features/image where the stage shows it, else data/corpus")
+    modality_sample_probs: dict[Combination, Fraction]
+    epochs: Positive
+    lr: Annotated[float, Field(gt=0)]
+    train_llm: bool
+    train_projectors: bool
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Modalities that the stage shows, in the order of ``MODALITIES``."""
+        shown = {m for combination in self.modality_sample_probs for m in combination.split("+")}
+        return tuple(m for m in MODALITIES if m in shown)
+
+    @property
+    def combinations(self) -> tuple[Combination, ...]:
+        """Combinations that can be asked of a model trained so far."""
+        return tuple(c for c in COMBINATIONS if set(c.split("+")) <= {"text", *self.modalities})
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        for combination in self.modality_sample_probs:
+            if combination not in COMBINATIONS:
+                raise ValueError(f"modality_sample_probs.{combination}: one of {', '.join(COMBINATIONS)}")
+        total = sum(self.modality_sample_probs.values())
+        if abs(total - 1) > 1e-6:
+            raise ValueError(f"modality_sample_probs add up to {total:g}, not 1")
+        for modality, given in (("point_cloud", self.point_cloud), ("image", self.image)):
+            due = f"data/features/{modality}" if modality in self.modalities else "data/corpus"
+            if given != due:
+                raise ValueError(f"{modality} must be {due}, since its probabilities say so (DVC watches it)")
+        return self
+
+
+class Evaluation(Section):
+    """What is measured after each stage."""
+
+    num_test_models: Positive = Field(description="test models that are generated, for each combination")
+    max_new_tokens: Annotated[int, Field(ge=16)]
+    batch_size: Positive
+    num_points: Annotated[int, Field(ge=16)] = Field(description="points of each side of a chamfer distance")
+
+
+class Tracking(Section):
+    """Weights & Biases; the truth is in the stages' JSONL."""
+
+    wandb_mode: Literal["offline", "online", "disabled"]
+    wandb_project: str
+    wandb_entity: str | None
+
+
+class Params(Section):
+    """All of params.yaml."""
+
+    preset: str = Field(description="the preset this file was made from")
+    seed: Annotated[int, Field(ge=0)]
+    models: Models
+    data: Data
+    codec: Codec
+    kernel: Kernel
+    geometry: Geometry
+    features: Features
+    model: ModelParams
+    training: Training
+    curriculum: dict[str, CurriculumStage] = Field(min_length=1)
+    evaluation: Evaluation
+    tracking: Tracking
+
+    @model_validator(mode="after")
+    def _chained(self) -> Self:
+        faults = []
+        earlier = {"models/llm"}
+        for name, stage in self.curriculum.items():
+            if stage.init_from not in earlier:
+                faults.append(f"curriculum.{name}.init_from: {stage.init_from} is not one of {', '.join(sorted(earlier))}")
+            earlier.add(f"checkpoints/{name}")
+        if self.model.views_per_sample > self.geometry.num_views:
+            faults.append("model.views_per_sample is more than geometry.num_views")
+        if faults:
+            raise ValueError("; ".join(faults))
+        return self
+
+
+def yaml_parser() -> YAML:
+    """YAML 1.2 as DVC reads it (``1e-4`` is a number), keeping comments."""
+    yaml = YAML(typ="rt")
+    yaml.width = 120
+    yaml.indent(mapping=2, sequence=4, offset=2)
+    return yaml
+
+
+def read_yaml(path: Path) -> Any:
+    """A YAML file with its comments.
+
+    Raises:
+        UserError: it is missing or is not YAML.
+    """
+    try:
+        return yaml_parser().load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is not here ({Path.cwd()}); run in the project's folder, or choose a preset with "
+                        "`cadmllm preset use NAME`") from error
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+
+
+def load(path: Path = PARAMS_FILE) -> Params:
+    """Read and check params.yaml.
+
+    Raises:
+        UserError: all faults at once, each with its key.
+    """
+    return parse(plain(read_yaml(path)), str(path))
+
+
+def parse(document: Any, name: str) -> Params:
+    """Check a parsed document. Raises as ``load``."""
+    try:
+        return Params.model_validate(document)
+    except ValidationError as error:
+        lines = []
+        for fault in error.errors():
+            key = ".".join(str(part) for part in fault["loc"]) or "(whole file)"
+            message = fault["msg"].removeprefix("Value error, ")
+            if fault["type"] == "extra_forbidden":
+                message = "unknown key"
+            elif fault["type"] != "missing" and fault["loc"] and not isinstance(fault["input"], dict):
+                message += f" (got {fault['input']!r})"
+            lines.append(f"  {key}: {message}")
+        raise UserError(f"{name} has {len(lines)} fault{'s' * (len(lines) > 1)}:\n" + "\n".join(lines)) from error
+
+
+def plain(document: Any) -> Any:
+    """ruamel's commented containers as plain ones."""
+    stream = StringIO()
+    yaml_parser().dump(document, stream)
+    return YAML(typ="safe", pure=True).load(stream.getvalue())
+
+
+def num_workers() -> int:
+    """Processes for CPU work: CADMLLM_WORKERS, or one per usable core. It changes no result, so it is no parameter."""
+    given = os.environ.get("CADMLLM_WORKERS", "")
+    if given and not (given.isdigit() and int(given) > 0):
+        raise UserError(f"CADMLLM_WORKERS={given!r} is not a positive number")
+    return int(given) if given else len(os.sched_getaffinity(0))

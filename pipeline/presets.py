@@ -1,0 +1,68 @@
+"""Presets: `quickstart` is the whole of params.yaml; every other one lists only what it changes in it."""
+
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml.comments import CommentedMap
+
+from pipeline.atomic import atomic_open
+from pipeline.errors import UserError
+from pipeline.params import parse, plain, read_yaml, yaml_parser
+
+FOLDER = Path("presets")
+BASE = "quickstart"
+# These are replaced whole: keys of the base would not fit another source.
+REPLACED = {"architecture", "modality_sample_probs"}
+
+
+def names() -> list[str]:
+    """All presets, the default first."""
+    found = sorted(path.stem for path in FOLDER.glob("*.yaml"))
+    if BASE not in found:
+        raise UserError(f"{FOLDER / f'{BASE}.yaml'} is not here; run in the project's folder")
+    return [BASE, *(name for name in found if name != BASE)]
+
+
+def overlay(name: str) -> dict[str, Any]:
+    """What a preset changes."""
+    if name not in names():
+        raise UserError(f"no preset {name!r}; there are {', '.join(names())}")
+    return {} if name == BASE else dict(plain(read_yaml(FOLDER / f"{name}.yaml")))
+
+
+def compose(name: str) -> CommentedMap:
+    """The whole parameter document of a preset, with the base's comments.
+
+    Raises:
+        UserError: the preset does not exist or does not make valid parameters.
+    """
+    document: CommentedMap = read_yaml(FOLDER / f"{BASE}.yaml")
+    merge(document, overlay(name), "")
+    parse(plain(document), f"preset {name}")
+    return document
+
+
+def merge(document: Any, changes: dict[str, Any], place: str) -> None:
+    """Put ``changes`` into ``document`` in place, key by key."""
+    for key, value in changes.items():
+        if isinstance(value, dict) and key not in REPLACED and isinstance(document.get(key), dict):
+            merge(document[key], value, f"{place}{key}.")
+        else:
+            document[key] = value
+
+
+def write(document: CommentedMap, path: Path) -> None:
+    """Write a parameter document."""
+    with atomic_open(path) as file:
+        yaml_parser().dump(document, file)
+
+
+def flatten(document: Any, place: str = "") -> dict[str, Any]:
+    """Dotted keys to values."""
+    flat: dict[str, Any] = {}
+    for key, value in document.items():
+        if isinstance(value, dict) and value and key not in REPLACED:
+            flat |= flatten(value, f"{place}{key}.")
+        else:
+            flat[f"{place}{key}"] = value
+    return flat

@@ -1,0 +1,1 @@
+"""WebDataset shards: written reproducibly, described by a manifest, read in any order."""

@@ -1,0 +1,106 @@
+"""What a folder of shards holds: ``manifest.json`` beside them."""
+
+import csv
+import io
+import json
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.atomic import write_text
+from pipeline.errors import UserError
+
+SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
+REJECTS = "rejects.csv"
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One tar. ``name`` is ``<split>-%06d.tar``, the same in every modality."""
+
+    name: str
+    count: int
+    bytes: int
+    sha256: str
+
+    @property
+    def split(self) -> str:
+        return self.name.rpartition("-")[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """The description of a folder of shards.
+
+    Attributes:
+        kind: ``corpus``, ``geometry``, ``features/image`` …
+        fields: shape and dtype of each array member.
+        details: whatever else identifies the content: the encoder and its sha256, the settings, counts.
+        shards: in order.
+    """
+
+    kind: str
+    fields: dict[str, dict[str, Any]]
+    details: dict[str, Any]
+    shards: tuple[Shard, ...]
+
+    def write(self, folder: Path) -> None:
+        """Write ``manifest.json``."""
+        document = {"schema_version": SCHEMA_VERSION, **asdict(self)}
+        write_text(folder / MANIFEST, json.dumps(document, indent=1, sort_keys=True) + "\n")
+
+    @classmethod
+    def read(cls, folder: Path, kind: str | None = None) -> "Manifest":
+        """Read ``manifest.json``.
+
+        Raises:
+            UserError: it is missing, damaged, of another schema or of another kind.
+        """
+        path = folder / MANIFEST
+        try:
+            document = json.loads(path.read_text(encoding="utf-8"))
+            version = document.pop("schema_version")
+            shards = tuple(Shard(**shard) for shard in document.pop("shards"))
+            manifest = cls(**document, shards=shards)
+        except FileNotFoundError as error:
+            raise UserError(f"{path} is missing: {folder} is not a folder of shards, or its stage has not run") from error
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{path} is damaged ({error}); run its stage again") from error
+        if version != SCHEMA_VERSION:
+            raise UserError(f"{path} has schema version {version}; this program reads {SCHEMA_VERSION}")
+        if kind is not None and manifest.kind != kind:
+            raise UserError(f"{folder} holds {manifest.kind}, not {kind}")
+        return manifest
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Reject:
+    """A model that cannot be used, and why."""
+
+    id: str
+    step: str
+    reason: str
+    detail: str = ""
+
+
+def write_rejects(folder: Path, rejects: Iterable[Reject]) -> None:
+    """Write ``rejects.csv``."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["id", "step", "reason", "detail"])
+    writer.writerows([r.id, r.step, r.reason, r.detail] for r in sorted(rejects))
+    write_text(folder / REJECTS, text.getvalue())
+
+
+def read_rejects(folder: Path) -> list[Reject]:
+    """Read ``rejects.csv``."""
+    with open(folder / REJECTS, encoding="utf-8", newline="") as file:
+        return [Reject(**row) for row in csv.DictReader(file)]
+
+
+def reasons(rejects: Iterable[Reject]) -> dict[str, int]:
+    """How many rejects there are for each reason, most first."""
+    return dict(sorted(Counter(r.reason for r in rejects).items(), key=lambda item: (-item[1], item[0])))

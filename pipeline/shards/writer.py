@@ -1,0 +1,45 @@
+"""Writing one shard: a WebDataset tar with the same bytes for the same samples."""
+
+import io
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import webdataset
+
+from pipeline.atomic import atomic_open
+from pipeline.fingerprint import sha256_file
+from pipeline.shards.manifest import Shard
+
+
+def encode_array(array: np.ndarray) -> bytes:
+    """An array as ``.npy`` bytes."""
+    buffer = io.BytesIO()
+    np.lib.format.write_array(buffer, np.ascontiguousarray(array), allow_pickle=False)
+    return buffer.getvalue()
+
+
+def encode_json(value: Any) -> bytes:
+    """A value as compact JSON with sorted keys."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def write_shard(path: Path, samples: Iterable[tuple[str, dict[str, bytes]]]) -> Shard:
+    """Write samples (key, member extension -> bytes) as one tar that appears when it is whole."""
+    count = 0
+    with atomic_open(path, "wb") as file:
+        # mtime 0: the bytes depend on the samples alone.
+        writer = webdataset.TarWriter(file, encoder=False, mtime=0, user="", group="")
+        for key, members in samples:
+            writer.write({"__key__": key, **members})
+            count += 1
+        writer.close()
+    return Shard(path.name, count, os.path.getsize(path), sha256_file(path))
+
+
+def shard_record(path: Path) -> Path:
+    """Where scratch keeps the description of a finished shard."""
+    return path.with_suffix(".done.json")

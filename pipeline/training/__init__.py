@@ -1,0 +1,1 @@
+"""Curriculum training: plan, batches, loop, checkpoints, tracking."""

@@ -1,0 +1,170 @@
+"""Samples out of shards into batches: only what an example shows is read."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.cad.grammar import Grammar
+from pipeline.errors import UserError
+from pipeline.model.cad_mllm import INSTRUCTION, Batch
+from pipeline.shards.reader import IndexRow, ShardReader, read_index
+from pipeline.training.curriculum import Example, Lengths
+
+MEMBERS = {"point_cloud": "point_cloud.npy", "image": "image.npy"}
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """One sequence's parts.
+
+    Attributes:
+        prompt: token ids of instruction and caption.
+        program: CAD token ids, END included; empty where it is to be generated.
+        points: (T, D) features or None; image: (V, T, D) features or None, with the views' numbers.
+    """
+
+    prompt: Sequence[int]
+    program: Sequence[int]
+    points: np.ndarray | None = None
+    image: np.ndarray | None = None
+    views: tuple[int, ...] = ()
+
+
+class TrainingData:
+    """One split of the corpus with the features that go with it.
+
+    Args:
+        corpus: folder of the corpus.
+        features: folder of each modality that is shown; others are not touched.
+        split: ``train``, ``validation`` or ``test``.
+
+    Raises:
+        UserError: something is missing or does not belong together. Samples that a modality rejected are left out.
+    """
+
+    def __init__(self, corpus: Path, features: dict[str, Path], split: str, tokenizer: Any, max_caption_tokens: int) -> None:
+        self.corpus = ShardReader(corpus, "corpus")
+        self.features = {modality: ShardReader(folder, f"features/{modality}") for modality, folder in features.items()}
+        rows = read_index(corpus, split)
+        self.rows: list[IndexRow] = [
+            row for row in rows if all(reader.has(row.shard, row.key) for reader in self.features.values())
+        ]
+        if rows and not self.rows:
+            raise UserError(f"none of the {len(rows)} samples of {split} has features; were they made from this corpus?")
+        self.prompts = tokenise_prompts(tokenizer, [row.caption for row in self.rows], max_caption_tokens)
+
+    @property
+    def keys(self) -> list[str]:
+        return [row.key for row in self.rows]
+
+    @property
+    def bits(self) -> int:
+        """Bits of the corpus' codec."""
+        return int(self.corpus.manifest.details["codec"]["bits"])
+
+    def shape(self, modality: str) -> tuple[int, ...]:
+        """Shape of one sample's features."""
+        return tuple(self.features[modality].manifest.fields[MEMBERS[modality]]["shape"])
+
+    def lengths(self, modalities: dict[str, int]) -> Lengths:
+        """What ``curriculum`` plans with."""
+        prompts = [len(prompt) for prompt in self.prompts]
+        return Lengths(prompts, [row.program_tokens for row in self.rows], modalities)
+
+    def program(self, row: int) -> np.ndarray:
+        """CAD token ids of a sample."""
+        where = self.rows[row]
+        return self.corpus.array(where.shard, where.key, "program.npy")
+
+    def load(self, example: Example, with_program: bool = True) -> Inputs:
+        """Read what an example shows."""
+        where = self.rows[example.row]
+        shown = example.combination.split("+")
+
+        def feature(modality: str) -> np.ndarray:
+            return self.features[modality].array(where.shard, where.key, MEMBERS[modality])
+
+        return Inputs(
+            prompt=self.prompts[example.row],
+            program=self.program(example.row).tolist() if with_program else [],
+            points=feature("point_cloud") if "point_cloud" in shown else None,
+            image=feature("image")[list(example.views)] if "image" in shown else None,
+            views=example.views,
+        )
+
+    def batches(self, plan: Iterable[Sequence[Example]], num_tokens: dict[str, int]) -> Iterator[Batch]:
+        """Batches in the order of the plan; ``num_tokens`` as for ``collate``."""
+        for examples in plan:
+            yield collate([self.load(example) for example in examples], num_tokens)
+
+
+def tokenise_prompts(tokenizer: Any, captions: list[str], max_caption_tokens: int) -> list[list[int]]:
+    """Token ids of instruction and caption, the caption cut to ``max_caption_tokens``."""
+    if not captions:
+        return []
+    head = tokenizer(INSTRUCTION, add_special_tokens=False)["input_ids"]
+    tail = tokenizer("\n", add_special_tokens=False)["input_ids"]
+    bodies = tokenizer(captions, add_special_tokens=False)["input_ids"]
+    return [[*head, *body[:max_caption_tokens], *tail] for body in bodies]
+
+
+def collate(inputs: Sequence[Inputs], num_tokens: dict[str, int], left: bool = False) -> Batch:
+    """Put sequences into one batch.
+
+    Args:
+        num_tokens: positions that a sample's projected ``point_cloud`` and ``image`` take.
+        left: pad on the left, as generation needs; else on the right.
+    """
+    num_text = sum(len(i.prompt) for i in inputs)
+    num_cad = sum(len(i.program) for i in inputs)
+    clouds = [i.points for i in inputs if i.points is not None]
+    at = {"text": 1, "cad": 1 + num_text, "points": 1 + num_text + num_cad}
+    at["image"] = at["points"] + len(clouds) * num_tokens.get("point_cloud", 0)
+
+    def take(part: str, count: int) -> list[int]:
+        first = at[part]
+        at[part] += count
+        return list(range(first, first + count))
+
+    rows, spans = [], []
+    for item in inputs:
+        before = take("image", num_tokens["image"] if item.image is not None else 0)
+        before += take("points", num_tokens["point_cloud"] if item.points is not None else 0)
+        before += take("text", len(item.prompt))
+        rows.append(before + take("cad", len(item.program)))
+        spans.append(len(before))
+    length = max(len(row) for row in rows)
+    gather = torch.zeros(len(rows), length, dtype=torch.long)
+    positions: list[int] = []
+    for number, (row, start) in enumerate(zip(rows, spans, strict=True)):
+        offset = length - len(row) if left else 0
+        gather[number, offset : offset + len(row)] = torch.tensor(row)
+        # The position before each program token predicts it; the last of the prompt predicts the first.
+        positions += range(number * length + offset + start - 1, number * length + offset + len(row) - 1)
+    images = [i.image for i in inputs if i.image is not None]
+    cad_ids = torch.tensor([token for i in inputs for token in i.program], dtype=torch.long)
+    return Batch(
+        text_ids=torch.tensor([token for i in inputs for token in i.prompt], dtype=torch.long),
+        cad_ids=cad_ids,
+        points=_stack(clouds),
+        images=_stack(images),
+        views=torch.tensor([i.views for i in inputs if i.image is not None]) if images else None,
+        gather_BL=gather,
+        loss_positions=torch.tensor(positions, dtype=torch.long),
+        targets=cad_ids,
+    )
+
+
+def _stack(arrays: list[np.ndarray]) -> Tensor | None:
+    return torch.from_numpy(np.stack(arrays)) if arrays else None
+
+
+def check_codec(data: TrainingData, grammar: Grammar) -> None:
+    """Raise ``UserError`` where a corpus was encoded with other bits than the model's vocabulary."""
+    if data.bits != grammar.bits:
+        raise UserError(f"the corpus is encoded with {data.bits} bits, the model's vocabulary has {grammar.bits}")

@@ -1,0 +1,1 @@
+"""One thin Typer command for each DVC stage, and the ``cadmllm`` app that collects them."""

@@ -1,0 +1,23 @@
+"""The ``corpus`` stage: captions and program tokens."""
+
+from pathlib import Path
+
+from pipeline import params, work
+from pipeline.progress import display
+from stages.runner import CORPUS, stage
+
+
+@stage
+def corpus() -> None:
+    """Read Omni-CAD, or make the synthetic corpus, and write its captions and program tokens to data/corpus/."""
+    from pipeline.data.corpus import build_corpus
+
+    p = params.load()
+    sections = {"data": p.data, "codec": p.codec, "kernel": p.kernel, "seed": p.seed}
+    inputs = {} if p.data.source == "synthetic" else {"path": str(Path(p.data.path).resolve())}
+    with display("corpus") as show, work.scratch("corpus", __name__, sections, inputs) as scratch:
+        counts = build_corpus(p.data, p.codec, p.kernel, p.seed, scratch, CORPUS, params.num_workers(), show)
+        splits = ", ".join(f"{number} {split}" for split, number in counts["splits"].items())
+        show.say(f"{counts['entries']} entries: {counts['accepted']} accepted ({splits}), {counts['rejected']} rejected")
+        for reason, number in counts["reasons"].items():
+            show.say(f"  rejected: {number} {reason} (data/corpus/rejects.csv)")

@@ -1,0 +1,25 @@
+"""The ``geometry`` stage: points with normals and shaded views."""
+
+from pipeline import params, work
+from pipeline.fingerprint import sha256_file
+from pipeline.progress import display
+from pipeline.shards.manifest import MANIFEST, Manifest
+from stages.runner import CORPUS, GEOMETRY, stage
+
+
+@stage
+def geometry() -> None:
+    """Build every model's solid and draw points with normals and shaded views to data/geometry/."""
+    from pipeline.data.geometry import build_geometry
+
+    p = params.load()
+    Manifest.read(CORPUS, "corpus")
+    sections = {"geometry": p.geometry, "kernel": p.kernel, "data": {"path": p.data.path}, "seed": p.seed}
+    inputs = {"corpus": sha256_file(CORPUS / MANIFEST)}
+    with display("geometry") as show, work.scratch("geometry", __name__, sections, inputs) as scratch:
+        counts = build_geometry(
+            CORPUS, p.data, p.geometry, p.kernel, p.seed, scratch, GEOMETRY, params.num_workers(), show
+        )
+        show.say(f"{counts['samples']} models drawn, {counts['rejected']} rejected")
+        for reason, number in counts["reasons"].items():
+            show.say(f"  rejected: {number} {reason} (data/geometry/rejects.csv)")

@@ -1,0 +1,18 @@
+"""The ``models`` stage: language model and encoders into plain folders."""
+
+from pipeline import params, work
+from pipeline.progress import display
+from stages.runner import MODELS, stage
+
+
+@stage
+def models() -> None:
+    """Resolve the language model and the two encoders into models/. After this nothing needs a network."""
+    from pipeline.encoders.weights import build_models
+
+    p = params.load()
+    with display("models") as show, work.scratch("models", __name__, {"models": p.models, "seed": p.seed}, {}) as scratch:
+        manifest = build_models(p.models, p.seed, scratch, MODELS, show)
+        for name, entry in manifest.items():
+            trained = "" if entry["pretrained"] else ", untrained (seeded)"
+            show.say(f"{name}: {entry['parameters']:,} parameters from {entry['source']}{trained}")

@@ -1,0 +1,59 @@
+"""What every command does around its work: errors as one line, signals, the places of inputs and outs."""
+
+import functools
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import ParamSpec
+
+import typer
+
+from pipeline.errors import RejectError, UserError
+from pipeline.interrupt import Interrupted, listen
+
+P = ParamSpec("P")
+
+MODELS = Path("models")
+CORPUS = Path("data/corpus")
+GEOMETRY = Path("data/geometry")
+FEATURES = Path("data/features")
+CHECKPOINTS = Path("checkpoints")
+EVALUATIONS = Path("evaluations")
+METRICS = Path("metrics")
+PLOTS = Path("plots")
+REPORT = Path("report")
+
+
+def command(function: Callable[P, None]) -> Callable[P, None]:
+    """A user's mistake is told without a traceback; a stop says how to go on. Exit codes 1 and 130."""
+
+    @functools.wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        # No library asks the network for what is already in a local folder.
+        os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+        try:
+            function(*args, **kwargs)
+        except (UserError, RejectError) as error:
+            typer.secho(f"error: {error}", err=True, fg="red")
+            raise typer.Exit(1) from None
+        except Interrupted as stop:
+            again = "dvc repro" if os.environ.get("DVC_STAGE") else " ".join(["cadmllm", *sys.argv[1:]])
+            typer.secho(f"stopped by {stop}; what is finished is kept. Go on with: {again}", err=True, fg="yellow")
+            raise typer.Exit(130) from None
+
+    return run
+
+
+def stage(function: Callable[P, None]) -> Callable[P, None]:
+    """A command that works for long: it also stops cleanly on SIGTERM and SIGINT."""
+
+    @functools.wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        listen()
+        function(*args, **kwargs)
+
+    return command(run)
