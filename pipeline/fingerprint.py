@@ -71,7 +71,9 @@ def fingerprint(module: str, params: dict[str, Any], inputs: dict[str, str]) -> 
         params: the parameters that the stage reads.
         inputs: sha256 of each input by name.
     """
-    plain = {key: value.model_dump(mode="json") if isinstance(value, BaseModel) else value for key, value in params.items()}
+    plain = {
+        key: value.model_dump(mode="json") if isinstance(value, BaseModel) else value for key, value in params.items()
+    }
     digest = hashlib.sha256(json.dumps([plain, inputs], sort_keys=True).encode())
     for name in sorted(import_closure(module)):
         path = module_file(name)

@@ -21,7 +21,9 @@ class _Stop:
         if self.signal_name is not None:
             raise Interrupted(self.signal_name)  # asked twice: stop now
         self.signal_name = signal.Signals(signum).name
-        print(f"{self.signal_name}: stopping after the work at hand (again to stop at once)", file=sys.stderr, flush=True)
+        print(
+            f"{self.signal_name}: stopping after the work at hand (again to stop at once)", file=sys.stderr, flush=True
+        )
 
 
 _stop = _Stop()

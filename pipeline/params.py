@@ -132,6 +132,8 @@ class PointFeatures(Section):
 
 
 class Features(Section):
+    """Both modalities' features."""
+
     image: ImageFeatures
     point_cloud: PointFeatures
 
@@ -157,6 +159,8 @@ class Projector(Section):
 
 
 class Projectors(Section):
+    """One for each modality."""
+
     point_cloud: Projector
     image: Projector
 
@@ -167,7 +171,9 @@ class ModelParams(Section):
     lora: Lora
     projectors: Projectors
     max_caption_tokens: Positive = Field(description="longer captions are cut")
-    views_per_sample: Annotated[int, Field(ge=1, le=8)] = Field(description="views drawn anew for each sample and epoch")
+    views_per_sample: Annotated[int, Field(ge=1, le=8)] = Field(
+        description="views drawn anew for each sample and epoch"
+    )
 
 
 class Training(Section):
@@ -269,7 +275,9 @@ class Params(Section):
         earlier = {"models/llm"}
         for name, stage in self.curriculum.items():
             if stage.init_from not in earlier:
-                faults.append(f"curriculum.{name}.init_from: {stage.init_from} is not one of {', '.join(sorted(earlier))}")
+                faults.append(
+                    f"curriculum.{name}.init_from: {stage.init_from} is not one of {', '.join(sorted(earlier))}"
+                )
             earlier.add(f"checkpoints/{name}")
         if self.model.views_per_sample > self.geometry.num_views:
             faults.append("model.views_per_sample is more than geometry.num_views")
@@ -295,8 +303,10 @@ def read_yaml(path: Path) -> Any:
     try:
         return yaml_parser().load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise UserError(f"{path} is not here ({Path.cwd()}); run in the project's folder, or choose a preset with "
-                        "`cadmllm preset use NAME`") from error
+        raise UserError(
+            f"{path} is not here ({Path.cwd()}); run in the project's folder, or choose a preset with "
+            "`cadmllm preset use NAME`"
+        ) from error
     except (YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
 

@@ -1,13 +1,19 @@
 """The ``cadmllm`` app: one command for each DVC stage, and the tools around them."""
 
+from collections.abc import Callable
+
 import typer
 
 from stages.corpus import corpus
+from stages.doctor import doctor
 from stages.evaluate import evaluate
 from stages.features import features
+from stages.generate import generate
 from stages.geometry import geometry
 from stages.models import models
 from stages.report import report
+from stages.status import status
+from stages.tools import checkpoint, preset, verify
 from stages.train import train
 
 app = typer.Typer(
@@ -17,6 +23,14 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-STAGES = "Pipeline stages (dvc repro runs them in order)"
-for function in (models, corpus, geometry, features, train, evaluate, report):
-    app.command(rich_help_panel=STAGES)(function)
+STAGES = "Pipeline stages, in order"
+TOOLS = "Tools"
+COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
+    STAGES: (models, corpus, geometry, features, train, evaluate, report),
+    TOOLS: (generate, status, doctor, verify),
+}
+for panel, functions in COMMANDS.items():
+    for function in functions:
+        app.command(rich_help_panel=panel)(function)
+app.add_typer(preset, name="preset", rich_help_panel=TOOLS)
+app.add_typer(checkpoint, name="checkpoint", rich_help_panel=TOOLS)

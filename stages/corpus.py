@@ -18,6 +18,8 @@ def corpus() -> None:
     with display("corpus") as show, work.scratch("corpus", __name__, sections, inputs) as scratch:
         counts = build_corpus(p.data, p.codec, p.kernel, p.seed, scratch, CORPUS, params.num_workers(), show)
         splits = ", ".join(f"{number} {split}" for split, number in counts["splits"].items())
-        show.say(f"{counts['entries']} entries: {counts['accepted']} accepted ({splits}), {counts['rejected']} rejected")
+        show.say(
+            f"{counts['entries']} entries: {counts['accepted']} accepted ({splits}), {counts['rejected']} rejected"
+        )
         for reason, number in counts["reasons"].items():
             show.say(f"  rejected: {number} {reason} (data/corpus/rejects.csv)")

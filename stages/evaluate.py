@@ -32,7 +32,13 @@ def evaluate(
     place = find_stage(p, name)
     checkpoint = CHECKPOINTS / name
     read_json(checkpoint / CONFIG)
-    sections = {"evaluation": p.evaluation, "training": p.training, "kernel": p.kernel, "seed": p.seed, "stage": place.stage}
+    sections = {
+        "evaluation": p.evaluation,
+        "training": p.training,
+        "kernel": p.kernel,
+        "seed": p.seed,
+        "stage": place.stage,
+    }
     inputs = {**place.inputs, "checkpoint": sha256_folder(checkpoint), "geometry": sha256_file(GEOMETRY / MANIFEST)}
     with (
         display(f"evaluate {name}") as show,
@@ -51,9 +57,8 @@ def evaluate(
         for combination, found in figures["combinations"].items():
             distance = found["chamfer_l1_mean_median"]
             shown = "-" if distance is None else f"{distance:.3f}"
-            show.say(
-                f"{combination}: loss {found['validation_loss']:.3f}, valid {found['valid_rate']:.0%}, chamfer median {shown}"
-            )
+            loss, valid = found["validation_loss"], found["valid_rate"]
+            show.say(f"{combination}: loss {loss:.3f}, valid {valid:.0%}, chamfer median {shown}")
         write_text(_metrics_file(name), json.dumps(figures, indent=1, sort_keys=True) + "\n")
         publish(scratch, EVALUATIONS / name)
 

@@ -13,6 +13,8 @@ from stages.runner import FEATURES, GEOMETRY, MODELS, stage
 
 
 class Modality(StrEnum):
+    """What has an encoder."""
+
     image = "image"
     point_cloud = "point_cloud"
 
@@ -21,8 +23,8 @@ class Modality(StrEnum):
 def features(modality: Annotated[Modality, typer.Option(help="Which encoder runs.")]) -> None:
     """Run a frozen encoder once over data/geometry/ and write its embeddings to data/features/<modality>/."""
     from pipeline.data.features import ENCODERS, build_features
-    from pipeline.encoders.weights import read_models
     from pipeline.device import choose_device
+    from pipeline.encoders.weights import read_models
 
     p = params.load()
     Manifest.read(GEOMETRY, "geometry")

@@ -11,7 +11,10 @@ def models() -> None:
     from pipeline.encoders.weights import build_models
 
     p = params.load()
-    with display("models") as show, work.scratch("models", __name__, {"models": p.models, "seed": p.seed}, {}) as scratch:
+    with (
+        display("models") as show,
+        work.scratch("models", __name__, {"models": p.models, "seed": p.seed}, {}) as scratch,
+    ):
         manifest = build_models(p.models, p.seed, scratch, MODELS, show)
         for name, entry in manifest.items():
             trained = "" if entry["pretrained"] else ", untrained (seeded)"

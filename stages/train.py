@@ -72,14 +72,17 @@ def make_model(p: Params, place: Place, device: "torch.device") -> "CadMllm":
     if "parent" in place.inputs:
         model = load_checkpoint(Path(place.stage.init_from), MODELS / "llm", dtype, p.model)
         if model.grammar.bits != p.codec.bits:
-            raise UserError(f"{place.stage.init_from} was trained with codec.bits {model.grammar.bits}, not {p.codec.bits}")
+            raise UserError(
+                f"{place.stage.init_from} was trained with codec.bits {model.grammar.bits}, not {p.codec.bits}"
+            )
     else:
         model = CadMllm(MODELS / "llm", p.model, Grammar(p.codec.bits), p.seed, dtype)
     for modality, folder in place.features.items():
-        shape = tuple(Manifest.read(folder).fields[f"{modality}.npy"]["shape"])
+        manifest = Manifest.read(folder)
+        shape = tuple(manifest.fields[f"{modality}.npy"]["shape"])
         known = model.feature_shapes.get(modality)
         if known is None:
-            model.add_projector(modality, shape)
+            model.add_projector(modality, shape, manifest.details)
         elif known != shape:
             raise UserError(f"{folder} holds features of shape {shape}, the parent checkpoint was trained on {known}")
     return model.to(device)
@@ -106,7 +109,13 @@ def train(
 
     p = params.load()
     place = find_stage(p, name)
-    sections: dict[str, Any] = {"model": p.model, "training": p.training, "codec": p.codec, "seed": p.seed, "stage": place.stage}
+    sections: dict[str, Any] = {
+        "model": p.model,
+        "training": p.training,
+        "codec": p.codec,
+        "seed": p.seed,
+        "stage": place.stage,
+    }
     with (
         display(f"train {name}") as show,
         work.scratch(f"train-{name}", __name__, sections, place.inputs) as scratch,
@@ -116,7 +125,8 @@ def train(
             split: TrainingData(CORPUS, place.features, split, model.tokenizer, p.model.max_caption_tokens)
             for split in ("train", "validation")
         }
-        show.say(f"{len(data['train'].rows)} models to train on, {len(data['validation'].rows)} to validate on, on {model.device}")
+        sizes = {split: len(part.rows) for split, part in data.items()}
+        show.say(f"{sizes['train']} models to train on, {sizes['validation']} to validate on, on {model.device}")
         figures = train_stage(
             model,
             place.stage,
@@ -125,7 +135,9 @@ def train(
             data["validation"],
             p.seed,
             scratch,
-            lambda s: show(s.step, s.num_steps, f"loss {s.loss:.3f}, {s.tokens_per_s:.0f} tokens/s, {s.seconds_left:.0f} s left"),
+            lambda s: show(
+                s.step, s.num_steps, f"loss {s.loss:.3f}, {s.tokens_per_s:.0f} tokens/s, {s.seconds_left:.0f} s left"
+            ),
             show.say,
         )
         log = scratch / LOG

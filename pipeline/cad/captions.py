@@ -27,7 +27,17 @@ def article(phrase: str) -> str:
 def proportion(rng: random.Random, thickness: float, size: float) -> str:
     """An adjective for a part that is ``thickness`` high and ``size`` wide, or nothing."""
     ratio = thickness / size
-    word = "thin" if ratio < 0.12 else "flat" if ratio < 0.25 else "tall" if ratio > 1.2 else "thick" if ratio > 0.45 else ""
+    word = (
+        "thin"
+        if ratio < 0.12
+        else "flat"
+        if ratio < 0.25
+        else "tall"
+        if ratio > 1.2
+        else "thick"
+        if ratio > 0.45
+        else ""
+    )
     return f"{word} " if word and rng.random() < 0.7 else ""
 
 

@@ -322,7 +322,7 @@ class _Decoder:
             plane = oblique_plane((sine * math.cos(azimuth), sine * math.sin(azimuth), math.cos(polar)))
         low, high = self._position(), self._position()
         profiles: list[Profile] = []
-        while "loops" == self.state.slot and (loop := self._loop()) is not None:
+        while self.state.slot == "loops" and (loop := self._loop()) is not None:
             is_hole, shape = loop
             if is_hole:
                 last = profiles.pop()
@@ -335,8 +335,8 @@ class _Decoder:
 
     def _loop(self) -> tuple[bool, Loop] | None:
         name = NAMES.get(self._peek(), "")
-        if name.removeprefix("HOLE_") not in ("RECTANGLE", "CIRCLE", "LOOP"):
-            return None if self._peek() >= 0 else self._incomplete()
+        if self._peek() >= 0 and name.removeprefix("HOLE_") not in ("RECTANGLE", "CIRCLE", "LOOP"):
+            return None
         self._take()
         match name.removeprefix("HOLE_"):
             case "RECTANGLE":
@@ -348,9 +348,6 @@ class _Decoder:
             case _:
                 loop = self._edges()
         return name.startswith("HOLE_"), loop
-
-    def _incomplete(self) -> None:
-        self._take()
 
     def _edges(self) -> Loop:
         start = at = self._point()

@@ -321,7 +321,9 @@ class Grammar:
         steps = self.steps(level, state.far)
         if slot == "edges":
             at = (steps, state.at[1]) if state.horizontal else (state.at[0], steps)
-            return replace(state, far=False, at=at, horizontal=not state.horizontal, num_edges=min(state.num_edges + 1, 2))
+            return replace(
+                state, far=False, at=at, horizontal=not state.horizontal, num_edges=min(state.num_edges + 1, 2)
+            )
         known = (*state.known, steps) if slot in POSITION_SLOTS else state.known
         state = replace(state, slot=NEXT_SLOT[slot], far=False, known=known)
         if slot == "start_y":

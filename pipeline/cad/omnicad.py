@@ -222,10 +222,10 @@ def _chain(edges: list[Edge]) -> list[Edge]:
     if not (touches(first.end, second.start) or touches(first.end, second.end)):
         first = first.reversed()
     chained = [first]
-    for edge in edges[1:]:
+    for listed in edges[1:]:
         end = chained[-1].end
-        if math.dist(edge.end, end) < math.dist(edge.start, end):
-            edge = edge.reversed()
+        backwards = math.dist(listed.end, end) < math.dist(listed.start, end)
+        edge = listed.reversed() if backwards else listed
         if not touches(edge.start, end):
             raise RejectError("open_loop", f"a gap of {math.dist(edge.start, end):.3g}")
         chained.append(edge)

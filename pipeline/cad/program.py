@@ -14,10 +14,12 @@ Vec3 = tuple[float, float, float]
 
 
 def dot(a: Vec3, b: Vec3) -> float:
+    """Scalar product."""
     return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
 
 
 def cross(a: Vec3, b: Vec3) -> Vec3:
+    """Vector product."""
     return (a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0])
 
 
@@ -244,7 +246,9 @@ class CadProgram:
         def sketch_of(sketch: Sketch) -> Sketch:
             o = sketch.plane.origin
             origin = ((o[0] + shift[0]) * scale, (o[1] + shift[1]) * scale, (o[2] + shift[2]) * scale)
-            return map_sketch(sketch, replace(sketch.plane, origin=origin), lambda p: (p[0] * scale, p[1] * scale), scale)
+            return map_sketch(
+                sketch, replace(sketch.plane, origin=origin), lambda p: (p[0] * scale, p[1] * scale), scale
+            )
 
         return CadProgram(
             tuple(

@@ -75,7 +75,6 @@ def _view(scene: object, faces: np.ndarray, normals: np.ndarray, view: int, size
     image[inside] = shade[inside].astype(np.uint8)
     face = np.where(inside, faces[hit], -1).reshape(size, size)
     grid = facing.reshape(size, size, 3)
-    image = image.reshape(size, size)
     edge = np.zeros((size, size), bool)
     for axis in (0, 1):
         here, there = (np.s_[:-1], np.s_[1:]) if axis == 0 else (np.s_[:, :-1], np.s_[:, 1:])
@@ -83,8 +82,8 @@ def _view(scene: object, faces: np.ndarray, normals: np.ndarray, view: int, size
         outline = other_face & ((face[here] < 0) | (face[there] < 0))
         crease = other_face & ((grid[here] * grid[there]).sum(axis=-1) < CREASE)
         edge[here] |= outline | crease
-    image[edge] = EDGE
-    return image
+    image[edge.ravel()] = EDGE
+    return image.reshape(size, size)
 
 
 def read_image(data: bytes, name: str, size: int) -> np.ndarray:

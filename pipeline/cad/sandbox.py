@@ -107,9 +107,7 @@ class Sandbox(Generic[T, R]):
 
     def _start(self) -> _Worker:
         ours, theirs = self._context.Pipe()
-        process = self._context.Process(
-            target=_serve, args=(self.function, theirs, self.memory_mib), daemon=True
-        )
+        process = self._context.Process(target=_serve, args=(self.function, theirs, self.memory_mib), daemon=True)
         process.start()
         theirs.close()
         worker = _Worker(process, ours)

@@ -76,10 +76,12 @@ def rectangle(width: float, height: float, x: float = 0.0, y: float = 0.0) -> Lo
 
 
 def polygon(points: list[Point2]) -> Loop:
+    """Straight edges through the points and back."""
     return Loop(tuple(Line(points[i], points[(i + 1) % len(points)]) for i in range(len(points))))
 
 
 def circle(diameter: float, x: float = 0.0, y: float = 0.0) -> Loop:
+    """A full circle around (x, y)."""
     return Loop((Circle((x, y), diameter / 2),))
 
 
@@ -104,6 +106,7 @@ def rounded(width: float, height: float, radius: float, x: float = 0.0, y: float
 
 
 def regular(sides: int, across_flats: float, phase: float = 0.0) -> Loop:
+    """A regular polygon around the origin, by the distance of opposite flats."""
     radius = across_flats / 2 / math.cos(math.pi / sides)
     angles = [phase + 2 * math.pi * i / sides for i in range(sides)]
     return polygon([(radius * math.cos(a), radius * math.sin(a)) for a in angles])
@@ -130,10 +133,12 @@ def extrude(
 
 
 def symmetric(half: float) -> Extent:
+    """``half`` to each side of the sketch."""
     return Extent(ExtentKind.SYMMETRIC, half)
 
 
 def two_sided(one: float, two: float) -> Extent:
+    """``one`` along the normal, ``two`` against it."""
     return Extent(ExtentKind.TWO_SIDED, one, two)
 
 
@@ -242,7 +247,9 @@ def hex_nut(rng: random.Random) -> _Draft:
         profile = [Profile(regular(6, flats, phase), (circle(bore),))]
         extent: float | Extent = symmetric(t / 2) if rng.random() < 0.5 else float(t)
         words = ["a circular hole through the middle"]
-        return _Draft([extrude("top", profile, extent)], f"{proportion(rng, t, flats)}hexagonal nut", words, (flats, flats, t))
+        return _Draft(
+            [extrude("top", profile, extent)], f"{proportion(rng, t, flats)}hexagonal nut", words, (flats, flats, t)
+        )
     shank, length = round(flats * rng.choice((0.45, 0.55, 0.65))), rng.randrange(flats, 4 * flats, 4)
     parts = [extrude("top", regular(6, flats, phase), t), extrude("top", circle(shank), -length, JOIN)]
     words = [f"a {'long' if length > 2 * flats else 'short'} cylindrical shank"]
@@ -273,7 +280,9 @@ def l_bracket(rng: random.Random) -> _Draft:
         rib = polygon([(t, t), (t + leg, t), (t, t + leg)])
         parts.append(extrude("front", rib, two_sided(t / 2, t / 2), JOIN))
         words.append("a triangular gusset in the corner")
-    return _Draft(parts, rng.choice(("L-shaped bracket", "angle bracket", "right-angle bracket")), words, (a, 2 * half, b))
+    return _Draft(
+        parts, rng.choice(("L-shaped bracket", "angle bracket", "right-angle bracket")), words, (a, 2 * half, b)
+    )
 
 
 def enclosure(rng: random.Random) -> _Draft:
@@ -289,7 +298,11 @@ def enclosure(rng: random.Random) -> _Draft:
     if rng.random() < 0.4:
         size = max(6, 3 * wall)
         x, y = w / 2 - wall - size, d / 2 - wall - size
-        bosses = [Profile(circle(size, sx * x, sy * y), (circle(size / 2, sx * x, sy * y),)) for sx in (-1, 1) for sy in (-1, 1)]
+        bosses = [
+            Profile(circle(size, sx * x, sy * y), (circle(size / 2, sx * x, sy * y),))
+            for sx in (-1, 1)
+            for sy in (-1, 1)
+        ]
         parts.append(extrude("top", bosses, round(h * 0.5) - wall, JOIN, (0.0, 0.0, float(wall))))
         words.append("four cylindrical bosses inside")
     if rng.random() < 0.4:
@@ -341,7 +354,8 @@ def channel(rng: random.Random) -> _Draft:
         ys = [low + (i + 0.5) * length / number for i in range(number)]
         parts.append(extrude("top", [Profile(circle(hole, 0.0, y)) for y in ys], t, CUT))
         words.append(f"{_holes_phrase(number)} through the web")
-    body = f"{'long ' if length > 2.5 * w else ''}{name}-shaped {rng.choice(('channel', 'profile', 'beam') if name == 'U' else ('profile', 'beam'))}"
+    nouns = ("channel", "profile", "beam") if name == "U" else ("profile", "beam")
+    body = f"{'long ' if length > 2.5 * w else ''}{name}-shaped {rng.choice(nouns)}"
     return _Draft(parts, body, words, (w, length, h))
 
 
@@ -361,7 +375,9 @@ def link(rng: random.Random) -> _Draft:
         parts.append(extrude("top", bosses, rise, JOIN, (0.0, 0.0, t / 2)))
         words.append("a raised boss around each hole")
         height += rise
-    return _Draft(parts, f"{'long ' if length > 4 * width else ''}{rng.choice(('link', 'lever arm', 'connecting bar'))} with rounded ends", words, (length + width, width, height))
+    noun = rng.choice(("link", "lever arm", "connecting bar"))
+    body = f"{'long ' if length > 4 * width else ''}{noun} with rounded ends"
+    return _Draft(parts, body, words, (length + width, width, height))
 
 
 def bearing_block(rng: random.Random) -> _Draft:
@@ -372,12 +388,14 @@ def bearing_block(rng: random.Random) -> _Draft:
     rise = t + outer // 2 + rng.randrange(2, 11)
     w = outer + 2 * rng.randrange(16, 33, 2)
     r = outer / 2
-    arch = Loop((
-        Line((-r, 0.0), (r, 0.0)),
-        Line((r, 0.0), (r, float(rise))),
-        Arc.through((r, float(rise)), (-r, float(rise)), math.pi),
-        Line((-r, float(rise)), (-r, 0.0)),
-    ))
+    arch = Loop(
+        (
+            Line((-r, 0.0), (r, 0.0)),
+            Line((r, 0.0), (r, float(rise))),
+            Arc.through((r, float(rise)), (-r, float(rise)), math.pi),
+            Line((-r, float(rise)), (-r, 0.0)),
+        )
+    )
     x = (w / 2 + r) / 2
     hole = max(4, round((w - outer) / 2 * 0.35))
     parts = [
@@ -400,7 +418,10 @@ def rounded_knob(rng: random.Random) -> _Draft:
         extrude("top", regular(sides, flats, math.pi / sides), h, INTERSECT),
         extrude("top", circle(stem), -length, JOIN),
     ]
-    words = [f"{count(sides, 'flat face')} around it", f"{captions.article(proportion(rng, length, stem) + 'cylindrical stem')}"]
+    words = [
+        f"{count(sides, 'flat face')} around it",
+        f"{captions.article(proportion(rng, length, stem) + 'cylindrical stem')}",
+    ]
     return _Draft(parts, f"{proportion(rng, h, outer)}round knob", words, (outer, outer, h + length))
 
 

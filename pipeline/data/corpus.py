@@ -119,7 +119,8 @@ def build_corpus(
     empty = [split for split, members in by_split.items() if not members]
     if empty:
         raise UserError(
-            f"no model is left for {' and '.join(empty)} (counts: {counts}); use more models or larger data.split fractions"
+            f"no model is left for {' and '.join(empty)} (counts: {counts}); "
+            "use more models or larger data.split fractions"
         )
     _write(by_split, rejects, counts, codec, data, scratch)
     for block in (scratch / "blocks").iterdir():
@@ -187,7 +188,11 @@ def _write(
     write_text(folder / INDEX, index.getvalue())
     write_rejects(folder, rejects)
     fields = {"program.npy": {"shape": [None], "dtype": "uint16"}}
-    details = {"codec": {"bits": codec.bits, "vocabulary_size": Grammar(codec.bits).size}, "source": data.source, "counts": counts}
+    details = {
+        "codec": {"bits": codec.bits, "vocabulary_size": Grammar(codec.bits).size},
+        "source": data.source,
+        "counts": counts,
+    }
     Manifest("corpus", fields, details, tuple(shards)).write(folder)
 
 

@@ -19,6 +19,7 @@ from pipeline.shards.reader import ShardReader
 from pipeline.shards.writer import encode_array, write_shard
 from pipeline.work import FinishedShard, publish_shards, shard_by_shard
 
+TOKEN_SLICES = {"all": slice(None), "latents": slice(1, None), "global": slice(0, 1)}
 ENCODERS = {"image": "image_encoder", "point_cloud": "point_cloud_encoder"}
 
 
@@ -48,12 +49,11 @@ class PointFeaturizer:
     """A cloud to (T, D) Michelangelo tokens: all, its latents, or the global one."""
 
     member = "point_cloud.npy"
-    SLICES = {"all": slice(None), "latents": slice(1, None), "global": slice(0, 1)}
 
     def __init__(self, models: Path, features: Features, device: torch.device) -> None:
         self.encoder = MichelangeloEncoder.from_pretrained(models / "point_cloud_encoder").eval().to(device)
         self.batch_size = features.point_cloud.batch_size
-        self.tokens = self.SLICES[features.point_cloud.tokens]
+        self.tokens = TOKEN_SLICES[features.point_cloud.tokens]
         self.device = device
         num_tokens = len(range(1 + self.encoder.config.num_latents)[self.tokens])
         self.shape = (num_tokens, self.encoder.config.width)
@@ -97,8 +97,8 @@ def build_features(
         raise UserError(f"modality {modality!r}; there are {', '.join(ENCODERS)}")
     entry = read_models(models)[ENCODERS[modality]]
     reader = ShardReader(geometry, "geometry")
-    num_views = reader.manifest.details["settings"]["num_views"]
-    featurizer = make_featurizer(modality, models, features, num_views, device)
+    geometry_settings = reader.manifest.details["settings"]
+    featurizer = make_featurizer(modality, models, features, geometry_settings["num_views"], device)
 
     @torch.inference_mode()
     def make(path: Path) -> FinishedShard:
@@ -123,7 +123,8 @@ def build_features(
     finished = shard_by_shard(scratch, [shard.name for shard in reader.manifest.shards], make, progress)
     fields = {featurizer.member: {"shape": list(featurizer.shape), "dtype": "float16"}}
     settings = getattr(features, modality).model_dump(mode="json")
-    details = {"encoder": {"source": entry["source"], "sha256": entry["sha256"]}, "settings": settings}
+    details = {"encoder": {"source": entry["source"], "sha256": entry["sha256"]}}
+    details |= {"settings": settings, "geometry": geometry_settings}
     publish_shards(scratch, out, finished, f"features/{modality}", fields, details)
     rejects = [reject for each in finished for reject in each.rejects]
     return {"samples": sum(f.shard.count for f in finished), "rejected": len(rejects), "reasons": reasons(rejects)}

@@ -3,6 +3,7 @@
 Shapes: B images, G patches along a side, T tokens, D width.
 """
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -51,26 +52,19 @@ class DinoV2Encoder(nn.Module):
 
     def forward(self, pixels_B3HW: Tensor) -> Tensor:
         """(B, T, D) patch tokens after the last norm, without CLS and registers."""
-        tokens = self.model(pixel_values=pixels_B3HW).last_hidden_state[:, self.num_prefix_tokens :]
+        tokens: Tensor = self.model(pixel_values=pixels_B3HW).last_hidden_state[:, self.num_prefix_tokens :]
         if self.pool == 1:
             return tokens
-        grid_BDGG = tokens.transpose(1, 2).unflatten(-1, (self.grid_size, self.grid_size))
+        grid_BDGG = tokens.transpose(1, 2).reshape(len(tokens), -1, self.grid_size, self.grid_size)
         out: Tensor = F.avg_pool2d(grid_BDGG, self.pool).flatten(2).transpose(1, 2)
         return out
 
 
 def decode_png(data: bytes) -> Image.Image:
     """A stored view."""
-    import io
-
     image = Image.open(io.BytesIO(data))
     image.load()
     return image
-
-
-def to_image(array: np.ndarray) -> Image.Image:
-    """A uint8 array as an image."""
-    return Image.fromarray(array)
 
 
 def as_float16(tokens: Tensor) -> np.ndarray:

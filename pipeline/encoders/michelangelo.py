@@ -143,7 +143,7 @@ class MichelangeloEncoder(nn.Module):
 
     def forward(self, surface_BN6: Tensor) -> Tensor:
         """(B, N, 6) xyz and unit normals to (B, 1 + L, W), the global token first."""
-        xyz, normals = surface_BN6.split(3, dim=-1)
+        xyz, normals = surface_BN6[..., :3], surface_BN6[..., 3:]
         points = torch.cat([fourier_embedding(xyz), normals.float()], dim=-1)
         data_BNW = self.input_proj(points.to(self.query.dtype))
         x_BLW = self.query.expand(len(surface_BN6), -1, -1)
@@ -167,7 +167,9 @@ class MichelangeloEncoder(nn.Module):
         weights = encoder_tensors(read_tensors(Path(path)), str(path))
         try:
             width = weights["query"].shape[1]
-            layers = 1 + max((int(n.split(".")[2]) for n in weights if n.startswith("self_attn.resblocks.")), default=-1)
+            layers = 1 + max(
+                (int(n.split(".")[2]) for n in weights if n.startswith("self_attn.resblocks.")), default=-1
+            )
             config = MichelangeloConfig(width, num_heads or max(1, width // 64), layers, len(weights["query"]) - 1)
         except (KeyError, IndexError) as error:
             raise UserError(f"{path}: no Michelangelo encoder in it (encoder.query is looked for)") from error
@@ -209,7 +211,9 @@ def encoder_tensors(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
     Raises:
         UserError: there is no encoder, or more than one place that could be it.
     """
-    places = [key.removesuffix("encoder.query") for key in tensors if key == "encoder.query" or key.endswith(".encoder.query")]
+    places = [
+        key.removesuffix("encoder.query") for key in tensors if key == "encoder.query" or key.endswith(".encoder.query")
+    ]
     preferred = [p for p in places if p == "" or p.endswith("shape_model.")] or places
     if len(preferred) != 1:
         found = f"{len(preferred)} encoders ({', '.join(preferred)})" if preferred else "no encoder.query"

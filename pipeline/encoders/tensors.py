@@ -38,10 +38,19 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise UserError(f"{path} does not exist")
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
+            loaded: dict[str, Tensor] = load_file(path)
+            return loaded
         with zipfile.ZipFile(path) as archive:
             content = _Unpickler.read(archive)
-    except (zipfile.BadZipFile, pickle.UnpicklingError, EOFError, KeyError, ValueError, IndexError, AttributeError) as error:
+    except (
+        zipfile.BadZipFile,
+        pickle.UnpicklingError,
+        EOFError,
+        KeyError,
+        ValueError,
+        IndexError,
+        AttributeError,
+    ) as error:
         raise UserError(f"{path} is not a checkpoint that can be read: {type(error).__name__}: {error}") from error
     except Exception as error:
         if type(error).__name__ == "SafetensorError":
@@ -49,7 +58,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
-    tensors = {key: value for key, value in content.items() if isinstance(value, Tensor)} if isinstance(content, dict) else {}
+    tensors = (
+        {key: value for key, value in content.items() if isinstance(value, Tensor)} if isinstance(content, dict) else {}
+    )
     if not tensors:
         raise UserError(f"{path} holds no tensors by name")
     return tensors

@@ -7,6 +7,7 @@ import gc
 import importlib.metadata
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,9 @@ from pipeline.params import Model, Models
 MANIFEST = "manifest.json"
 
 
-def build_models(models: Models, seed: int, scratch: Path, out: Path, progress: Callable[[int, int, str], None]) -> dict[str, Any]:
+def build_models(
+    models: Models, seed: int, scratch: Path, out: Path, progress: Callable[[int, int, str], None]
+) -> dict[str, Any]:
     """Resolve the three models into ``scratch``, one folder each, and publish them to ``out``.
 
     Returns:
@@ -51,7 +54,7 @@ def build_models(models: Models, seed: int, scratch: Path, out: Path, progress: 
         progress(number, len(makers), f"{name}: {model.source}")
         if not record.is_file():
             folder.mkdir(parents=True, exist_ok=True)
-            parameters = _explained(name, model, lambda make=make, model=model, folder=folder: make(model, seed, folder))
+            parameters = _explained(name, model, partial(make, model, seed, folder))
             entry = {
                 "source": model.source,
                 "revision": model.revision,
@@ -128,7 +131,9 @@ def _make_llm(model: Model, seed: int, folder: Path) -> int:
         return _init_llm(model, seed, folder)
     name, keywords = _locate(model.source, model.revision)
     tokenizer = AutoTokenizer.from_pretrained(name, **keywords)
-    llm = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float16 if "gguf_file" in keywords else "auto", **keywords)
+    llm = AutoModelForCausalLM.from_pretrained(
+        name, dtype=torch.float16 if "gguf_file" in keywords else "auto", **keywords
+    )
     if "gguf_file" in keywords:
         # transformers does not save what it read from GGUF: rebuild it from its configuration.
         config = llm.config
@@ -203,7 +208,7 @@ def _make_point_cloud_encoder(model: Model, seed: int, folder: Path) -> int:
         if kind == "hub":
             from huggingface_hub import hf_hub_download
 
-            owner, name, file = (rest.split("/", 2) + ["", ""])[:3]
+            owner, name, file = [*rest.split("/", 2), "", ""][:3]
             if not file:
                 raise UserError("models.point_cloud_encoder: a hub source is hub:<owner>/<repository>/<file>")
             path = Path(hf_hub_download(f"{owner}/{name}", file, revision=model.revision))

@@ -39,8 +39,15 @@ def line_chart(
                 axes.plot(steps, values, color=colour, marker="o", markersize=3.5, linewidth=1.4, label=name)
         for at, name in boundaries:
             axes.axvline(at, color="#999999", linewidth=0.8, linestyle=":")
-            axes.annotate(name, (at, 1), xycoords=("data", "axes fraction"), xytext=(3, -10), textcoords="offset points",
-                          color="#666666", fontsize=8)
+            axes.annotate(
+                name,
+                (at, 1),
+                xycoords=("data", "axes fraction"),
+                xytext=(3, -10),
+                textcoords="offset points",
+                color="#666666",
+                fontsize=8,
+            )
         axes.set_xlabel("optimizer step, all stages")
         axes.set_ylabel(y_label)
         axes.spines[["top", "right"]].set_visible(False)

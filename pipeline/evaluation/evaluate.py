@@ -53,8 +53,7 @@ def evaluate(
         Figures for each combination, and the chance level of the chamfer distance.
     """
     stage, limits = setting.stage, setting.evaluation
-    num_tokens = {modality: model.num_tokens(modality) for modality in model.projectors}
-    losses = validate(model, validation, stage, setting.training, num_tokens, setting.seed)
+    losses = validate(model, validation, stage, setting.training, model.num_tokens(), setting.seed)
     rows = [row for row in range(len(test.rows)) if geometry.has(test.rows[row].shard, test.rows[row].key)]
     rows = sorted(rows, key=lambda row: uniform(setting.seed, "test", test.keys[row]))[: limits.num_test_models]
     clouds = {row: geometry.array(test.rows[row].shard, test.rows[row].key, "points.npy") for row in rows}
@@ -87,7 +86,10 @@ def evaluate(
         (scratch / f"{where.key}.true.png").write_bytes(geometry.bytes(where.shard, where.key, "view0.png"))
     progress(1, 1, "solids built and measured")
     write_text(scratch / GENERATED, "".join(json.dumps(r, sort_keys=True) + "\n" for r in everything))
-    return {"combinations": figures, "chance_chamfer_l1_mean_median": chance([clouds[row] for row in rows], limits.num_points)}
+    return {
+        "combinations": figures,
+        "chance_chamfer_l1_mean_median": chance([clouds[row] for row in rows], limits.num_points),
+    }
 
 
 def _generate(

@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 from scipy.spatial import cKDTree
 
+from pipeline.cad import kernel
 from pipeline.cad.codec import Codec
 from pipeline.cad.rendering import render_views
 from pipeline.cad.sampling import sample_surface
 from pipeline.data.draw import DEFLECTION, encode_png
-from pipeline.cad import kernel
 
 
 def chamfer(a: np.ndarray, b: np.ndarray) -> dict[str, float]:

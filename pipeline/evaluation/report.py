@@ -72,8 +72,13 @@ def _with_starts(results: list[StageResult]) -> list[tuple[int, StageResult]]:
     return starts
 
 
-def render(params: Params, results: list[StageResult], corpus: dict[str, Any], rejects: dict[str, dict[str, int]],
-           models: dict[str, Any]) -> str:
+def render(
+    params: Params,
+    results: list[StageResult],
+    corpus: dict[str, Any],
+    rejects: dict[str, dict[str, int]],
+    models: dict[str, Any],
+) -> str:
     """The page.
 
     Args:
@@ -90,8 +95,11 @@ def render(params: Params, results: list[StageResult], corpus: dict[str, Any], r
         for name in COMBINATIONS
     }
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters |= {"number": _number, "percent": _percent}
     return environment.get_template(TEMPLATE).render(
@@ -104,7 +112,10 @@ def render(params: Params, results: list[StageResult], corpus: dict[str, Any], r
         untrained=[name for name, entry in models.items() if not entry["pretrained"]],
         combinations=COMBINATIONS,
         train_chart=line_chart(
-            {"loss": [(row["step"], row["loss"]) for row in rows["train_loss"]]}, "training loss", boundaries, smooth=True
+            {"loss": [(row["step"], row["loss"]) for row in rows["train_loss"]]},
+            "training loss",
+            boundaries,
+            smooth=True,
         ),
         validation_chart=line_chart({k: v for k, v in validation.items() if v}, "validation loss", boundaries),
         gallery=gallery(results[-1]),
@@ -116,8 +127,13 @@ def gallery(result: StageResult) -> list[dict[str, Any]]:
     models: dict[str, dict[str, Any]] = {}
     for line in result.generated:
         model = models.setdefault(
-            line["key"], {"id": line["id"], "caption": line["caption"], "attempts": [],
-                          "true": _data_uri(result.pictures / f"{line['key']}.true.png")}
+            line["key"],
+            {
+                "id": line["id"],
+                "caption": line["caption"],
+                "attempts": [],
+                "true": _data_uri(result.pictures / f"{line['key']}.true.png"),
+            },
         )
         attempt = {"combination": line["combination"], "valid": line["valid"], "reason": line.get("reason", "")}
         if line["valid"]:
@@ -160,4 +176,6 @@ def read_result(name: str, checkpoint: Path, metrics: Path, evaluations: Path) -
             evaluations,
         )
     except FileNotFoundError as error:
-        raise UserError(f"{error.filename} is missing; run `cadmllm train {name}` and `cadmllm evaluate {name}`") from error
+        raise UserError(
+            f"{error.filename} is missing; run `cadmllm train {name}` and `cadmllm evaluate {name}`"
+        ) from error

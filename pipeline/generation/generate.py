@@ -22,14 +22,14 @@ def generate_tokens(
     """One program for each prompt, as CAD token ids, END included.
 
     Args:
-        prompts: without programs; any mix of modalities.
+        prompts: without programs; any mix of modalities, with the same number of views where they have images.
         max_new_tokens: every program ends within it.
         temperature: 0 is greedy.
     """
     model.eval()
     torch.manual_seed(seed)
-    num_tokens = {modality: model.num_tokens(modality) for modality in model.projectors}
-    batch = collate(prompts, num_tokens, left=True).to(model.device)
+    num_views = next((len(prompt.views) for prompt in prompts if prompt.views), None)
+    batch = collate(prompts, model.num_tokens(num_views), left=True).to(model.device)
     base = model.causal_lm
     sampling = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
     settings = GenerationConfig(

@@ -52,10 +52,18 @@ class Batch:
     def to(self, device: torch.device) -> "Batch":
         """The batch on another device."""
 
-        def moved(value: Tensor | None) -> Tensor | None:
-            return None if value is None else value.to(device, non_blocking=True)
+        moved: dict[str, Any] = {
+            name: None if value is None else value.to(device, non_blocking=True)
+            for name in self.__dataclass_fields__
+            for value in (getattr(self, name),)
+        }
+        return Batch(**moved)
 
-        return Batch(**{name: moved(getattr(self, name)) for name in self.__dataclass_fields__})
+
+def _embedding(rows: Tensor) -> nn.Embedding:
+    embedding = nn.Embedding(*rows.shape)
+    embedding.weight = nn.Parameter(rows)
+    return embedding
 
 
 class CadMllm(nn.Module):
@@ -77,9 +85,9 @@ class CadMllm(nn.Module):
             base = AutoModelForCausalLM.from_pretrained(llm_folder, dtype=dtype, local_files_only=True)
         except (OSError, ValueError) as error:
             raise UserError(f"{llm_folder} holds no language model ({error}); run `cadmllm models`") from error
-        self.text_embedding: nn.Module = base.get_input_embeddings().requires_grad_(False)
-        rows = initial_rows(grammar, self.text_embedding.weight, seed)  # type: ignore[arg-type]
-        base.set_input_embeddings(nn.Embedding(*rows.shape, _weight=rows))
+        self.text_embedding: nn.Embedding = base.get_input_embeddings().requires_grad_(False)
+        rows = initial_rows(grammar, self.text_embedding.weight, seed)
+        base.set_input_embeddings(_embedding(rows))
         head = nn.Linear(rows.shape[1], grammar.size, bias=False)
         tied = base.config.tie_word_embeddings
         head.weight = base.get_input_embeddings().weight if tied else nn.Parameter(rows.clone())
@@ -89,7 +97,7 @@ class CadMllm(nn.Module):
         lora = params.lora
         config = LoraConfig(
             r=lora.r,
-            lora_alpha=lora.alpha,  # type: ignore[arg-type]
+            lora_alpha=lora.alpha,
             lora_dropout=lora.dropout,
             target_modules=list(lora.target_modules),
             task_type="CAUSAL_LM",
@@ -97,8 +105,11 @@ class CadMllm(nn.Module):
         try:
             self.llm = get_peft_model(base, config)
         except ValueError as error:
-            raise UserError(f"model.lora.target_modules {list(lora.target_modules)} do not fit {llm_folder}: {error}") from error
+            raise UserError(
+                f"model.lora.target_modules {list(lora.target_modules)} do not fit {llm_folder}: {error}"
+            ) from error
         self.feature_shapes: dict[str, tuple[int, ...]] = {}
+        self.feature_details: dict[str, dict[str, Any]] = {}
         self.projectors = nn.ModuleDict()
 
     @property
@@ -109,26 +120,32 @@ class CadMllm(nn.Module):
     @property
     def width(self) -> int:
         """E."""
-        return int(self.text_embedding.weight.shape[1])  # type: ignore[union-attr, arg-type]
+        return self.text_embedding.embedding_dim
 
     @property
     def device(self) -> torch.device:
         return next(self.parameters()).device
 
-    def add_projector(self, modality: str, shape: tuple[int, ...]) -> None:
-        """Give a modality its projector, for features of ``shape``: (T, D), or (V, T, D) for views."""
+    def add_projector(self, modality: str, shape: tuple[int, ...], details: dict[str, Any]) -> None:
+        """Give a modality its projector.
+
+        Args:
+            shape: of one sample's features: (T, D), or (V, T, D) for views.
+            details: how they were made (encoder, settings); kept so that a user's own input can be encoded alike.
+        """
         set_seed(self.seed)
-        std = float(self.text_embedding.weight.float().std())  # type: ignore[union-attr, operator]
+        std = float(self.text_embedding.weight.float().std())
         self.projectors[modality] = ModalityProjector(
             getattr(self.params.projectors, modality), shape, self.width, std
         ).to(self.device)
         self.feature_shapes[modality] = shape
+        self.feature_details[modality] = details
 
-    def num_tokens(self, modality: str) -> int:
-        """Positions that a modality takes in a sequence that shows it."""
-        projector = self.projectors[modality]
-        assert isinstance(projector, ModalityProjector)
-        return projector.num_tokens(self.feature_shapes[modality], self.params.views_per_sample)
+    def num_tokens(self, num_views: int | None = None) -> dict[str, int]:
+        """Positions that each modality takes in a sequence that shows it, with so many views (as trained, if None)."""
+        views = self.params.views_per_sample if num_views is None else num_views
+        shapes = self.feature_shapes
+        return {name: p.num_tokens(shapes[name], views) for name, p in self.projectors.items()}  # type: ignore[operator]
 
     # -- trained parts -----------------------------------------------------------------------------------
 

@@ -42,7 +42,7 @@ class ResamplerProjector(nn.Module):
         self.attention = nn.MultiheadAttention(width_in, heads, batch_first=True)
         self.mlp = MlpProjector(params, width_in, width_out, output_std)
 
-    def num_tokens(self, num_inputs: int) -> int:
+    def num_tokens(self, num_inputs: int) -> int:  # noqa: ARG002 - the same whatever comes in
         return len(self.queries)
 
     def forward(self, tokens_BTD: Tensor) -> Tensor:

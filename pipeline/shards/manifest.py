@@ -66,7 +66,9 @@ class Manifest:
             shards = tuple(Shard(**shard) for shard in document.pop("shards"))
             manifest = cls(**document, shards=shards)
         except FileNotFoundError as error:
-            raise UserError(f"{path} is missing: {folder} is not a folder of shards, or its stage has not run") from error
+            raise UserError(
+                f"{path} is missing: {folder} is not a folder of shards, or its stage has not run"
+            ) from error
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path} is damaged ({error}); run its stage again") from error
         if version != SCHEMA_VERSION:

@@ -83,7 +83,9 @@ class ShardReader:
             if not path.is_file():
                 raise UserError(f"{path} is missing; run its stage again")
             if path.stat().st_size != shard.bytes:
-                raise UserError(f"{path} has {path.stat().st_size} bytes, {shard.bytes} were written; run its stage again")
+                raise UserError(
+                    f"{path} has {path.stat().st_size} bytes, {shard.bytes} were written; run its stage again"
+                )
         # Every open shard costs an index in memory and a mapping; training walks over few at a time.
         self._open = lru_cache(maxsize=64)(lambda name: TarIndex(folder / name))
 
@@ -139,12 +141,19 @@ def read_index(folder: Path, split: str | None = None) -> list[IndexRow]:
             rows = list(_rows(file))
     except FileNotFoundError as error:
         raise UserError(f"{folder / INDEX} is missing; run the corpus stage") from error
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, KeyError) as error:
         raise UserError(f"{folder / INDEX} is damaged ({error}); run the corpus stage again") from error
     return [row for row in rows if split is None or row.split == split]
 
 
 def _rows(file: Any) -> Iterator[IndexRow]:
     for row in csv.DictReader(file):
-        numbers = {name: int(row.pop(name)) for name in ("program_tokens", "num_extrudes", "num_curves")}
-        yield IndexRow(**row, **numbers)
+        yield IndexRow(
+            key=row["key"],
+            id=row["id"],
+            shard=row["shard"],
+            program_tokens=int(row["program_tokens"]),
+            num_extrudes=int(row["num_extrudes"]),
+            num_curves=int(row["num_curves"]),
+            caption=row["caption"],
+        )

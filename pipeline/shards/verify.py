@@ -19,9 +19,15 @@ def verify_folder(folder: Path, num_workers: int) -> list[str]:
     """
     manifest = Manifest.read(folder)
     with ThreadPoolExecutor(num_workers) as pool:
-        faults = [fault for found in pool.map(lambda s: _verify_shard(folder, s, manifest), manifest.shards) for fault in found]
+        faults = [
+            fault
+            for found in pool.map(lambda s: _verify_shard(folder, s, manifest), manifest.shards)
+            for fault in found
+        ]
     known = {shard.name for shard in manifest.shards}
-    return faults + [f"{path} is not in the manifest" for path in sorted(folder.glob("*.tar")) if path.name not in known]
+    return faults + [
+        f"{path} is not in the manifest" for path in sorted(folder.glob("*.tar")) if path.name not in known
+    ]
 
 
 def _verify_shard(folder: Path, shard: Shard, manifest: Manifest) -> list[str]:
@@ -47,7 +53,9 @@ def _verify_shard(folder: Path, shard: Shard, manifest: Manifest) -> list[str]:
                 due in (None, size) for due, size in zip(field["shape"], array.shape, strict=True)
             )
             if not fits or str(array.dtype) != field["dtype"]:
-                faults.append(f"{path}: {key}.{name} is {array.dtype}{list(array.shape)}, not {field['dtype']}{field['shape']}")
+                faults.append(
+                    f"{path}: {key}.{name} is {array.dtype}{list(array.shape)}, not {field['dtype']}{field['shape']}"
+                )
             elif np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
                 faults.append(f"{path}: {key}.{name} has NaN or infinity")
     return faults

@@ -47,7 +47,9 @@ class TrainingData:
         UserError: something is missing or does not belong together. Samples that a modality rejected are left out.
     """
 
-    def __init__(self, corpus: Path, features: dict[str, Path], split: str, tokenizer: Any, max_caption_tokens: int) -> None:
+    def __init__(
+        self, corpus: Path, features: dict[str, Path], split: str, tokenizer: Any, max_caption_tokens: int
+    ) -> None:
         self.corpus = ShardReader(corpus, "corpus")
         self.features = {modality: ShardReader(folder, f"features/{modality}") for modality, folder in features.items()}
         rows = read_index(corpus, split)
@@ -55,7 +57,9 @@ class TrainingData:
             row for row in rows if all(reader.has(row.shard, row.key) for reader in self.features.values())
         ]
         if rows and not self.rows:
-            raise UserError(f"none of the {len(rows)} samples of {split} has features; were they made from this corpus?")
+            raise UserError(
+                f"none of the {len(rows)} samples of {split} has features; were they made from this corpus?"
+            )
         self.prompts = tokenise_prompts(tokenizer, [row.caption for row in self.rows], max_caption_tokens)
 
     @property

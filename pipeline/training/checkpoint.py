@@ -39,7 +39,9 @@ def trained_tensors(model: CadMllm) -> dict[str, dict[str, Tensor]]:
     }
 
 
-def save_checkpoint(folder: Path, model: CadMllm, combinations: tuple[str, ...], llm_sha256: str, lineage: dict[str, Any]) -> None:
+def save_checkpoint(
+    folder: Path, model: CadMllm, combinations: tuple[str, ...], llm_sha256: str, lineage: dict[str, Any]
+) -> None:
     """Write a checkpoint into an existing folder.
 
     Args:
@@ -57,7 +59,10 @@ def save_checkpoint(folder: Path, model: CadMllm, combinations: tuple[str, ...],
         "bits": model.grammar.bits,
         "seed": model.seed,
         "model": model.params.model_dump(mode="json"),
-        "feature_shapes": {name: list(shape) for name, shape in model.feature_shapes.items()},
+        "features": {
+            name: {"shape": list(shape), "details": model.feature_details[name]}
+            for name, shape in model.feature_shapes.items()
+        },
         "combinations": list(combinations),
         "llm_sha256": llm_sha256,
     }
@@ -93,7 +98,7 @@ def load_checkpoint(folder: Path, llm_folder: Path, dtype: torch.dtype, params: 
     try:
         made_with = ModelParams.model_validate(config["model"])
         grammar = Grammar(int(config["bits"]))
-        shapes = {name: tuple(shape) for name, shape in config["feature_shapes"].items()}
+        features = {name: (tuple(entry["shape"]), entry["details"]) for name, entry in config["features"].items()}
         expected_llm, seed = config["llm_sha256"], config["seed"]
     except (KeyError, TypeError, ValueError, ValidationError) as error:
         raise UserError(f"{folder / CONFIG} is damaged or of another format: {error}") from error
@@ -102,8 +107,8 @@ def load_checkpoint(folder: Path, llm_folder: Path, dtype: torch.dtype, params: 
     if sha256_folder(llm_folder) != expected_llm:
         raise UserError(f"{folder} was trained on another language model than the one in {llm_folder} (sha256 differs)")
     model = CadMllm(llm_folder, params or made_with, grammar, seed, dtype)
-    for modality, shape in shapes.items():
-        model.add_projector(modality, shape)
+    for modality, (shape, details) in features.items():
+        model.add_projector(modality, shape, details)
     load_trained(model, {name: _read_tensors(folder / name) for name in (ADAPTER, PROJECTORS, VOCABULARY)}, folder)
     return model
 
@@ -112,9 +117,10 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise UserError(f"{path} is missing; the checkpoint is not whole")
     try:
-        return load_file(path)
+        loaded: dict[str, Tensor] = load_file(path)
     except Exception as error:  # safetensors raises its own, unexported kind
         raise UserError(f"{path} is damaged: {error}") from error
+    return loaded
 
 
 def load_trained(model: CadMllm, files: dict[str, dict[str, Tensor]], place: Path) -> None:
@@ -148,7 +154,9 @@ def save_state(
     for number, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer/{number}/{key}": value for key, value in state.items()}
     with atomic_folder(folder / f"state-{step:08d}") as temporary:
-        save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, temporary / "state.safetensors")
+        save_file(
+            {key: value.detach().cpu().contiguous() for key, value in tensors.items()}, temporary / "state.safetensors"
+        )
         write_text(temporary / "sums.json", json.dumps(sums))
     for old in saved_states(folder)[:-KEEP_STATES]:
         shutil.rmtree(old)
@@ -159,9 +167,7 @@ def saved_states(folder: Path) -> list[Path]:
     return sorted(folder.glob("state-*"))
 
 
-def load_state(
-    path: Path, model: CadMllm, optimizer: torch.optim.Optimizer
-) -> tuple[int, dict[str, list[float]]]:
+def load_state(path: Path, model: CadMllm, optimizer: torch.optim.Optimizer) -> tuple[int, dict[str, list[float]]]:
     """Put a saved state back; the number of steps it has done, and the running sums of the loss."""
     files: dict[str, dict[str, Tensor]] = {ADAPTER: {}, PROJECTORS: {}, VOCABULARY: {}}
     moments: dict[int, dict[str, Tensor]] = {}

@@ -74,16 +74,19 @@ def train_stage(
     device = model.device
     if device.type == "cpu":
         torch.use_deterministic_algorithms(True)
-    num_tokens = {modality: model.num_tokens(modality) for modality in model.projectors}
+    num_tokens = model.num_tokens()
     views = (model.feature_shapes.get("image", (0,))[0], model.params.views_per_sample)
     steps = plan_stage(train.keys, train.lengths(num_tokens), stage, training, views, seed)
-    model.set_trainable_params(stage.train_llm, {m: stage.train_projectors and m in stage.modalities for m in model.projectors})
+    model.set_trainable_params(
+        stage.train_llm, {m: stage.train_projectors and m in stage.modalities for m in model.projectors}
+    )
     optimizer = make_optimizer(model, stage, training)
     trained = [p for group in optimizer.param_groups for p in group["params"]]
     if training.gradient_checkpointing:
         model.causal_lm.gradient_checkpointing_enable({"use_reentrant": False})
 
-    done, sums = 0, {}
+    done = 0
+    sums: dict[str, list[float]] = {}
     if states := saved_states(scratch):
         done, sums = load_state(states[-1], model, optimizer)
         say(f"resuming after step {done} of {len(steps)} from {states[-1]}")
@@ -98,7 +101,9 @@ def train_stage(
         epoch, micro_batches = steps[step]
         examples = [example for micro in micro_batches for example in micro]
         num_targets = sum(example.num_targets for example in examples)
-        set_learning_rates(optimizer, learning_rate_factor(step, len(steps), training.schedule, training.warmup_fraction))
+        set_learning_rates(
+            optimizer, learning_rate_factor(step, len(steps), training.schedule, training.warmup_fraction)
+        )
         torch.manual_seed(int(uniform(seed, "step", step) * 2**63))  # dropout follows from the step alone
         model.train()
 
@@ -110,7 +115,9 @@ def train_stage(
             loss += part.detach()
         grad_norm = clip_gradients(trained, training.max_grad_norm)
         if not torch.isfinite(loss):
-            raise UserError(f"the loss is {float(loss)} at step {step + 1}; lower curriculum.*.lr or use training.dtype bfloat16")
+            raise UserError(
+                f"the loss is {float(loss)} at step {step + 1}; lower curriculum.*.lr or use training.dtype bfloat16"
+            )
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 

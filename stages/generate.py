@@ -1,0 +1,60 @@
+"""``cadmllm generate``: a model from a caption, a cloud and pictures."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline import params
+from pipeline.errors import RejectError, UserError
+from stages.runner import CHECKPOINTS, MODELS, command
+
+
+@command
+def generate(
+    caption: Annotated[str, typer.Argument(help="What to build, in words.")],
+    out: Annotated[Path, typer.Option(help="model.step, .stl or .json (Omni-CAD)", dir_okay=False)],
+    points: Annotated[
+        Path | None, typer.Option(help="A point cloud, .npy or .npz: (N, 3) or (N, 6) with normals.")
+    ] = None,
+    image: Annotated[list[Path] | None, typer.Option(help="A picture; repeat for more views, in their order.")] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="Default: that of the last curriculum stage.")] = None,
+    size_mm: Annotated[
+        float, typer.Option(min=0.001, help="Longest side of the result, where no cloud gives it.")
+    ] = 100.0,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
+    seed: Annotated[int, typer.Option(min=0, help="For sampling.")] = 0,
+    max_tokens: Annotated[int, typer.Option(min=16, help="Length limit of the program.")] = 512,
+) -> None:
+    """Generate a CAD model and write it as STEP, STL or Omni-CAD JSON."""
+    from pipeline.cad.codec import Codec
+    from pipeline.cad.export import ExportTask, check_suffix, export
+    from pipeline.cad.program import Frame
+    from pipeline.cad.sandbox import Failure, Sandbox
+    from pipeline.device import choose_device
+    from pipeline.generation.generate import generate_tokens
+    from pipeline.generation.prompt import make_prompt
+    from pipeline.training.checkpoint import load_checkpoint
+    from pipeline.training.loop import DTYPES
+
+    check_suffix(out)
+    if not out.parent.is_dir():
+        raise UserError(f"{out.parent} is not a folder")
+    p = params.load()
+    folder = checkpoint or CHECKPOINTS / list(p.curriculum)[-1]
+    model = load_checkpoint(folder, MODELS / "llm", DTYPES[p.training.dtype]).to(choose_device(p.training.device))
+    prompt, frame = make_prompt(model, MODELS, caption, points, image or [])
+    tokens = generate_tokens(model, [prompt], max_tokens, temperature, seed)[0]
+    program = Codec(model.grammar.bits).decode(tokens)
+    frame = frame or Frame((0.0, 0.0, 0.0), size_mm / 2000)
+    with Sandbox(export, 1, p.kernel.timeout_s, p.kernel.memory_mib) as sandbox:
+        result = next(sandbox.map([ExportTask(program.restored(frame), out.resolve())]))
+    if isinstance(result, Failure):
+        hint = "another caption, --temperature 0.7 or another --seed may do better"
+        raise RejectError(
+            result.reason, f"the generated program ({len(tokens)} tokens) makes no solid: {result.detail}; {hint}"
+        )
+    box = " x ".join(f"{result[axis] * 1000:.4g}" for axis in "xyz")
+    typer.echo(
+        f"{out}: {len(program.extrudes)} extrusions, {box} mm, {result['volume'] * 1e9:.4g} mm³ ({len(tokens)} tokens)"
+    )

@@ -1,0 +1,98 @@
+"""Small commands around the pipeline: presets, verification, checkpoints."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.errors import UserError
+from stages.runner import CORPUS, FEATURES, GEOMETRY, command
+
+preset = typer.Typer(no_args_is_help=True, help="Choose between ready-made params.yaml files.")
+checkpoint = typer.Typer(no_args_is_help=True, help="Look into checkpoints.")
+
+
+@preset.command("list")
+@command
+def list_presets() -> None:
+    """Name the presets with what they are for."""
+    from pipeline import params, presets
+
+    current = params.load().preset if params.PARAMS_FILE.is_file() else None
+    for name in presets.names():
+        first = (presets.FOLDER / f"{name}.yaml").read_text(encoding="utf-8").splitlines()[0].removeprefix("# ")
+        purpose = (
+            "About 15 minutes on two CPU cores, nothing to download: the default." if name == presets.BASE else first
+        )
+        typer.echo(f"{'*' if name == current else ' '} {name:13} {purpose}")
+
+
+@preset.command("show")
+@command
+def show_preset(name: Annotated[str, typer.Argument(help="A preset.")]) -> None:
+    """Say what a preset changes in the default one."""
+    from pipeline import presets
+
+    base, changed = presets.flatten(presets.compose(presets.BASE)), presets.flatten(presets.compose(name))
+    for key in sorted(base.keys() | changed.keys()):
+        if base.get(key) != changed.get(key):
+            typer.echo(f"{key}: {_shown(base.get(key))} -> {_shown(changed.get(key))}")
+
+
+@preset.command("use")
+@command
+def use_preset(name: Annotated[str, typer.Argument(help="A preset.")]) -> None:
+    """Write params.yaml from a preset. What you changed in it yourself is lost."""
+    from pipeline import params, presets
+
+    presets.write(presets.compose(name), params.PARAMS_FILE)
+    typer.echo(f"{params.PARAMS_FILE} is now the preset {name}; `cadmllm preset show {name}` says what that changes")
+
+
+def _shown(value: object) -> str:
+    return json.dumps(value, default=str) if value is not None else "(absent)"
+
+
+@command
+def verify(
+    folders: Annotated[
+        list[Path] | None, typer.Argument(help="Folders of shards; all that exist, if none is named.")
+    ] = None,
+) -> None:
+    """Check shards against their manifests: sha256, counts, names, shapes, dtypes, finiteness."""
+    from pipeline import params
+    from pipeline.shards.verify import verify_folder
+
+    known = [CORPUS, GEOMETRY, FEATURES / "point_cloud", FEATURES / "image"]
+    chosen = folders or [folder for folder in known if folder.is_dir()]
+    if not chosen:
+        raise UserError("there are no shards here yet; run `dvc repro`")
+    faults = []
+    for folder in chosen:
+        found = verify_folder(folder, params.num_workers())
+        typer.echo(f"{folder}: {'ok' if not found else f'{len(found)} faults'}")
+        faults += found
+    for fault in faults:
+        typer.echo(f"  {fault}")
+    if faults:
+        raise typer.Exit(1)
+
+
+@checkpoint.command("show")
+@command
+def show_checkpoint(folder: Annotated[Path, typer.Argument(help="For example checkpoints/stage3_all.")]) -> None:
+    """Print what a checkpoint is and what it was made from."""
+    from pipeline.training.checkpoint import CONFIG, LINEAGE, read_json
+
+    config, lineage = read_json(folder / CONFIG), read_json(folder / LINEAGE)
+    typer.echo(f"stage         {lineage['stage']}, from {lineage['init_from']}")
+    typer.echo(f"trained for   {', '.join(config['combinations'])}")
+    typer.echo(f"vocabulary    {config['bits']} bits")
+    for name, entry in config["features"].items():
+        shape = " x ".join(map(str, entry["shape"]))
+        typer.echo(f"{name:13} {shape} from {entry['details']['encoder']['source']}")
+    for name, digest in lineage["inputs_sha256"].items():
+        typer.echo(f"sha256        {digest[:16]}  {name}")
+    lora = config["model"]["lora"]
+    typer.echo(f"lora          r {lora['r']}, alpha {lora['alpha']}, on {', '.join(lora['target_modules'])}")
