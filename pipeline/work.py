@@ -12,9 +12,13 @@ from pipeline import interrupt
 from pipeline.atomic import exclusive, publish, write_text
 from pipeline.fingerprint import fingerprint
 from pipeline.shards.manifest import Manifest, Reject, Shard, write_rejects
-from pipeline.shards.writer import shard_record
 
 SCRATCH = Path("scratch")
+
+
+def shard_record(path: Path) -> Path:
+    """Where scratch keeps the description of a finished shard."""
+    return path.with_suffix(".done.json")
 
 
 @contextlib.contextmanager

@@ -58,20 +58,30 @@ def make_synthetic_zip(path: Path, data: Data, seed: int) -> None:
             add(f"txt/{folder}.json", json.dumps(rows, indent=1))
 
 
-def split_of(base: str, split: Split, seed: int, published: dict[str, str]) -> str:
-    """The split of a base model, so that its versions and prefixes stay together.
+def assign_splits(bases: set[str], split: Split, seed: int, published: dict[str, str]) -> dict[str, str]:
+    """The split of each base model, so that its versions and prefixes stay together.
 
     The published test split is kept; validation is drawn from its training part. Without one, both are drawn.
-    A pure function of the name: more data moves nothing.
+    What is drawn depends on the name alone: more data moves nothing. Only a split that would be empty takes the
+    training model that came closest.
     """
-    given = published.get(base)
-    if given in ("test", "validation"):
-        return given
-    digest = hashlib.sha256(f"{seed}/split/{base}".encode()).digest()
-    at = int.from_bytes(digest[:8], "big") / 2**64
-    if at < split.validation:
-        return "validation"
-    return "test" if given is None and at < split.validation + split.test else "train"
+    drawn = {
+        base: int.from_bytes(hashlib.sha256(f"{seed}/split/{base}".encode()).digest()[:8], "big") for base in bases
+    }
+    assigned = {}
+    for base in bases:
+        given, at = published.get(base), drawn[base] / 2**64
+        if given in ("test", "validation"):
+            assigned[base] = given
+        elif at < split.validation:
+            assigned[base] = "validation"
+        else:
+            assigned[base] = "test" if given is None and at < split.validation + split.test else "train"
+    for name, fraction in (("validation", split.validation), ("test", split.test)):
+        train = sorted((base for base in bases if assigned[base] == "train"), key=lambda base: drawn[base])
+        if fraction > 0 and name not in assigned.values() and len(train) > 1:
+            assigned[train[0]] = name
+    return assigned
 
 
 def build_corpus(
@@ -105,10 +115,11 @@ def build_corpus(
     records = _prepare_all(tasks, scratch / "blocks", kernel, num_workers, progress)
     accepted = [record for record in records if "tokens" in record]
     rejects += [Reject(r["id"], "corpus", r["reason"], r["detail"]) for r in records if "tokens" not in r]
-    published = dataset.published_split()
+    bases = {base_model(record["id"]) for record in accepted}
+    splits = assign_splits(bases, data.split, seed, dataset.published_split())
     by_split: dict[str, list[dict[str, Any]]] = {split: [] for split in SPLITS}
     for record in accepted:
-        by_split[split_of(base_model(record["id"]), data.split, seed, published)].append(record)
+        by_split[splits[base_model(record["id"])]].append(record)
     counts = {
         "entries": len(accepted) + len(rejects),
         "accepted": len(accepted),

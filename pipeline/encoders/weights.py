@@ -190,10 +190,11 @@ def _make_image_encoder(model: Model, seed: int, folder: Path) -> int:
         )
     else:
         name, keywords = _locate(model.source, model.revision)
+        kind = AutoConfig.from_pretrained(name, **keywords).model_type
+        if not kind.startswith("dinov2"):
+            raise UserError(f"models.image_encoder: {model.source} is a {kind}, not a DINOv2")
         encoder = AutoModel.from_pretrained(name, **keywords)
         processor = AutoImageProcessor.from_pretrained(name, backend="pil", **keywords)
-    if not str(encoder.config.model_type).startswith("dinov2"):
-        raise UserError(f"models.image_encoder: {model.source} is a {encoder.config.model_type}, not a DINOv2")
     encoder.save_pretrained(folder)
     processor.save_pretrained(folder)
     return _count(encoder)

@@ -22,7 +22,7 @@ from pipeline.model.projector import ModalityProjector
 from pipeline.model.vocabulary import initial_rows
 from pipeline.params import ModelParams
 
-INSTRUCTION = "Write the CAD program of this part: "
+INSTRUCTION = "CAD program: "
 
 
 @dataclass(frozen=True, slots=True)

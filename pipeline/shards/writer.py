@@ -38,8 +38,3 @@ def write_shard(path: Path, samples: Iterable[tuple[str, dict[str, bytes]]]) -> 
             count += 1
         writer.close()
     return Shard(path.name, count, os.path.getsize(path), sha256_file(path))
-
-
-def shard_record(path: Path) -> Path:
-    """Where scratch keeps the description of a finished shard."""
-    return path.with_suffix(".done.json")

@@ -61,7 +61,8 @@ def test_real_models_make_solids_that_match_their_box(real_models):
         box = json.loads(data)["properties"]["bounding_box"]
         size = max(high[i] - low[i] for i in range(3))
         off = max(
-            max(abs(box["min_point"][axis] - low[i]), abs(box["max_point"][axis] - high[i])) for i, axis in enumerate("xyz")
+            max(abs(box["min_point"][axis] - low[i]), abs(box["max_point"][axis] - high[i]))
+            for i, axis in enumerate("xyz")
         )
         matches += off < 1e-3 * size
     assert matches > 0.5 * len(small)
@@ -90,7 +91,9 @@ def test_points_and_views_are_the_same_every_time():
 
 def test_views_show_the_solid_from_eight_sides():
     # A block with a bright small block on the corner +x +y +z: only views that look at it see that corner nearest.
-    mesh = normalised_mesh(CadProgram((extrude("top", rectangle(2, 2), 1.0), extrude("top", rectangle(1, 1, 0.5, 0.5), 2.0, JOIN))))
+    mesh = normalised_mesh(
+        CadProgram((extrude("top", rectangle(2, 2), 1.0), extrude("top", rectangle(1, 1, 0.5, 0.5), 2.0, JOIN)))
+    )
     views = render_views(mesh, 8, 96)
     assert views.shape == (8, 96, 96)
     assert views.dtype == np.uint8

@@ -38,7 +38,14 @@ def test_each_failure_is_named_and_the_rest_goes_on(num_workers):
     with Sandbox(work, num_workers, timeout_s=2.0, memory_mib=256) as sandbox:
         results = list(sandbox.map(items))
     reasons = {at: result.reason for at, result in enumerate(results) if isinstance(result, Failure)}
-    assert reasons == {7: "timeout", 19: "crash", 23: "out_of_memory", 31: "unsupported_curve", 37: "kernel_failed", 41: "crash"}
+    assert reasons == {
+        7: "timeout",
+        19: "crash",
+        23: "out_of_memory",
+        31: "unsupported_curve",
+        37: "kernel_failed",
+        41: "crash",
+    }
     assert [r for r in results if not isinstance(r, Failure)] == [2 * i for i in range(50) if i not in bad]
     assert "SIGSEGV" in results[19].detail
 

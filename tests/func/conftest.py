@@ -1,0 +1,75 @@
+"""A copy of the project with the smoke preset, and real commands run in it."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+BIN = Path(sys.executable).parent
+
+
+class Project:
+    """A project folder of its own: real stages as real processes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.env = {
+            **os.environ,
+            "PATH": f"{BIN}:{os.environ['PATH']}",
+            "PYTHONPATH": str(folder),
+            "HF_HUB_OFFLINE": "1",
+            "WANDB_SILENT": "true",
+            "COLUMNS": "160",
+        }
+
+    def start(self, *args: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            args, cwd=self.folder, env=self.env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+
+    def run(self, *args: str, code: int = 0) -> str:
+        process = self.start(*args)
+        output = process.communicate(timeout=600)[0]
+        assert process.returncode == code, f"{' '.join(args)} exited with {process.returncode}:\n{output}"
+        return output
+
+    def change(self, old: str, new: str) -> None:
+        """Edit params.yaml."""
+        path = self.folder / "params.yaml"
+        text = path.read_text()
+        assert old in text, old
+        path.write_text(text.replace(old, new, 1))
+
+    def read(self, name: str) -> bytes:
+        return (self.folder / name).read_bytes()
+
+
+def make_project(folder: Path) -> Project:
+    for name in ("pipeline", "stages", "presets", ".dvc"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "cache", "tmp"))
+    for name in ("dvc.yaml", ".dvcignore", ".gitignore"):
+        shutil.copy(ROOT / name, folder / name)
+    project = Project(folder)
+    project.run("git", "init", "-q")
+    project.run("cadmllm", "preset", "use", "smoke")
+    return project
+
+
+@pytest.fixture(scope="session")
+def done(tmp_path_factory) -> Project:
+    """A project after one `dvc repro`. Tests that change something work on a copy."""
+    project = make_project(tmp_path_factory.mktemp("done"))
+    project.change("wandb_mode: disabled", "wandb_mode: offline")
+    project.run("dvc", "repro")
+    return project
+
+
+@pytest.fixture
+def copy(done, tmp_path) -> Project:
+    """The finished project, to be changed."""
+    shutil.copytree(done.folder, tmp_path / "copy", symlinks=True)
+    return Project(tmp_path / "copy")

@@ -1,0 +1,76 @@
+"""Killed at any moment, the pipeline goes on to the same bytes."""
+
+import hashlib
+import signal
+import time
+
+import pytest
+
+
+def contents(folder):
+    return {
+        p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in folder.rglob("*")
+        if p.is_file()
+    }
+
+
+def kill_when(project, command, ready, signum):
+    """Start a command, send it a signal as soon as ``ready()``, and give what it printed."""
+    process = project.start(*command)
+    deadline = time.monotonic() + 120
+    while process.poll() is None and not ready() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    assert process.poll() is None, process.communicate()[0]
+    process.send_signal(signum)
+    return process.communicate(timeout=60)[0], process.returncode
+
+
+def scratch_has(project, pattern):
+    return lambda: any((project.folder / "scratch").glob(pattern))
+
+
+def test_features_killed_after_a_shard_go_on_to_the_same_bytes(copy):
+    before = contents(copy.folder / "data/features/image")
+    command = ("cadmllm", "features", "--modality", "image")
+    kill_when(copy, command, scratch_has(copy, "features-image/*/*.done.json"), signal.SIGKILL)
+    assert "shards" in copy.run("cadmllm", "status")
+    output = copy.run(*command)
+    assert "shards found in scratch" in output
+    assert contents(copy.folder / "data/features/image") == before
+
+
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_training_killed_between_steps_ends_with_the_same_bytes(copy, signum):
+    before = contents(copy.folder / "checkpoints/stage2_text_pc")
+    copy.change(
+        "epochs: 1\n    lr: 1e-3\n    train_llm: true\n    train_projectors: true",
+        "epochs: 1\n    lr: 1e-3\n    train_llm: true\n    train_projectors: true",
+    )
+    command = ("cadmllm", "train", "stage2_text_pc")
+    output, code = kill_when(copy, command, scratch_has(copy, "train-stage2_text_pc/*/state-*"), signum)
+    if signum != signal.SIGKILL:
+        assert code == 130
+        assert "Go on with: cadmllm train stage2_text_pc" in output
+    assert "state after step" in copy.run("cadmllm", "status")
+    assert "resuming after step" in copy.run(*command)
+    assert contents(copy.folder / "checkpoints/stage2_text_pc") == before
+
+
+def test_dvc_repro_goes_on_after_a_kill(copy):
+    before = contents(copy.folder / "checkpoints/stage3_all")
+    copy.change("    lr: 5e-4", "    lr: 4e-4")
+    kill_when(copy, ("dvc", "repro"), scratch_has(copy, "train-stage3_all/*/state-*"), signal.SIGKILL)
+    time.sleep(3)  # the orphaned stage notices and stops
+    output = copy.run("dvc", "repro")
+    assert "resuming after step" in output
+    assert "train@stage2_text_pc" not in output.split("Running stage")[1]
+    assert contents(copy.folder / "checkpoints/stage3_all") != before
+
+
+def test_corpus_and_geometry_are_the_same_with_any_number_of_workers(copy):
+    before = {name: contents(copy.folder / name) for name in ("data/corpus", "data/geometry")}
+    copy.env["CADMLLM_WORKERS"] = "3"
+    copy.run("cadmllm", "corpus")
+    copy.run("cadmllm", "geometry")
+    assert {name: contents(copy.folder / name) for name in before} == before

@@ -1,0 +1,180 @@
+"""The whole pipeline on a handful of models: what it leaves, and what runs again when something changes."""
+
+import csv
+import json
+import re
+
+import numpy as np
+
+from pipeline.shards.manifest import Manifest
+from pipeline.shards.reader import ShardReader, read_index
+
+STAGES = ("stage1_text", "stage2_text_pc", "stage3_all")
+SHAPES = {"image": [2, 4, 16], "point_cloud": [4, 16]}
+
+
+def test_counts_add_up_and_modalities_hold_the_same_keys_in_the_same_order(done):
+    data = done.folder / "data"
+    counts = Manifest.read(data / "corpus", "corpus").details["counts"]
+    assert counts["accepted"] + counts["rejected"] == counts["entries"] == 36
+    rows = read_index(data / "corpus")
+    assert len(rows) == counts["accepted"] == sum(counts["splits"].values())
+    readers = {"geometry": ShardReader(data / "geometry", "geometry")}
+    for modality in SHAPES:
+        readers[modality] = ShardReader(data / "features" / modality, f"features/{modality}")
+    corpus = ShardReader(data / "corpus", "corpus")
+    for shard in corpus.manifest.shards:
+        keys = corpus.keys(shard.name)
+        assert keys == [row.key for row in rows if row.shard == shard.name]
+        for reader in readers.values():
+            assert reader.keys(shard.name) == keys
+
+
+def test_feature_names_shapes_and_dtypes(done):
+    for modality, shape in SHAPES.items():
+        reader = ShardReader(done.folder / "data/features" / modality, f"features/{modality}")
+        assert reader.manifest.fields == {f"{modality}.npy": {"shape": shape, "dtype": "float16"}}
+        assert len(reader.manifest.details["encoder"]["sha256"]) == 64
+        for shard in reader.manifest.shards:
+            for key in reader.keys(shard.name):
+                array = reader.array(shard.name, key, f"{modality}.npy")
+                assert list(array.shape) == shape
+                assert array.dtype == np.float16
+                assert np.isfinite(array).all()
+    assert "ok" in done.run("cadmllm", "verify")
+
+
+def test_each_stage_continues_the_one_before(done):
+    parents = {}
+    for name in STAGES:
+        lineage = json.loads(done.read(f"checkpoints/{name}/lineage.json"))
+        parents[name] = lineage["inputs_sha256"].get("parent")
+        assert set(lineage["inputs_sha256"]) >= {"corpus", "llm"}
+    assert parents["stage1_text"] is None
+    assert len({parents["stage2_text_pc"], parents["stage3_all"]}) == 2
+    config = json.loads(done.read("checkpoints/stage3_all/config.json"))
+    assert set(config["features"]) == {"point_cloud", "image"}
+    assert "stage3_all, from checkpoints/stage2_text_pc" in done.run(
+        "cadmllm", "checkpoint", "show", "checkpoints/stage3_all"
+    )
+
+
+def test_metrics_and_plots(done):
+    summary = json.loads(done.read("metrics/summary.json"))
+    combinations = {"text", "text+point_cloud", "text+image", "text+point_cloud+image"}
+    assert set(summary["validation_loss"]) == set(summary["chamfer_median"]) == combinations
+    for number, name in enumerate(STAGES):
+        figures = json.loads(done.read(f"metrics/evaluate/{name}.json"))["combinations"]
+        assert len(figures) == (1, 2, 4)[number]
+        for found in figures.values():
+            assert 0 <= found["valid_rate"] <= 1
+            assert found["validation_loss"] > 0
+            assert sum(found["reasons"].values()) == round((1 - found["valid_rate"]) * found["num_models"])
+        rows = list(csv.DictReader(done.read(f"plots/{name}/train.csv").decode().splitlines()))
+        assert [int(row["step"]) for row in rows] == list(range(1, len(rows) + 1))
+    assert "stage3_all" in done.run("dvc", "metrics", "show")
+    assert "file://" in done.run("dvc", "plots", "show")
+
+
+def test_the_report_needs_nothing_else(done):
+    page = done.read("report/index.html").decode()
+    assert not re.search(r'(?:src|href)="(?!data:|#)', page)
+    assert (
+        "http"
+        not in re.sub(r'xmlns(:\w+)?="[^"]*"', "", page).replace("http://purl.org", "").split("All parameters")[0]
+    )
+    assert "Untrained networks" in page
+    assert page.count("true model") >= 2
+    for name in STAGES:
+        assert name in page
+
+
+def test_wandb_holds_the_series_of_the_document(done):
+    from wandb.proto import wandb_internal_pb2
+    from wandb.sdk.internal.datastore import DataStore
+
+    found = {}
+    files = sorted((done.folder / "wandb").glob("offline-run-*/*.wandb"))
+    assert len(files) == len(STAGES)
+    for path in files:
+        store = DataStore()
+        store.open_for_scan(str(path))
+        while (data := store.scan_data()) is not None:
+            record = wandb_internal_pb2.Record()
+            record.ParseFromString(data)
+            for item in record.history.item:
+                found.setdefault(item.key or ".".join(item.nested_key), []).append(item.value_json)
+    for name in ("train/loss", "train/stage", "train/grad_norm", "train/learning_rate"):
+        assert len(found[name]) > 10, name
+    for name in STAGES:
+        assert f"epoch/{name}_loss" in found
+    assert {json.loads(value) for value in found["train/stage"]} == {1, 2, 3}
+
+
+def test_the_second_time_nothing_runs(done):
+    assert "up to date" in done.run("dvc", "repro")
+    assert "11 of 11 stages are done" in done.run("cadmllm", "status")
+
+
+def ran(output):
+    return re.findall(r"Running stage '([^']+)'", output)
+
+
+def test_another_learning_rate_runs_its_stage_and_what_follows(copy):
+    copy.change("    lr: 5e-4", "    lr: 4e-4")
+    assert "train@stage3_all" in copy.run("cadmllm", "status")
+    assert set(ran(copy.run("dvc", "repro"))) == {"train@stage3_all", "evaluate@stage3_all", "report"}
+
+
+def test_another_image_encoder_leaves_text_and_points_alone(copy):
+    copy.change("image_size: 56", "image_size: 28")
+    again = ran(copy.run("dvc", "repro", "--dry"))
+    assert {"models", "features@image"} <= set(again)
+    before = copy.read("data/features/point_cloud/manifest.json"), copy.read("checkpoints/stage2_text_pc/lineage.json")
+    output = copy.run("dvc", "repro")
+    assert "features@point_cloud" not in ran(output)
+    assert "train@stage1_text" not in ran(output)
+    assert "train@stage2_text_pc" not in ran(output)
+    assert "train@stage3_all" in ran(output)
+    assert before == (
+        copy.read("data/features/point_cloud/manifest.json"),
+        copy.read("checkpoints/stage2_text_pc/lineage.json"),
+    )
+
+
+def test_stage_one_needs_no_features(copy):
+    import shutil
+
+    shutil.rmtree(copy.folder / "data/features")
+    shutil.rmtree(copy.folder / "data/geometry")
+    before = copy.read("checkpoints/stage1_text/adapter_model.safetensors")
+    copy.run("cadmllm", "train", "stage1_text")
+    assert copy.read("checkpoints/stage1_text/adapter_model.safetensors") == before
+
+
+def test_generate_writes_files_from_every_input(done, tmp_path):
+    points = np.random.default_rng(0).normal(size=(500, 3))
+    np.save(tmp_path / "cloud.npy", points)
+    picture = next((done.folder / "evaluations/stage3_all").glob("*.true.png"))
+    made = 0
+    for seed in range(8):
+        command = ["cadmllm", "generate", "a plate", "--points", str(tmp_path / "cloud.npy"), "--image", str(picture)]
+        command += [
+            "--out",
+            str(tmp_path / f"{seed}.step"),
+            "--temperature",
+            "1",
+            "--seed",
+            str(seed),
+            "--max-tokens",
+            "16",
+        ]
+        process = done.start(*command)
+        output = process.communicate(timeout=120)[0]
+        if process.returncode == 0:  # an untrained network's programs do not all build
+            made += 1
+            assert b"ISO-10303-21" in (tmp_path / f"{seed}.step").read_bytes()[:100]
+            break
+        assert re.search(r"error: (invalid_solid|empty_solid|kernel_failed)", output), output
+        assert "Traceback" not in output
+    assert made

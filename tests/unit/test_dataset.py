@@ -1,0 +1,133 @@
+"""Omni-CAD folders and zips, good and bad."""
+
+import json
+import zipfile
+from collections import Counter
+
+import pytest
+
+from pipeline.cad import omnicad, synthesis
+from pipeline.data.corpus import assign_splits, make_synthetic_zip
+from pipeline.data.dataset import Dataset, base_model
+from pipeline.errors import RejectError, UserError
+from pipeline.params import Data, Split
+
+MODEL = omnicad.dumps(synthesis.make_part(0, 0, ("washer",)).program)
+
+
+def write(folder, models, captions):
+    for entry in models:
+        path = folder / f"json/{entry}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(MODEL)
+    (folder / "txt").mkdir(exist_ok=True)
+    for name, text in captions.items():
+        (folder / "txt" / name).write_text(text if isinstance(text, str) else json.dumps(text))
+
+
+def row(entry, caption="Generate a CAD model."):
+    return {"id": entry, "text caption": caption}
+
+
+def test_every_caption_and_every_model_is_counted_once(tmp_path):
+    a, b, c, d = (f"0000/0000000{i}_00001" for i in range(4))
+    rows = [
+        row(a),
+        row(a),
+        row(b, 5),
+        row("../../etc/passwd"),
+        row(c),
+        "text",
+        {"text caption": "x"},
+        row("0000/00000009_00001"),
+    ]
+    write(tmp_path, [a, b, c, d], {"0000.json": rows, "0001.json": "[broken", "0002.json": {"id": "x"}})
+    entries, rejects = Dataset(tmp_path).entries()
+    assert [entry.id for entry in entries] == [a, c]
+    assert [entry.key for entry in entries] == ["000000000000_00001", "000000000002_00001"]
+    assert sorted((r.reason, r.id) for r in rejects) == [
+        ("bad_caption", b),
+        ("bad_id", "txt/0000.json[3]"),
+        ("bad_id", "txt/0000.json[5]"),
+        ("bad_id", "txt/0000.json[6]"),
+        ("caption_missing", d),
+        ("duplicate_id", a),
+        ("malformed_captions", "txt/0001.json"),
+        ("malformed_captions", "txt/0002.json"),
+        ("model_missing", "0000/00000009_00001"),
+    ]
+
+
+def test_a_zip_is_read_in_place_also_one_folder_down(tmp_path):
+    entry = "0000/00000001_00001"
+    with zipfile.ZipFile(tmp_path / "Omni-CAD.zip", "w") as archive:
+        archive.writestr(f"Omni-CAD/json/{entry}.json", MODEL)
+        archive.writestr("Omni-CAD/txt/0000.json", json.dumps([row(entry)]))
+    dataset = Dataset(tmp_path / "Omni-CAD.zip")
+    assert [e.id for e in dataset.entries()[0]] == [entry]
+    assert dataset.read(f"json/{entry}.json").decode() == MODEL
+    with pytest.raises(RejectError, match="unreadable_file"):
+        dataset.read("json/0000/nothing.json")
+
+
+def test_what_is_no_dataset_is_told(tmp_path):
+    with pytest.raises(UserError, match="does not exist"):
+        Dataset(tmp_path / "nothing")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="not an Omni-CAD dataset"):
+        Dataset(tmp_path / "empty")
+    (tmp_path / "file.zip").write_text("junk")
+    with pytest.raises(UserError, match="readable zip"):
+        Dataset(tmp_path / "file.zip")
+
+
+def test_splits_have_about_their_size_and_more_data_moves_nothing():
+    split = Split(validation=0.1, test=0.2)
+    bases = [f"0000/{i:08d}" for i in range(2000)]
+    assigned = assign_splits(set(bases), split, 0, {})
+    counts = Counter(assigned.values())
+    assert 0.07 < counts["validation"] / 2000 < 0.13
+    assert 0.16 < counts["test"] / 2000 < 0.24
+    fewer = assign_splits(set(bases[:1500]), split, 0, {})
+    assert all(assigned[base] == fewer[base] for base in fewer)
+    assert assigned != assign_splits(set(bases), split, 1, {})
+
+
+def test_the_published_test_split_is_kept_and_validation_comes_from_training():
+    bases = [f"0000/{i:08d}" for i in range(2000)]
+    published = {base: "test" if i % 4 == 0 else "train" for i, base in enumerate(bases)}
+    assigned = assign_splits(set(bases), Split(validation=0.1, test=0.2), 0, published)
+    assert [assigned[base] == "test" for base in bases] == [i % 4 == 0 for i in range(2000)]
+    assert Counter(assigned.values())["validation"] > 100
+
+
+@pytest.mark.parametrize("count", range(3, 12))
+def test_no_split_is_empty_where_there_are_enough_models(count):
+    bases = {f"0000/{i:08d}" for i in range(count)}
+    assert set(assign_splits(bases, Split(validation=0.1, test=0.1), 0, {}).values()) == {"train", "validation", "test"}
+
+
+def test_a_base_model_is_what_its_versions_share():
+    assert base_model("0000/00000071_00005") == base_model("0000/00000071_00001") == "0000/00000071"
+
+
+def test_the_synthetic_corpus_is_a_dataset_and_always_the_same(tmp_path):
+    data = Data.model_validate(
+        {
+            "source": "synthetic",
+            "path": "x",
+            "limit": None,
+            "synthetic": {"num_models": 24, "families": list(synthesis.FAMILIES)},
+            "split": {"validation": 0.1, "test": 0.1},
+            "shard_size": 8,
+            "max_program_tokens": 256,
+        }
+    )
+    for name in ("a.zip", "b.zip"):
+        make_synthetic_zip(tmp_path / name, data, seed=3)
+    assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
+    entries, rejects = Dataset(tmp_path / "a.zip").entries()
+    assert (len(entries), rejects) == (24, [])
+    assert len({entry.caption for entry in entries}) > 15
+    with_sizes = [entry.caption for entry in entries if "millimetres" in entry.caption]
+    assert len(with_sizes) < 10

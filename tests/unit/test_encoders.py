@@ -1,0 +1,175 @@
+"""Encoders give the numbers of the reference implementations."""
+
+import io
+import pickle
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from transformers import AutoConfig, AutoModel
+
+from pipeline.encoders.dinov2 import DinoV2Encoder, as_float16
+from pipeline.encoders.michelangelo import MichelangeloConfig, MichelangeloEncoder
+from pipeline.encoders.tensors import read_tensors
+from pipeline.encoders.weights import build_models, read_models
+from pipeline.errors import UserError
+from pipeline.params import Models
+from tests.conftest import shared
+
+TINY = MichelangeloConfig(width=16, num_heads=2, num_layers=2, num_latents=3)
+
+
+@pytest.mark.parametrize(
+    "name", ["michelangelo_tiny.ckpt", "michelangelo_tiny_bare_state_dict.pt", "michelangelo_tiny_weights.safetensors"]
+)
+@torch.inference_mode()
+def test_michelangelo_gives_the_recorded_outputs(name):
+    recorded = load_file(shared("fixtures/michelangelo_tiny_io.safetensors"))
+    encoder = MichelangeloEncoder.from_checkpoint(shared(f"fixtures/{name}"), num_heads=4)
+    tokens = encoder(recorded["surface"])
+    torch.testing.assert_close(tokens[:, 0], recorded["shape_embed"], atol=2e-5, rtol=0)
+    torch.testing.assert_close(tokens[:, 1:], recorded["latents"], atol=2e-5, rtol=0)
+    without = encoder(torch.cat([recorded["surface"][..., :3], torch.zeros_like(recorded["surface"][..., 3:])], dim=-1))
+    assert (without[:, 0] - tokens[:, 0]).abs().max() > 0.1  # normals count
+
+
+@torch.inference_mode()
+def test_michelangelo_ignores_the_order_of_points_and_is_saved_whole(tmp_path):
+    encoder = MichelangeloEncoder(TINY)
+    encoder.save_pretrained(tmp_path)
+    again = MichelangeloEncoder.from_pretrained(tmp_path)
+    surface = torch.randn(2, 50, 6)
+    torch.testing.assert_close(again(surface), encoder(surface), atol=0, rtol=0)
+    torch.testing.assert_close(encoder(surface.flip(1)), encoder(surface), atol=1e-5, rtol=0)
+
+
+def test_what_does_not_fit_is_named(tmp_path):
+    weights = {f"encoder.{key}": value for key, value in MichelangeloEncoder(TINY).state_dict().items()}
+    torch.save({key: value for key, value in weights.items() if "ln_post" not in key}, tmp_path / "missing.pt")
+    with pytest.raises(UserError, match=r"ln_post\.weight is missing"):
+        MichelangeloEncoder.from_checkpoint(tmp_path / "missing.pt", 2)
+    torch.save({**weights, "encoder.ln_post.bias": torch.zeros(3)}, tmp_path / "shape.pt")
+    with pytest.raises(UserError, match=r"ln_post\.bias is \[3\], not \[16\]"):
+        MichelangeloEncoder.from_checkpoint(tmp_path / "shape.pt", 2)
+    torch.save({"other": torch.zeros(3)}, tmp_path / "foreign.pt")
+    with pytest.raises(UserError, match=r"no encoder\.query"):
+        MichelangeloEncoder.from_checkpoint(tmp_path / "foreign.pt")
+    with pytest.raises(UserError, match="does not exist"):
+        MichelangeloEncoder.from_checkpoint(tmp_path / "nothing.pt")
+
+
+def test_a_checkpoint_is_read_without_running_what_it_asks_for(tmp_path):
+    class Bomb:
+        def __reduce__(self):
+            return ((tmp_path / "exploded").touch, ())
+
+    torch.save(
+        {"state_dict": {"a": torch.arange(6).reshape(2, 3).t()}, "hyper_parameters": Bomb()}, tmp_path / "x.ckpt"
+    )
+    tensors = read_tensors(tmp_path / "x.ckpt")
+    assert not (tmp_path / "exploded").exists()
+    assert tensors["a"].tolist() == [[0, 3], [1, 4], [2, 5]]
+    for data in (b"", b"junk", pickle.dumps({"a": 1})):
+        (tmp_path / "bad.pt").write_bytes(data)
+        with pytest.raises(UserError, match=r"bad\.pt"):
+            read_tensors(tmp_path / "bad.pt")
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("x/data.pkl", b"\x80\x02]q\x00.")
+    (tmp_path / "list.pt").write_bytes(buffer.getvalue())
+    with pytest.raises(UserError, match="no tensors"):
+        read_tensors(tmp_path / "list.pt")
+
+
+def models(**changes):
+    image = {
+        "model_type": "dinov2",
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "patch_size": 14,
+    }
+    llm = {
+        "model_type": "llama",
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    }
+    document = {
+        "llm": {"source": "init", "architecture": {**llm, "tokenizer": "bytes"}},
+        "image_encoder": {"source": "init", "architecture": {**image, "image_size": 56}},
+        "point_cloud_encoder": {
+            "source": "init",
+            "architecture": {"width": 16, "num_heads": 2, "num_layers": 1, "num_latents": 3},
+        },
+    }
+    return Models.model_validate(document | changes)
+
+
+def quiet(*_):
+    pass
+
+
+def test_models_are_resolved_reproducibly_and_again_from_their_folders(tmp_path):
+    first = build_models(models(), 0, tmp_path / "s1", tmp_path / "m1", quiet)
+    second = build_models(models(), 0, tmp_path / "s2", tmp_path / "m2", quiet)
+    other = build_models(models(), 1, tmp_path / "s3", tmp_path / "m3", quiet)
+    assert first == second == read_models(tmp_path / "m1")
+    assert not first["llm"]["pretrained"]
+    assert all(first[name]["sha256"] != other[name]["sha256"] for name in first)
+    local = {name: {"source": f"path:{tmp_path / 'm1' / name}"} for name in first}
+    third = build_models(models(**local), 5, tmp_path / "s4", tmp_path / "m4", quiet)
+    for name in first:
+        assert third[name]["pretrained"]
+        assert third[name]["parameters"] == first[name]["parameters"]
+        for file in (tmp_path / "m1" / name).glob("*.safetensors"):
+            assert load_file(file).keys() == load_file(tmp_path / "m4" / name / file.name).keys()
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "message"),
+    [
+        ("llm", "path:/nowhere", "does not exist"),
+        ("llm", "package:no-such-package", "is not installed"),
+        ("llm", "hub:nobody/nothing", r"models\.llm: hub:nobody/nothing cannot be loaded"),
+        ("image_encoder", "path:{m}/llm", "not a DINOv2"),
+        ("point_cloud_encoder", "hub:a/b", "hub:<owner>/<repository>/<file>"),
+    ],
+)
+def test_models_that_cannot_be_had_are_told(tmp_path, name, source, message):
+    build_models(models(), 0, tmp_path / "s", tmp_path / "m", quiet)
+    changed = models(**{name: {"source": source.format(m=tmp_path / "m")}})
+    with pytest.raises(UserError, match=message):
+        build_models(changed, 0, tmp_path / "s2", tmp_path / "m2", quiet)
+    assert not (tmp_path / "m2").exists()
+
+
+@pytest.mark.parametrize("model_type", ["dinov2", "dinov2_with_registers"])
+@torch.inference_mode()
+def test_dinov2_features_are_transformers_own(tmp_path, model_type):
+    settings = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "patch_size": 14, "image_size": 56}
+    image = {"source": "init", "architecture": {"model_type": model_type, **settings}}
+    build_models(models(image_encoder=image), 0, tmp_path / "s", tmp_path / "m", quiet)
+    folder = tmp_path / "m" / "image_encoder"
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (80, 60, 3), dtype=np.uint8))
+    encoder = DinoV2Encoder(folder, pool=1)
+    pixels = encoder.preprocess([picture])
+    assert pixels.shape == (1, 3, 56, 56)
+    own = AutoModel.from_pretrained(folder).eval()
+    config = AutoConfig.from_pretrained(folder)
+    prefix = 1 + getattr(config, "num_register_tokens", 0)
+    expected = own(pixel_values=pixels).last_hidden_state[:, prefix:]
+    torch.testing.assert_close(encoder(pixels), expected, atol=0, rtol=0)
+    pooled = DinoV2Encoder(folder, pool=2)(pixels)
+    assert pooled.shape == (1, 4, 16) == (1, *DinoV2Encoder(folder, pool=2).token_shape)
+    torch.testing.assert_close(pooled[0, 1], expected[0].reshape(4, 4, 16)[:2, 2:].mean(dim=(0, 1)))
+    with pytest.raises(UserError, match="divide"):
+        DinoV2Encoder(folder, pool=3)
+
+
+def test_embeddings_are_clipped_to_float16():
+    assert as_float16(torch.tensor([1e9, -1e9, 0.5])).tolist() == [65504.0, -65504.0, 0.5]

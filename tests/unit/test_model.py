@@ -1,0 +1,292 @@
+"""The model: exact losses, absent modalities, checkpoints that fit or fail, constrained generation."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch.nn import functional as F
+from transformers import GenerationConfig, LogitsProcessorList
+
+from pipeline import params
+from pipeline.cad.codec import Codec
+from pipeline.cad.grammar import TOKEN, Grammar
+from pipeline.encoders.weights import build_models
+from pipeline.errors import RejectError, UserError
+from pipeline.fingerprint import sha256_folder
+from pipeline.generation.constrained import GrammarProcessor, cut_at_end
+from pipeline.generation.generate import generate_tokens
+from pipeline.model.cad_mllm import CadMllm
+from pipeline.training.batches import Inputs, collate, tokenise_prompts
+from pipeline.training.checkpoint import load_checkpoint, load_state, save_checkpoint, save_state, trained_tensors
+from pipeline.training.optimizer import make_optimizer
+
+ROOT = Path(__file__).resolve().parents[2]
+GRAMMAR = Grammar(8)
+DETAILS = {"encoder": {"source": "init", "sha256": "x"}}
+
+
+@pytest.fixture(scope="module")
+def smoke():
+    return params.parse(json.loads(json.dumps(_compose())), "smoke")
+
+
+def _compose():
+    import os
+
+    from pipeline import presets
+
+    before = Path.cwd()
+    os.chdir(ROOT)
+    try:
+        return params.plain(presets.compose("smoke"))
+    finally:
+        os.chdir(before)
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["tied", "untied"])
+def llm_folder(request, tmp_path_factory, smoke):
+    folder = tmp_path_factory.mktemp("models")
+    llm = smoke.models.llm
+    tied = llm.model_copy(update={"architecture": {**llm.architecture, "tie_word_embeddings": request.param}})
+    build_models(smoke.models.model_copy(update={"llm": tied}), 0, folder / "s", folder / "m", lambda *_: None)
+    return folder / "m" / "llm"
+
+
+@pytest.fixture
+def model(llm_folder, smoke):
+    made = CadMllm(llm_folder, smoke.model, GRAMMAR, 0, torch.float32)
+    made.add_projector("point_cloud", (4, 16), DETAILS)
+    made.add_projector("image", (2, 4, 16), DETAILS)
+    made.set_trainable_params(True, {"point_cloud": True, "image": True})
+    with torch.no_grad():  # PEFT starts B at zero: make the adapter count
+        for name, parameter in made.lora().items():
+            parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(len(name))) * 0.05)
+    return made
+
+
+def inputs(model, seed=0):
+    """Four sequences with four combinations of modalities and different lengths."""
+    rng = np.random.default_rng(seed)
+    captions = ["a plate", "a much longer caption of a part", "x", "washer"]
+    prompts = tokenise_prompts(model.tokenizer, captions, 64)
+    made = []
+    for i, prompt in enumerate(prompts):
+        points = rng.normal(size=(4, 16)).astype(np.float16) if i in (1, 3) else None
+        image = rng.normal(size=(2, 4, 16)).astype(np.float16) if i in (2, 3) else None
+        program = rng.integers(0, GRAMMAR.size, 5 + 7 * i).tolist()
+        made.append(Inputs(prompt, program, points, image, (0, 1) if image is not None else ()))
+    return made
+
+
+def test_the_loss_does_not_depend_on_batching_and_padding(model):
+    items = inputs(model)
+    together = model(collate(items, model.num_tokens()))
+    alone = sum(model(collate([item], model.num_tokens())) for item in items)
+    left = model(collate(items, model.num_tokens(), left=True))
+    torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-4)
+    assert not torch.isnan(left)
+
+
+def test_the_loss_is_that_of_a_plain_forward_pass(model):
+    (item,) = inputs(model)[3:]
+    base = model.causal_lm
+    parts = [
+        model.projectors["image"](torch.from_numpy(item.image).float()[None], torch.tensor([[0, 1]]))[0],
+        model.projectors["point_cloud"](torch.from_numpy(item.points).float()[None], None)[0],
+        model.text_embedding(torch.tensor(item.prompt)),
+        base.get_input_embeddings()(torch.tensor(item.program)),
+    ]
+    logits = base(inputs_embeds=torch.cat(parts)[None]).logits[0]
+    program = torch.tensor(item.program)
+    expected = F.cross_entropy(logits[-len(program) - 1 : -1], program, reduction="sum")
+    torch.testing.assert_close(model(collate([item], model.num_tokens())), expected, rtol=1e-5, atol=1e-4)
+
+
+def test_the_end_token_is_learnt_and_nothing_else_is_overwritten(model):
+    (item,) = inputs(model)[:1]
+    item = Inputs(item.prompt, [*item.program, TOKEN["END"]])
+    batch = collate([item], model.num_tokens())
+    assert batch.targets.tolist() == item.program
+    assert batch.loss_positions.tolist() == list(range(len(item.prompt) - 1, len(item.prompt) + len(item.program) - 1))
+
+
+def test_an_absent_modality_is_absent(model):
+    items = inputs(model)
+    batch = collate(items, model.num_tokens())
+    counts = [int(row.ne(0).sum()) for row in batch.gather_BL]
+    tokens = model.num_tokens()
+    extra = [0, tokens["point_cloud"], tokens["image"], tokens["point_cloud"] + tokens["image"]]
+    assert counts == [len(i.prompt) + len(i.program) + e for i, e in zip(items, extra, strict=True)]
+    assert len(batch.points) == 2
+    assert len(batch.images) == 2
+
+
+def test_only_what_the_stage_says_is_trained(model, smoke):
+    frozen_before = {n: p.clone() for n, p in model.named_parameters() if "lora_" not in n}
+    model.set_trainable_params(True, {"point_cloud": True, "image": False})
+    optimizer = make_optimizer(model, smoke.curriculum["stage2_text_pc"], smoke.training)
+    rates = {group["name"]: group["lr"] for group in optimizer.param_groups}
+    assert rates["projectors"] == pytest.approx(5 * rates["lora"])
+    model(collate(inputs(model), model.num_tokens())).backward()
+    optimizer.step()
+    vocabulary = {id(parameter) for parameter in model.vocabulary().values()}
+    for name, parameter in model.named_parameters():
+        if "lora_" in name or "projectors.point_cloud" in name or id(parameter) in vocabulary:
+            assert parameter.grad is not None, name
+        else:
+            assert torch.equal(parameter, frozen_before[name]), name
+    with pytest.raises(UserError, match="trains nothing"):
+        model.set_trainable_params(False, {})
+        make_optimizer(model, smoke.curriculum["stage2_text_pc"], smoke.training)
+
+
+def save(model, folder, llm_folder):
+    folder.mkdir()
+    save_checkpoint(folder, model, ("text",), sha256_folder(llm_folder), {"stage": "x"})
+
+
+def test_every_trained_tensor_survives_a_checkpoint(model, llm_folder, tmp_path):
+    save(model, tmp_path / "c", llm_folder)
+    again = load_checkpoint(tmp_path / "c", llm_folder, torch.float32)
+    for file, tensors in trained_tensors(model).items():
+        loaded = trained_tensors(again)[file]
+        assert loaded.keys() == tensors.keys()
+        for key, value in tensors.items():
+            assert torch.equal(loaded[key], value), key
+    batch = collate(inputs(model), model.num_tokens())
+    assert torch.equal(again(batch), model(batch))
+    from peft import PeftConfig
+
+    assert PeftConfig.from_pretrained(str(tmp_path / "c")).r == model.params.lora.r
+
+
+def _drop(name):
+    def change(folder):
+        (folder / name).unlink()
+
+    return change
+
+
+def _cut_tensor(folder):
+    tensors = load_file(folder / "adapter_model.safetensors")
+    tensors.pop(next(iter(tensors)))
+    save_file(tensors, folder / "adapter_model.safetensors")
+
+
+def _truncate(folder):
+    data = (folder / "projectors.safetensors").read_bytes()
+    (folder / "projectors.safetensors").write_bytes(data[: len(data) // 2])
+
+
+def _other_llm(folder):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"llm_sha256": "0" * 64}))
+
+
+def _no_json(folder):
+    (folder / "config.json").write_text("{")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (_drop("config.json"), r"config\.json is missing"),
+        (_drop("vocabulary.safetensors"), r"vocabulary\.safetensors is missing"),
+        (_cut_tensor, "is missing"),
+        (_truncate, r"projectors\.safetensors is damaged"),
+        (_other_llm, "another language model"),
+        (_no_json, "damaged"),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit_fails_and_says_why(model, llm_folder, tmp_path, damage, message):
+    save(model, tmp_path / "c", llm_folder)
+    damage(tmp_path / "c")
+    with pytest.raises(UserError, match=message):
+        load_checkpoint(tmp_path / "c", llm_folder, torch.float32)
+
+
+def test_other_parameters_are_refused(model, llm_folder, tmp_path, smoke):
+    save(model, tmp_path / "c", llm_folder)
+    other = smoke.model.model_copy(update={"lora": smoke.model.lora.model_copy(update={"r": 8})})
+    with pytest.raises(UserError, match=r"other model\.lora"):
+        load_checkpoint(tmp_path / "c", llm_folder, torch.float32, other)
+
+
+def test_a_saved_state_goes_on_to_the_same_weights(llm_folder, smoke, tmp_path):
+    def fresh():
+        model = CadMllm(llm_folder, smoke.model, GRAMMAR, 0, torch.float32)
+        model.add_projector("point_cloud", (4, 16), DETAILS)
+        model.add_projector("image", (2, 4, 16), DETAILS)
+        model.set_trainable_params(True, {"point_cloud": True, "image": True})
+        return model, make_optimizer(model, smoke.curriculum["stage3_all"], smoke.training)
+
+    def step(model, optimizer, seed):
+        model(collate(inputs(model, seed), model.num_tokens())).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    model, optimizer = fresh()
+    for seed in range(2):
+        step(model, optimizer, seed)
+    save_state(tmp_path, 2, model, optimizer, {"epoch": [1.5, 3]})
+    step(model, optimizer, 2)
+    again, other_optimizer = fresh()
+    assert load_state(tmp_path / "state-00000002", again, other_optimizer) == (2, {"epoch": [1.5, 3]})
+    step(again, other_optimizer, 2)
+    for file, tensors in trained_tensors(model).items():
+        for key, value in tensors.items():
+            assert torch.equal(trained_tensors(again)[file][key], value), key
+
+
+def test_an_untrained_model_writes_only_programs(model):
+    prompts = [Inputs(i.prompt, [], i.points, i.image, i.views) for i in inputs(model)] * 4
+    codec = Codec(8)
+    for temperature in (0.0, 1.0):
+        for tokens in generate_tokens(model, prompts, 40, temperature, seed=1):
+            assert len(tokens) <= 40
+            assert codec.decode(tokens).extrudes
+
+
+def test_a_prompt_gives_the_same_program_in_a_batch_and_alone(model):
+    prompts = [Inputs(i.prompt, [], i.points, i.image, i.views) for i in inputs(model)]
+    assert generate_tokens(model, prompts, 30) == [generate_tokens(model, [p], 30)[0] for p in prompts]
+
+
+def test_beams_stay_within_the_grammar(model):
+    batch = collate(
+        [Inputs(i.prompt, [], i.points, i.image, i.views) for i in inputs(model)], model.num_tokens(), left=True
+    )
+    base = model.causal_lm
+    base.generation_config = GenerationConfig()
+    rows = base.generate(
+        inputs_embeds=model.embed(batch),
+        attention_mask=batch.gather_BL.ne(0).long(),
+        generation_config=GenerationConfig(
+            max_new_tokens=24, num_beams=3, do_sample=False, eos_token_id=TOKEN["END"], pad_token_id=TOKEN["END"]
+        ),
+        logits_processor=LogitsProcessorList([GrammarProcessor(GRAMMAR, 24)]),
+    )
+    for row in rows.tolist():
+        assert Codec(8).decode(cut_at_end(row)).extrudes
+
+
+def test_without_the_grammar_hardly_anything_parses(model):
+    rng = np.random.default_rng(0)
+    parsed = 0
+    for _ in range(50):
+        try:
+            Codec(8).decode(rng.integers(0, GRAMMAR.size, 30))
+            parsed += 1
+        except RejectError:
+            pass
+    assert parsed == 0
+
+
+def test_a_folder_without_a_model_is_told(tmp_path, smoke):
+    with pytest.raises(UserError, match="holds no language model"):
+        CadMllm(tmp_path, smoke.model, GRAMMAR, 0, torch.float32)
+    shutil.rmtree(tmp_path)

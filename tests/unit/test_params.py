@@ -1,0 +1,95 @@
+"""params.yaml and presets."""
+
+import copy
+from pathlib import Path
+
+import pytest
+
+from pipeline import params, presets
+from pipeline.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(autouse=True)
+def _in_project(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+def document():
+    return params.plain(params.read_yaml(ROOT / "presets" / "quickstart.yaml"))
+
+
+def test_the_committed_params_are_the_quickstart_preset():
+    assert (ROOT / "params.yaml").read_bytes() == (ROOT / "presets" / "quickstart.yaml").read_bytes()
+
+
+@pytest.mark.parametrize("name", presets.names() if Path("presets").is_dir() else [])
+def test_every_preset_is_valid_and_says_its_name(name):
+    composed = params.plain(presets.compose(name))
+    assert composed["preset"] == name
+    assert params.parse(composed, name).preset == name
+
+
+def test_a_preset_keeps_the_comments_and_reads_back(tmp_path):
+    presets.write(presets.compose("smoke"), tmp_path / "params.yaml")
+    text = (tmp_path / "params.yaml").read_text()
+    assert "# of a quantised value, 6 to 12" in text
+    assert params.load(tmp_path / "params.yaml").data.synthetic.num_models < 100
+
+
+def test_all_faults_are_listed_at_once_with_their_keys():
+    bad = document()
+    bad["codec"]["bits"] = 3
+    bad["trainning"] = 1
+    bad["data"]["source"] = "abc"
+    bad["model"]["lora"]["r"] = -1
+    bad["models"]["llm"]["source"] = "nowhere"
+    del bad["seed"]
+    with pytest.raises(UserError) as caught:
+        params.parse(bad, "params.yaml")
+    text = str(caught.value)
+    for part in (
+        "6 faults",
+        "codec.bits",
+        "trainning: unknown key",
+        "data.source",
+        "model.lora.r",
+        "models.llm",
+        "seed",
+    ):
+        assert part in text
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: d["curriculum"]["stage2_text_pc"]["modality_sample_probs"].update(text=0.4), "add up to 1.1"),
+        (lambda d: d["curriculum"]["stage2_text_pc"].update(point_cloud="data/corpus"), "data/features/point_cloud"),
+        (lambda d: d["curriculum"]["stage1_text"].update(image="data/features/image"), "image must be data/corpus"),
+        (lambda d: d["curriculum"]["stage3_all"].update(init_from="checkpoints/other"), "is not one of"),
+        (lambda d: d["curriculum"]["stage1_text"].update(modality_sample_probs={"smell": 1.0}), "one of text"),
+        (lambda d: d["model"].update(views_per_sample=8) or d["geometry"].update(num_views=2), "views_per_sample"),
+        (lambda d: d["data"]["split"].update(test=0.95), "nothing to train on"),
+    ],
+)
+def test_what_does_not_fit_together_is_told(change, message):
+    bad = copy.deepcopy(document())
+    change(bad)
+    with pytest.raises(UserError, match=message):
+        params.parse(bad, "params.yaml")
+
+
+def test_damaged_and_missing_files_are_told(tmp_path):
+    with pytest.raises(UserError, match="cadmllm preset use"):
+        params.load(tmp_path / "params.yaml")
+    (tmp_path / "params.yaml").write_text("a: [1, 2")
+    with pytest.raises(UserError, match="not valid YAML"):
+        params.load(tmp_path / "params.yaml")
+
+
+def test_every_stage_knows_what_can_be_asked_of_it():
+    curriculum = params.parse(document(), "x").curriculum
+    assert curriculum["stage1_text"].combinations == ("text",)
+    assert curriculum["stage2_text_pc"].combinations == ("text", "text+point_cloud")
+    assert curriculum["stage3_all"].combinations == params.COMBINATIONS

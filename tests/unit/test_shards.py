@@ -1,0 +1,149 @@
+"""Shards: reproducible, checked, readable by anyone."""
+
+import gc
+import json
+import os
+
+import numpy as np
+import pytest
+import webdataset
+
+from pipeline.atomic import atomic_folder, atomic_open, exclusive
+from pipeline.errors import UserError
+from pipeline.shards.manifest import Manifest, Reject, read_rejects, write_rejects
+from pipeline.shards.reader import ShardReader
+from pipeline.shards.verify import verify_folder
+from pipeline.shards.writer import encode_array, encode_json, write_shard
+
+
+def samples(seed=0, count=5):
+    rng = np.random.default_rng(seed)
+    for i in range(count):
+        yield (
+            f"0000{i:08d}_00001",
+            {"json": encode_json({"id": i}), "x.npy": encode_array(rng.random((3, 2)).astype(np.float16))},
+        )
+
+
+@pytest.fixture
+def folder(tmp_path):
+    shards = tuple(write_shard(tmp_path / f"train-{k:06d}.tar", samples(k)) for k in range(2))
+    Manifest("features/x", {"x.npy": {"shape": [3, 2], "dtype": "float16"}}, {}, shards).write(tmp_path)
+    return tmp_path
+
+
+def test_the_same_samples_give_the_same_bytes(tmp_path):
+    first, second = (write_shard(tmp_path / name, samples()) for name in ("a-000000.tar", "b-000000.tar"))
+    assert first.sha256 == second.sha256
+    assert first.split == "a"
+
+
+def test_any_member_is_read_by_key(folder):
+    reader = ShardReader(folder, "features/x")
+    name = "train-000001.tar"
+    expected = dict(samples(1))
+    for key in reversed(reader.keys(name)):
+        assert encode_array(reader.array(name, key, "x.npy")) == expected[key]["x.npy"]
+    with pytest.raises(UserError, match=r"has no 1\.x\.npy"):
+        reader.array(name, "1", "x.npy")
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+def test_plain_webdataset_reads_them_without_unpickling(folder, monkeypatch):
+    monkeypatch.setenv("WDS_SECURE", "1")
+    dataset = webdataset.WebDataset([str(folder / "train-000000.tar")], shardshuffle=False).decode()
+    read = list(dataset)
+    assert [sample["__key__"] for sample in read] == [key for key, _ in samples()]
+    assert read[0]["x.npy"].dtype == np.float16
+    assert read[2]["json"] == {"id": 2}
+    gc.collect()  # webdataset leaves its file to the collector
+
+
+def fault(folder, damage):
+    path = folder / "train-000001.tar"
+    match damage:
+        case "missing":
+            path.unlink()
+        case "truncated":
+            os.truncate(path, 3000)
+        case "flipped":
+            data = bytearray(path.read_bytes())
+            data[2000] ^= 1
+            path.write_bytes(bytes(data))
+        case "swapped":
+            path.write_bytes((folder / "train-000000.tar").read_bytes())
+        case "extra":
+            (folder / "train-000007.tar").write_bytes(path.read_bytes())
+    return verify_folder(folder, 2)
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated", "flipped", "swapped"])
+def test_damage_is_found_and_named(folder, damage):
+    assert verify_folder(folder, 2) == []
+    (found,) = fault(folder, damage)
+    assert "train-000001.tar" in found
+
+
+def test_a_foreign_shard_is_found(folder):
+    (found,) = fault(folder, "extra")
+    assert "train-000007.tar is not in the manifest" in found
+
+
+def test_wrong_arrays_are_found(tmp_path):
+    arrays = {
+        "a": np.ones((3, 2), np.float16),
+        "b": np.full((3, 2), np.nan, np.float16),
+        "c": np.ones((2, 2), np.float16),
+    }
+    arrays["d"] = np.ones((3, 2), np.float32)
+    shard = write_shard(tmp_path / "train-000000.tar", ((key, {"x.npy": encode_array(a)}) for key, a in arrays.items()))
+    Manifest("features/x", {"x.npy": {"shape": [3, 2], "dtype": "float16"}}, {}, (shard,)).write(tmp_path)
+    faults = verify_folder(tmp_path, 1)
+    assert len(faults) == 3
+    assert "b.x.npy has NaN" in faults[0]
+
+
+def test_missing_foreign_and_damaged_folders_are_told(folder, tmp_path):
+    with pytest.raises(UserError, match=r"holds features/x, not corpus"):
+        ShardReader(folder, "corpus")
+    with pytest.raises(UserError, match=r"manifest\.json is missing"):
+        ShardReader(tmp_path / "nothing", "corpus")
+    os.truncate(folder / "train-000000.tar", 1000)
+    with pytest.raises(UserError, match="1000 bytes"):
+        ShardReader(folder, "features/x")
+    (folder / "manifest.json").write_text(
+        json.dumps({"schema_version": 99, "kind": "corpus", "fields": {}, "details": {}, "shards": []})
+    )
+    with pytest.raises(UserError, match="schema version 99"):
+        ShardReader(folder, "corpus")
+    (folder / "manifest.json").write_text("{")
+    with pytest.raises(UserError, match="damaged"):
+        ShardReader(folder, "corpus")
+
+
+def test_rejects_are_written_in_order_and_read_back(tmp_path):
+    rejects = [Reject("b", "corpus", "too_long", 'with "quotes", and\nlines'), Reject("a", "corpus", "bad_id")]
+    write_rejects(tmp_path, rejects)
+    assert read_rejects(tmp_path) == sorted(rejects)
+
+
+def test_files_and_folders_appear_whole_or_not_at_all(tmp_path):
+    def fail():
+        raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError), atomic_open(tmp_path / "file") as file:
+        file.write("half")
+        fail()
+    with pytest.raises(RuntimeError), atomic_folder(tmp_path / "folder") as folder:
+        (folder / "x").write_text("half")
+        fail()
+    assert list(tmp_path.iterdir()) == []
+    for text in ("one", "two"):
+        with atomic_folder(tmp_path / "folder") as folder:
+            (folder / text).write_text(text)
+    assert [p.name for p in (tmp_path / "folder").iterdir()] == ["two"]
+
+
+def test_scratch_is_held_by_one_process(tmp_path):
+    with exclusive(tmp_path / "x"), pytest.raises(UserError, match="another process"), exclusive(tmp_path / "x"):
+        pass

@@ -1,0 +1,67 @@
+"""The design's invariants: imports, dvc.yaml, the command line."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+from typer.testing import CliRunner
+
+from pipeline.fingerprint import import_closure, module_file
+from stages.cli import app
+
+ROOT = Path(__file__).resolve().parents[2]
+STAGES = ("models", "corpus", "geometry", "features", "train", "evaluate", "report")
+
+
+def test_imports_run_one_way():
+    found = subprocess.run(
+        [Path(sys.executable).with_name("lint-imports"), "--no-cache"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert found.returncode == 0, found.stdout
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_depends_on_the_code_that_it_imports(stage):
+    """DVC does not follow imports. On a failure, put the listed files into (or out of) the stage's deps."""
+    entry = YAML(typ="safe", pure=True).load((ROOT / "dvc.yaml").read_text())["stages"][stage]
+    declared = {dep for dep in entry.get("do", entry)["deps"] if dep.endswith(".py")}
+    imported = {str(module_file(name).relative_to(ROOT)) for name in import_closure(f"stages.{stage}")}
+    assert sorted(imported - declared) == [], "missing"
+    assert sorted(declared - imported) == [], "surplus"
+
+
+def test_every_stage_runs_the_command_of_its_name():
+    stages = YAML(typ="safe", pure=True).load((ROOT / "dvc.yaml").read_text())["stages"]
+    assert list(stages) == list(STAGES)
+    for name, entry in stages.items():
+        assert entry.get("do", entry)["cmd"].startswith(f"cadmllm {name}")
+
+
+def test_help_answers_at_once():
+    """Without torch, transformers, OCP and wandb: they take seconds."""
+    heavy = {"torch", "transformers", "OCP", "wandb", "dvc"}
+    code = f"import sys, stages.cli; print(sorted({heavy} & sys.modules.keys()))"
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+def test_the_command_line_is_what_users_know():
+    result = CliRunner().invoke(app, ["--help"])
+    for name in (*STAGES, "generate", "status", "doctor", "verify", "preset", "checkpoint"):
+        assert name in result.output
+    options = {
+        "features": ["--modality"],
+        "train": ["STAGE"],
+        "evaluate": ["STAGE"],
+        "generate": ["caption", "--points", "--image", "--out", "--checkpoint", "--size-mm", "--temperature", "--seed"],
+    }
+    for name, expected in options.items():
+        text = CliRunner().invoke(app, [name, "--help"], env={"COLUMNS": "160"}).output
+        for option in expected:
+            assert option in text or option.upper() in text, (name, option)
