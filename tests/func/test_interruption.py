@@ -43,10 +43,6 @@ def test_features_killed_after_a_shard_go_on_to_the_same_bytes(copy):
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_training_killed_between_steps_ends_with_the_same_bytes(copy, signum):
     before = contents(copy.folder / "checkpoints/stage2_text_pc")
-    copy.change(
-        "epochs: 1\n    lr: 1e-3\n    train_llm: true\n    train_projectors: true",
-        "epochs: 1\n    lr: 1e-3\n    train_llm: true\n    train_projectors: true",
-    )
     command = ("cadmllm", "train", "stage2_text_pc")
     output, code = kill_when(copy, command, scratch_has(copy, "train-stage2_text_pc/*/state-*"), signum)
     if signum != signal.SIGKILL:

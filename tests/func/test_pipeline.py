@@ -78,28 +78,39 @@ def test_metrics_and_plots(done):
 
 def test_the_report_needs_nothing_else(done):
     page = done.read("report/index.html").decode()
-    assert not re.search(r'(?:src|href)="(?!data:|#)', page)
-    assert (
-        "http"
-        not in re.sub(r'xmlns(:\w+)?="[^"]*"', "", page).replace("http://purl.org", "").split("All parameters")[0]
-    )
+    links = re.findall(r'(?:src|href|url)\s*[=(]\s*["\']?([^"\')\s>]+)', page)
+    assert links
+    assert [link for link in links if not link.startswith(("data:image/png;base64,", "#"))] == []
+    assert "<script" not in page
     assert "Untrained networks" in page
     assert page.count("true model") >= 2
     for name in STAGES:
         assert name in page
 
 
+def records(data):
+    """The records of a W&B file: LevelDB's log format, in blocks of 32 KiB, behind 7 bytes."""
+    at, record = 7, b""
+    while at + 7 <= len(data):
+        if 32768 - at % 32768 < 7:  # no header fits into the rest of a block
+            at += 32768 - at % 32768
+            continue
+        length, kind = int.from_bytes(data[at + 4 : at + 6], "little"), data[at + 6]
+        record += data[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (1, 4):  # whole, or the last part
+            yield record
+            record = b""
+
+
 def test_wandb_holds_the_series_of_the_document(done):
     from wandb.proto import wandb_internal_pb2
-    from wandb.sdk.internal.datastore import DataStore
 
     found = {}
     files = sorted((done.folder / "wandb").glob("offline-run-*/*.wandb"))
     assert len(files) == len(STAGES)
     for path in files:
-        store = DataStore()
-        store.open_for_scan(str(path))
-        while (data := store.scan_data()) is not None:
+        for data in records(path.read_bytes()):
             record = wandb_internal_pb2.Record()
             record.ParseFromString(data)
             for item in record.history.item:
@@ -113,7 +124,7 @@ def test_wandb_holds_the_series_of_the_document(done):
 
 def test_the_second_time_nothing_runs(done):
     assert "up to date" in done.run("dvc", "repro")
-    assert "11 of 11 stages are done" in done.run("cadmllm", "status")
+    assert "12 of 12 stages are done" in done.run("cadmllm", "status")
 
 
 def ran(output):
@@ -128,14 +139,12 @@ def test_another_learning_rate_runs_its_stage_and_what_follows(copy):
 
 def test_another_image_encoder_leaves_text_and_points_alone(copy):
     copy.change("image_size: 56", "image_size: 28")
-    again = ran(copy.run("dvc", "repro", "--dry"))
-    assert {"models", "features@image"} <= set(again)
     before = copy.read("data/features/point_cloud/manifest.json"), copy.read("checkpoints/stage2_text_pc/lineage.json")
     output = copy.run("dvc", "repro")
     assert "features@point_cloud" not in ran(output)
     assert "train@stage1_text" not in ran(output)
     assert "train@stage2_text_pc" not in ran(output)
-    assert "train@stage3_all" in ran(output)
+    assert {"models", "features@image", "train@stage3_all"} <= set(ran(output))
     assert before == (
         copy.read("data/features/point_cloud/manifest.json"),
         copy.read("checkpoints/stage2_text_pc/lineage.json"),
