@@ -225,7 +225,7 @@ def stepped_shaft(rng: random.Random) -> _Draft:
     words = [count(steps, "cylindrical section")]
     choice = rng.random()
     if choice < 0.35:
-        width, depth = max(3, diameters[0] // 4), max(2, diameters[0] // 6)
+        width, depth = min(8, max(3, diameters[0] // 4)), max(2, diameters[0] // 6)
         slot = rounded(12, width, width / 2, 8)
         parts.append(extrude("top", slot, depth + 1, CUT, (0.0, 0.0, diameters[0] / 2 - depth)))
         words.append("a keyway at one end")

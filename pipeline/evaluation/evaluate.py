@@ -63,33 +63,53 @@ def evaluate(
     with Sandbox(assess, num_workers, setting.kernel.timeout_s, setting.kernel.memory_mib) as sandbox:
         for number, combination in enumerate(stage.combinations):
             progress(number * len(rows), len(stage.combinations) * len(rows), f"generating from {combination}")
-            programs = _generate(model, test, rows, combination, setting)
-            tasks = [
-                AssessTask(
-                    tuple(tokens),
-                    model.grammar.bits,
-                    clouds[row],
-                    limits.num_points,
-                    sample_seed(setting.seed, test.keys[row]),
-                    PICTURE_SIZE,
-                )
-                for row, tokens in zip(rows, programs, strict=True)
-            ]
-            results = [
-                _result(test, row, combination, tokens, answer, scratch)
-                for row, tokens, answer in zip(rows, programs, sandbox.map(tasks), strict=True)
-            ]
+            finished = scratch / f"{combination}.json"
+            if not finished.is_file():
+                results = _measure(model, test, rows, combination, setting, clouds, sandbox, scratch)
+                write_text(finished, json.dumps(results))
+            results = json.loads(finished.read_text(encoding="utf-8"))
             figures[combination] = {"validation_loss": losses[combination], **summarise(results)}
             everything += results
     for row in rows:
         where = test.rows[row]
         (scratch / f"{where.key}.true.png").write_bytes(geometry.bytes(where.shard, where.key, "view0.png"))
+    for combination in stage.combinations:
+        (scratch / f"{combination}.json").unlink()
     progress(1, 1, "solids built and measured")
     write_text(scratch / GENERATED, "".join(json.dumps(r, sort_keys=True) + "\n" for r in everything))
     return {
         "combinations": figures,
         "chance_chamfer_l1_mean_median": chance([clouds[row] for row in rows], limits.num_points),
     }
+
+
+def _measure(
+    model: CadMllm,
+    test: TrainingData,
+    rows: list[int],
+    combination: str,
+    setting: Setting,
+    clouds: dict[int, np.ndarray],
+    sandbox: Sandbox[AssessTask, dict[str, Any]],
+    folder: Path,
+) -> list[dict[str, Any]]:
+    """Generate from one combination, build what was written, and compare it with the true clouds."""
+    programs = _generate(model, test, rows, combination, setting)
+    tasks = [
+        AssessTask(
+            tuple(tokens),
+            model.grammar.bits,
+            clouds[row],
+            setting.evaluation.num_points,
+            sample_seed(setting.seed, test.keys[row]),
+            PICTURE_SIZE,
+        )
+        for row, tokens in zip(rows, programs, strict=True)
+    ]
+    return [
+        _result(test, row, combination, tokens, answer, folder)
+        for row, tokens, answer in zip(rows, programs, sandbox.map(tasks), strict=True)
+    ]
 
 
 def _generate(

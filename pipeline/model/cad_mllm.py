@@ -86,11 +86,11 @@ class CadMllm(nn.Module):
         except (OSError, ValueError) as error:
             raise UserError(f"{llm_folder} holds no language model ({error}); run `cadmllm models`") from error
         self.text_embedding: nn.Embedding = base.get_input_embeddings().requires_grad_(False)
-        rows = initial_rows(grammar, self.text_embedding.weight, seed)
+        rows, outputs = initial_rows(grammar, self.text_embedding.weight, seed)
         base.set_input_embeddings(_embedding(rows))
         head = nn.Linear(rows.shape[1], grammar.size, bias=False)
-        tied = base.config.tie_word_embeddings
-        head.weight = base.get_input_embeddings().weight if tied else nn.Parameter(rows.clone())
+        head.weight = nn.Parameter(outputs)
+        base.config.tie_word_embeddings = False
         base.set_output_embeddings(head)
         base.config.vocab_size = grammar.size
         set_seed(seed)
@@ -150,12 +150,9 @@ class CadMllm(nn.Module):
     # -- trained parts -----------------------------------------------------------------------------------
 
     def vocabulary(self) -> dict[str, nn.Parameter]:
-        """The CAD rows: ``input``, and ``output`` where the model does not tie them."""
+        """The CAD rows, where they are read and where they are predicted."""
         base = self.causal_lm
-        rows = {"input": base.get_input_embeddings().weight}
-        if not base.config.tie_word_embeddings:
-            rows["output"] = base.get_output_embeddings().weight
-        return rows
+        return {"input": base.get_input_embeddings().weight, "output": base.get_output_embeddings().weight}
 
     def lora(self) -> dict[str, nn.Parameter]:
         """The adapter's matrices by name."""

@@ -52,7 +52,9 @@ def save_checkpoint(
     model.llm.save_pretrained(str(folder), save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's card, with nothing in it
     adapter_config = read_json(folder / ADAPTER_CONFIG)
-    adapter_config["target_modules"] = sorted(adapter_config["target_modules"])  # a set: its order is a matter of chance
+    adapter_config["target_modules"] = sorted(
+        adapter_config["target_modules"]
+    )  # a set: its order is a matter of chance
     write_text(folder / ADAPTER_CONFIG, json.dumps(adapter_config, indent=1, sort_keys=True) + "\n")
     tensors = trained_tensors(model)
     for name in (PROJECTORS, VOCABULARY):

@@ -49,6 +49,7 @@ def _compose():
 
 @pytest.fixture(scope="module", params=[True, False], ids=["tied", "untied"])
 def llm_folder(request, tmp_path_factory, smoke):
+    """A language model that ties its text embeddings, and one that does not."""
     folder = tmp_path_factory.mktemp("models")
     llm = smoke.models.llm
     tied = llm.model_copy(update={"architecture": {**llm.architecture, "tie_word_embeddings": request.param}})
@@ -112,6 +113,12 @@ def test_the_end_token_is_learnt_and_nothing_else_is_overwritten(model):
     batch = collate([item], model.num_tokens())
     assert batch.targets.tolist() == item.program
     assert batch.loss_positions.tolist() == list(range(len(item.prompt) - 1, len(item.prompt) + len(item.program) - 1))
+
+
+def test_the_first_loss_is_that_of_a_blind_guess(llm_folder, smoke):
+    untrained = CadMllm(llm_folder, smoke.model, GRAMMAR, 0, torch.float32)
+    batch = collate([Inputs(i.prompt, i.program) for i in inputs(untrained)], {})
+    assert float(untrained(batch)) / len(batch.targets) == pytest.approx(np.log(GRAMMAR.size), rel=0.1)
 
 
 def test_an_absent_modality_is_absent(model):
