@@ -55,7 +55,7 @@ def test_training_killed_between_steps_ends_with_the_same_bytes(copy, signum):
 
 def test_dvc_repro_goes_on_after_a_kill(copy):
     before = contents(copy.folder / "checkpoints/stage3_all")
-    copy.change("    lr: 5e-4", "    lr: 4e-4")
+    copy.change("    lr: 1e-3", "    lr: 9e-4")
     kill_when(copy, ("dvc", "repro"), scratch_has(copy, "train-stage3_all/*/state-*"), signal.SIGKILL)
     time.sleep(3)  # the orphaned stage notices and stops
     output = copy.run("dvc", "repro")
