@@ -36,8 +36,13 @@ def listen() -> None:
     """
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGINT, _stop)
+    die_with_parent(signal.SIGTERM)
+
+
+def die_with_parent(signum: signal.Signals) -> None:
+    """Ask the kernel for a signal when the parent process ends, however it ends."""
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signum)
 
 
 def check() -> None:

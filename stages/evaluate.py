@@ -20,13 +20,12 @@ def evaluate(
     name: Annotated[str, typer.Argument(metavar="STAGE", help="A stage of `curriculum` whose checkpoint is measured.")],
 ) -> None:
     """Measure a checkpoint: validation loss, valid solids and chamfer distance for every combination of modalities."""
-    from pipeline.device import choose_device
+    from pipeline.device import DTYPES, choose_device
     from pipeline.evaluation.evaluate import Setting
     from pipeline.evaluation.evaluate import evaluate as measure
     from pipeline.shards.reader import ShardReader
     from pipeline.training.batches import TrainingData, check_codec
     from pipeline.training.checkpoint import CONFIG, load_checkpoint, read_json
-    from pipeline.training.loop import DTYPES
 
     p = params.load()
     place = find_stage(p, name)

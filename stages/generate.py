@@ -31,11 +31,10 @@ def generate(
     from pipeline.cad.export import ExportTask, check_suffix, export
     from pipeline.cad.program import Frame
     from pipeline.cad.sandbox import Failure, Sandbox
-    from pipeline.device import choose_device
+    from pipeline.device import DTYPES, choose_device
     from pipeline.generation.generate import generate_tokens
     from pipeline.generation.prompt import make_prompt
     from pipeline.training.checkpoint import load_checkpoint
-    from pipeline.training.loop import DTYPES
 
     check_suffix(out)
     if not out.parent.is_dir():

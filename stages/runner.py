@@ -3,6 +3,7 @@
 import functools
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import ParamSpec
@@ -35,6 +36,8 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+        # PEFT asks transformers by a name that it will rename: nothing that a user could mend.
+        warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
         try:
             function(*args, **kwargs)
         except (UserError, RejectError) as error:

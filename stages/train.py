@@ -64,9 +64,9 @@ def find_stage(p: Params, name: str) -> Place:
 def make_model(p: Params, place: Place, device: "torch.device") -> "CadMllm":
     """The model that the stage starts from, with a projector for every modality that it shows."""
     from pipeline.cad.grammar import Grammar
+    from pipeline.device import DTYPES
     from pipeline.model.cad_mllm import CadMllm
     from pipeline.training.checkpoint import load_checkpoint
-    from pipeline.training.loop import DTYPES
 
     dtype = DTYPES[p.training.dtype]
     if "parent" in place.inputs:

@@ -15,6 +15,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any, Generic, TypeVar
 
 from pipeline.errors import RejectError
+from pipeline.interrupt import die_with_parent
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -150,6 +151,7 @@ def _death(exitcode: int | None) -> Failure:
 
 def _serve(function: Callable[[Any], Any], connection: Connection, memory_mib: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+    die_with_parent(signal.SIGKILL)  # also one that hangs
     limit = (memory_mib + IDLE_MIB) << 20
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from pipeline.encoders.tensors import read_tensors
 from pipeline.errors import UserError
+from pipeline.state_dicts import check_fit
 
 NUM_FREQUENCIES = 8
 POINT_WIDTH = 3 + 2 * 3 * NUM_FREQUENCIES + 3  # xyz, sines, cosines, normal
@@ -180,15 +181,7 @@ class MichelangeloEncoder(nn.Module):
     def load_checked(self, weights: dict[str, Tensor], name: str) -> None:
         """Load all parameters, or say which do not fit."""
         own = self.state_dict()
-        faults = [f"{key} is missing" for key in own if key not in weights]
-        faults += [f"{key} is not known" for key in weights if key not in own]
-        faults += [
-            f"{key} is {list(weights[key].shape)}, not {list(value.shape)}"
-            for key, value in own.items()
-            if key in weights and weights[key].shape != value.shape
-        ]
-        if faults:
-            raise UserError(f"{name} does not fit a Michelangelo encoder: " + "; ".join(faults[:8]))
+        check_fit(own, weights, name, "a Michelangelo encoder")
         self.load_state_dict({key: weights[key].to(value.dtype) for key, value in own.items()})
 
     def save_pretrained(self, folder: Path) -> None:

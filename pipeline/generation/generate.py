@@ -6,6 +6,7 @@ import torch
 from transformers import GenerationConfig, LogitsProcessorList
 
 from pipeline.cad.grammar import TOKEN
+from pipeline.device import autocast
 from pipeline.generation.constrained import GrammarProcessor, cut_at_end
 from pipeline.model.cad_mllm import CadMllm
 from pipeline.training.batches import Inputs, collate
@@ -36,10 +37,11 @@ def generate_tokens(
         max_new_tokens=max_new_tokens, eos_token_id=TOKEN["END"], pad_token_id=TOKEN["END"], use_cache=True, **sampling
     )
     base.generation_config = GenerationConfig()  # the base model's own names tokens of another vocabulary
-    rows = base.generate(
-        inputs_embeds=model.embed(batch).to(base.dtype),
-        attention_mask=batch.gather_BL.ne(0).long(),
-        generation_config=settings,
-        logits_processor=LogitsProcessorList([GrammarProcessor(model.grammar, max_new_tokens)]),
-    )
+    with autocast(model.device, model.dtype):
+        rows = base.generate(
+            inputs_embeds=model.embed(batch).to(model.dtype),
+            attention_mask=batch.gather_BL.ne(0).long(),
+            generation_config=settings,
+            logits_processor=LogitsProcessorList([GrammarProcessor(model.grammar, max_new_tokens)]),
+        )
     return [cut_at_end(row) for row in rows.tolist()]

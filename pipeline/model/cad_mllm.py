@@ -79,7 +79,7 @@ class CadMllm(nn.Module):
 
     def __init__(self, llm_folder: Path, params: ModelParams, grammar: Grammar, seed: int, dtype: torch.dtype) -> None:
         super().__init__()
-        self.params, self.grammar, self.seed = params, grammar, seed
+        self.params, self.grammar, self.seed, self.dtype = params, grammar, seed, dtype
         try:
             self.tokenizer: Any = AutoTokenizer.from_pretrained(llm_folder, local_files_only=True)
             base = AutoModelForCausalLM.from_pretrained(llm_folder, dtype=dtype, local_files_only=True)
@@ -181,9 +181,8 @@ class CadMllm(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         """Sum of the cross-entropy over the batch's target tokens, in float32; logits only where the loss is."""
         base = self.causal_lm
-        dtype = next(p for n, p in base.named_parameters() if "lora_" not in n and "layers" in n).dtype
         hidden_BLE = base.model(
-            inputs_embeds=self.embed(batch).to(dtype), attention_mask=batch.gather_BL.ne(0).long(), use_cache=False
+            inputs_embeds=self.embed(batch).to(self.dtype), attention_mask=batch.gather_BL.ne(0).long(), use_cache=False
         ).last_hidden_state
         hidden_PE = hidden_BLE.flatten(0, 1)[batch.loss_positions]
         logits_PC = base.get_output_embeddings()(hidden_PE.float())

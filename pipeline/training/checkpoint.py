@@ -22,6 +22,7 @@ from pipeline.errors import UserError
 from pipeline.fingerprint import sha256_folder
 from pipeline.model.cad_mllm import CadMllm
 from pipeline.params import ModelParams
+from pipeline.state_dicts import check_fit
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER = "adapter_model.safetensors"
@@ -132,16 +133,7 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
 def load_trained(model: CadMllm, files: dict[str, dict[str, Tensor]], place: Path) -> None:
     """Put trained tensors into the model, all of them or an error."""
     for name, own in trained_tensors(model).items():
-        given = files[name]
-        faults = [f"{key} is missing" for key in own if key not in given]
-        faults += [f"{key} is not known" for key in given if key not in own]
-        faults += [
-            f"{key} is {list(given[key].shape)}, not {list(value.shape)}"
-            for key, value in own.items()
-            if key in given and given[key].shape != value.shape
-        ]
-        if faults:
-            raise UserError(f"{place / name} does not fit the model: " + "; ".join(faults[:5]))
+        check_fit(own, files[name], str(place / name), "the model")
     set_peft_model_state_dict(model.llm, files[ADAPTER])
     if files[PROJECTORS]:
         model.projectors.load_state_dict(files[PROJECTORS])

@@ -7,7 +7,6 @@ from it, so a run that was interrupted ends with the weights of one that was not
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import torch
 
 from pipeline import interrupt
+from pipeline.device import autocast
 from pipeline.errors import UserError
 from pipeline.model.cad_mllm import CadMllm
 from pipeline.params import CurriculumStage, Training
@@ -33,8 +33,6 @@ from pipeline.training.curriculum import (
 from pipeline.training.optimizer import clip_gradients, make_optimizer, set_learning_rates
 from pipeline.training.tracking import StageLog
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
 
 @dataclass(frozen=True, slots=True)
 class Progress:
@@ -45,11 +43,6 @@ class Progress:
     loss: float
     tokens_per_s: float
     seconds_left: float
-
-
-def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[Any]:
-    """Mixed precision where the weights are not in float32."""
-    return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)
 
 
 def train_stage(
@@ -92,7 +85,7 @@ def train_stage(
         say(f"resuming after step {done} of {len(steps)} from {states[-1]}")
     log = StageLog(scratch / "log.jsonl", done)
     batches = prefetch(train.batches((micro for _, step in steps[done:] for micro in step), num_tokens))
-    precision = autocast(device, DTYPES[training.dtype])
+    precision = autocast(device, model.dtype)
     losses = RunningLoss(sums)
     logged = done - done % training.log_every  # the plan's steps from here on are in the next line of the log
     started, tokens_seen = time.monotonic(), 0
@@ -217,7 +210,7 @@ def validate(
         plan = pack(examples, training.tokens_per_batch, training.max_batch_size)
         total = torch.zeros((), dtype=torch.float64)
         for batch in prefetch(data.batches(plan, num_tokens)):
-            with autocast(model.device, DTYPES[training.dtype]):
+            with autocast(model.device, model.dtype):
                 total += model(batch.to(model.device)).double().cpu()
         losses[combination] = float(total) / sum(e.num_targets for e in examples)
     return losses

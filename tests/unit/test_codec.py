@@ -11,7 +11,7 @@ from pipeline.cad import omnicad, synthesis
 from pipeline.cad.codec import Codec
 from pipeline.cad.grammar import NUM_COMMANDS, TOKEN, Grammar, GrammarError, State
 from pipeline.cad.program import Arc, CadProgram, Circle, Extent, ExtentKind, Extrude, Line, Loop, Profile
-from pipeline.cad.synthesis import circle, extrude, rectangle, rounded, symmetric, two_sided
+from pipeline.cad.shapes import circle, extrude, rectangle, rounded, symmetric, two_sided
 from pipeline.errors import RejectError
 
 BITS = st.integers(6, 12)

@@ -14,6 +14,7 @@ from transformers import GenerationConfig, LogitsProcessorList
 from pipeline import params
 from pipeline.cad.codec import Codec
 from pipeline.cad.grammar import TOKEN, Grammar
+from pipeline.device import autocast
 from pipeline.encoders.weights import build_models
 from pipeline.errors import RejectError, UserError
 from pipeline.fingerprint import sha256_folder
@@ -118,7 +119,19 @@ def test_the_end_token_is_learnt_and_nothing_else_is_overwritten(model):
 def test_the_first_loss_is_that_of_a_blind_guess(llm_folder, smoke):
     untrained = CadMllm(llm_folder, smoke.model, GRAMMAR, 0, torch.float32)
     batch = collate([Inputs(i.prompt, i.program) for i in inputs(untrained)], {})
-    assert float(untrained(batch)) / len(batch.targets) == pytest.approx(np.log(GRAMMAR.size), rel=0.1)
+    with torch.no_grad():
+        loss = float(untrained(batch)) / len(batch.targets)
+    assert loss == pytest.approx(np.log(GRAMMAR.size), rel=0.1)
+
+
+def test_bfloat16_is_close_and_generates(llm_folder, smoke):
+    exact, half = (CadMllm(llm_folder, smoke.model, GRAMMAR, 0, dtype) for dtype in (torch.float32, torch.bfloat16))
+    batch = collate([Inputs(i.prompt, i.program) for i in inputs(exact)], {})
+    with torch.no_grad(), autocast(half.device, half.dtype):
+        assert float(half(batch)) == pytest.approx(float(exact(batch)), rel=0.01)
+    assert {parameter.dtype for parameter in (*half.vocabulary().values(), *half.lora().values())} == {torch.float32}
+    for tokens in generate_tokens(half, [Inputs(i.prompt, []) for i in inputs(half)], 20):
+        assert Codec(8).decode(tokens).extrudes
 
 
 def test_an_absent_modality_is_absent(model):
