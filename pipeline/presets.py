@@ -66,3 +66,13 @@ def flatten(document: Any, place: str = "") -> dict[str, Any]:
         else:
             flat[f"{place}{key}"] = value
     return flat
+
+
+def own_changes(path: Path) -> list[str]:
+    """Keys in which a parameter file differs from the preset that it names; none where it cannot be told."""
+    try:
+        document = plain(read_yaml(path))
+        base, current = flatten(plain(compose(document["preset"]))), flatten(document)
+    except (UserError, KeyError, TypeError):
+        return []
+    return sorted(key for key in base.keys() | current.keys() if base.get(key) != current.get(key))

@@ -42,10 +42,15 @@ def show_preset(name: Annotated[str, typer.Argument(help="A preset.")]) -> None:
 
 @preset.command("use")
 @command
-def use_preset(name: Annotated[str, typer.Argument(help="A preset.")]) -> None:
-    """Write params.yaml from a preset. What you changed in it yourself is lost."""
+def use_preset(
+    name: Annotated[str, typer.Argument(help="A preset.")],
+    force: Annotated[bool, typer.Option("--force", help="Give up what you changed in params.yaml.")] = False,
+) -> None:
+    """Write params.yaml from a preset."""
     from pipeline import params, presets
 
+    if not force and (changed := presets.own_changes(params.PARAMS_FILE)):
+        raise UserError(f"params.yaml has changes of yours ({', '.join(changed)}); --force gives them up")
     presets.write(presets.compose(name), params.PARAMS_FILE)
     typer.echo(f"{params.PARAMS_FILE} is now the preset {name}; `cadmllm preset show {name}` says what that changes")
 

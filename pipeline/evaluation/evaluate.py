@@ -50,7 +50,7 @@ def evaluate(
     """Measure a model; generated programs and pictures are written to ``scratch``.
 
     Returns:
-        Figures for each combination, and the chance level of the chamfer distance.
+        Figures for each combination, and between which bounds chamfer distances lie.
     """
     stage, limits = setting.stage, setting.evaluation
     losses = validate(model, validation, stage, setting.training, model.num_tokens(), setting.seed)
@@ -77,10 +77,7 @@ def evaluate(
         (scratch / f"{combination}.json").unlink()
     progress(1, 1, "solids built and measured")
     write_text(scratch / GENERATED, "".join(json.dumps(r, sort_keys=True) + "\n" for r in everything))
-    return {
-        "combinations": figures,
-        "chance_chamfer_l1_mean_median": chance([clouds[row] for row in rows], limits.num_points),
-    }
+    return {"combinations": figures, "chamfer_l1_mean_bounds": bounds(list(clouds.values()), limits.num_points)}
 
 
 def _measure(
@@ -170,9 +167,17 @@ def summarise(results: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def chance(clouds: list[np.ndarray], num_points: int) -> float:
-    """The median distance between each test model and the next one: what ignoring the input would give."""
-    thinned = [cloud[np.random.default_rng(0).permutation(len(cloud))[:num_points], :3] for cloud in clouds]
-    return statistics.median(
-        chamfer(thinned[i], thinned[(i + 1) % len(thinned)])["chamfer_l1_mean"] for i in range(len(thinned))
-    )
+def bounds(clouds: list[np.ndarray], num_points: int) -> dict[str, float]:
+    """What a chamfer distance can be here, as medians over test models.
+
+    Returns:
+        ``floor``: a model to itself, two drawings of ``num_points`` points; ``chance``: a model to the next one,
+        which is what ignoring the input would give.
+    """
+    rng = np.random.default_rng(0)
+    drawn = [cloud[rng.permutation(len(cloud)), :3] for cloud in clouds]
+    first = [cloud[:num_points] for cloud in drawn]
+    second = [cloud[-num_points:] for cloud in drawn]
+    own = [chamfer(a, b)["chamfer_l1_mean"] for a, b in zip(first, second, strict=True)]
+    other = [chamfer(a, second[(i + 1) % len(second)])["chamfer_l1_mean"] for i, a in enumerate(first)]
+    return {"floor": statistics.median(own), "chance": statistics.median(other)}

@@ -43,7 +43,7 @@ def summary(results: list[StageResult]) -> dict[str, Any]:
         "validity": sum(figures["valid_rate"] * figures["num_models"] for figures in last.values()) / counted,
         "validation_loss": {name: figures["validation_loss"] for name, figures in last.items()},
         "chamfer_median": {name: figures["chamfer_l1_mean_median"] for name, figures in last.items()},
-        "chamfer_chance": results[-1].evaluation["chance_chamfer_l1_mean_median"],
+        "chamfer_bounds": results[-1].evaluation["chamfer_l1_mean_bounds"],
         "retention_text": losses[-1] / losses[0],
     }
 

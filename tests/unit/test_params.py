@@ -4,9 +4,11 @@ import copy
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from pipeline import params, presets
 from pipeline.errors import UserError
+from stages.cli import app
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -93,3 +95,21 @@ def test_every_stage_knows_what_can_be_asked_of_it():
     assert curriculum["stage1_text"].combinations == ("text",)
     assert curriculum["stage2_text_pc"].combinations == ("text", "text+point_cloud")
     assert curriculum["stage3_all"].combinations == params.COMBINATIONS
+
+
+def test_own_changes_are_not_overwritten_by_a_preset(tmp_path, monkeypatch):
+    (tmp_path / "presets").symlink_to(ROOT / "presets")
+    monkeypatch.chdir(tmp_path)
+
+    def use(*args):
+        return CliRunner().invoke(app, ["preset", "use", *args])
+
+    assert use("quickstart").exit_code == 0
+    assert use("smoke").exit_code == 0
+    text = (tmp_path / "params.yaml").read_text()
+    (tmp_path / "params.yaml").write_text(text.replace("seed: 0", "seed: 7"))
+    refused = use("quickstart")
+    assert refused.exit_code == 1
+    assert "(seed)" in refused.output
+    assert use("quickstart", "--force").exit_code == 0
+    assert "no preset 'huge'" in use("huge").output
