@@ -5,13 +5,13 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: repro test unit lint types check doctor clean
+.PHONY: repro test unit lint types check machine doctor clean
 
 repro: doctor
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/dvc repro
 	@echo "The report is report/index.html; the figures: dvc metrics show"
 
-test: doctor
+test: machine
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest
 
 unit: $(READY)
@@ -26,6 +26,10 @@ types: $(READY)
 	$(BIN)/mypy
 
 check: lint types test
+
+# Libraries, memory, disk: said before anything else fails.
+machine: $(READY)
+	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/cadmllm doctor --no-preset
 
 doctor: $(READY)
 	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/cadmllm doctor

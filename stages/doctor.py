@@ -7,6 +7,7 @@ import platform
 import shutil
 import sys
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
@@ -34,7 +35,9 @@ def missing_libraries() -> list[str]:
 
 
 @command
-def doctor() -> None:
+def doctor(
+    preset: Annotated[bool, typer.Option(help="Also check whether params.yaml fits this machine.")] = True,
+) -> None:
     """Check Python, packages, system libraries, memory, disk and GPU, and whether params.yaml fits this machine."""
     faults: list[str] = []
     typer.echo(f"python        {platform.python_version()} on {platform.machine()}")
@@ -51,9 +54,10 @@ def doctor() -> None:
     cores, memory, disk = len(os.sched_getaffinity(0)), memory_bytes(), shutil.disk_usage(".").free
     typer.echo(f"machine       {cores} cores, {memory / GIB:.0f} GiB memory, {disk / GIB:.0f} GiB free disk")
     gpu_bytes = _gpu()
+    if disk < 5 * GIB:
+        faults.append(f"{disk / GIB:.1f} GiB of disk are free; 5 are needed for the default preset")
     try:
-        p = params.load()
-        faults += fit(p, memory, disk, gpu_bytes)
+        faults += fit(params.load(), memory, gpu_bytes) if preset else []
     except UserError as error:
         faults.append(str(error))
     for fault in faults:
@@ -86,7 +90,7 @@ def _gpu() -> int:
     return int(properties.total_memory)
 
 
-def fit(p: Params, memory: int, disk: int, gpu: int) -> list[str]:
+def fit(p: Params, memory: int, gpu: int) -> list[str]:
     """What of the parameters this machine cannot do."""
     faults = []
     parameters = llm_parameters(p.models.llm)
@@ -109,8 +113,6 @@ def fit(p: Params, memory: int, disk: int, gpu: int) -> list[str]:
         faults.append("training.device is cuda, but there is no CUDA device")
     if p.data.source == "omnicad" and not Path(p.data.path).exists():
         faults.append(f"data.path: {p.data.path} does not exist; put Omni-CAD there")
-    if disk < 5 * GIB:
-        faults.append(f"{disk / GIB:.1f} GiB of disk are free; 5 are needed for the default preset")
     return faults
 
 

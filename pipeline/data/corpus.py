@@ -110,7 +110,9 @@ def build_corpus(
     dataset = open_dataset(source.resolve())
     entries, rejects = dataset.entries()
     if data.limit is not None:
-        entries, rejects = entries[: data.limit], rejects[: max(0, data.limit - len(entries))]
+        kept = set(sorted([entry.id for entry in entries] + [reject.id for reject in rejects])[: data.limit])
+        entries = [entry for entry in entries if entry.id in kept]
+        rejects = [reject for reject in rejects if reject.id in kept]
     tasks = [PrepareTask(dataset.path, entry, codec.bits, data.max_program_tokens) for entry in entries]
     records = _prepare_all(tasks, scratch / "blocks", kernel, num_workers, progress)
     accepted = [record for record in records if "tokens" in record]

@@ -1,0 +1,37 @@
+"""What a machine lacks is said with the command that brings it."""
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from pipeline import params, presets
+from stages import doctor
+from stages.cli import app
+
+GIB = 1 << 30
+
+
+@pytest.fixture(autouse=True)
+def _in_project(monkeypatch):
+    monkeypatch.chdir(Path(__file__).resolve().parents[2])
+
+
+def test_missing_libraries_come_with_one_command(monkeypatch):
+    monkeypatch.setattr(doctor, "SYSTEM_LIBRARIES", {"libNoSuch.so.1": "libnosuch1", "libc.so.6": "libc6"})
+    result = CliRunner().invoke(app, ["doctor", "--no-preset"])
+    assert result.exit_code == 1
+    assert "apt-get install -y libnosuch1\n" in result.output
+
+
+def faults(preset, memory=24, gpu=0):
+    document = params.plain(presets.compose(preset))
+    return doctor.fit(params.parse(document, preset), memory * GIB, gpu * GIB)
+
+
+def test_a_preset_that_does_not_fit_is_told():
+    assert faults("quickstart") == []
+    assert any("2.0 GiB" in fault for fault in faults("quickstart", memory=2))
+    assert any("without a GPU that takes days" in fault for fault in faults("single-gpu"))
+    assert any("data.path" in fault for fault in faults("single-gpu", gpu=24))
+    assert any("needs about" in fault for fault in faults("paper", gpu=8))
