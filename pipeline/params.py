@@ -290,6 +290,7 @@ def yaml_parser() -> YAML:
     """YAML 1.2 as DVC reads it (``1e-4`` is a number), keeping comments."""
     yaml = YAML(typ="rt")
     yaml.width = 120
+    yaml.representer.add_representer(type(None), lambda r, _: r.represent_scalar("tag:yaml.org,2002:null", "null"))
     yaml.indent(mapping=2, sequence=4, offset=2)
     return yaml
 

@@ -33,6 +33,11 @@ def test_every_preset_is_valid_and_says_its_name(name):
     assert params.parse(composed, name).preset == name
 
 
+def test_writing_the_default_changes_no_byte(tmp_path):
+    presets.write(presets.compose(presets.BASE), tmp_path / "params.yaml")
+    assert (tmp_path / "params.yaml").read_text() == (ROOT / "params.yaml").read_text()
+
+
 def test_a_preset_keeps_the_comments_and_reads_back(tmp_path):
     presets.write(presets.compose("smoke"), tmp_path / "params.yaml")
     text = (tmp_path / "params.yaml").read_text()
