@@ -90,6 +90,13 @@ def train_stage(
     logged = done - done % training.log_every  # the plan's steps from here on are in the next line of the log
     started, tokens_seen = time.monotonic(), 0
 
+    def validate_and_log(step: int) -> None:
+        found = validate(model, validation, stage, training, num_tokens, seed)
+        log.write("validation", step, loss=found)
+        say("validation " + ", ".join(f"{name} {value:.3f}" for name, value in found.items()))
+
+    if done == 0:
+        validate_and_log(0)  # where the stage begins: new projectors may raise the loss at first
     for step in range(done, len(steps)):
         epoch, micro_batches = steps[step]
         examples = [example for micro in micro_batches for example in micro]
@@ -140,9 +147,7 @@ def train_stage(
         if step + 1 == len(steps) or steps[step + 1][0] != epoch:
             log.write("epoch", step + 1, epoch=epoch, loss=losses.take("epoch")[0])
             if (epoch + 1) % training.validate_every_epochs == 0 or step + 1 == len(steps):
-                found = validate(model, validation, stage, training, num_tokens, seed)
-                log.write("validation", step + 1, epoch=epoch, loss=found)
-                say("validation " + ", ".join(f"{name} {value:.3f}" for name, value in found.items()))
+                validate_and_log(step + 1)
         if interrupt.requested() or (step + 1) % training.save_every == 0:
             save_state(scratch, step + 1, model, optimizer, losses.sums)
             interrupt.check()

@@ -19,7 +19,9 @@ class StageLog:
 
     def __init__(self, path: Path, resume_step: int) -> None:
         self.path = path
-        kept = [json.dumps(line) for line in read_log(path) if line["step"] <= resume_step] if path.is_file() else []
+        kept = []
+        if resume_step > 0 and path.is_file():
+            kept = [json.dumps(line) for line in read_log(path) if line["step"] <= resume_step]
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
 
