@@ -21,6 +21,8 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 IDLE_MIB = 4096  # address space that the libraries map before any work
+START_TIMEOUT_S = 120.0  # for a worker to come up; a task's own time begins when it has
+READY = "ready"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,7 @@ class _Worker:
     connection: Connection
     task: int = -1
     deadline: float = field(default=float("inf"))
+    ready: bool = False
 
 
 class Sandbox(Generic[T, R]):
@@ -104,7 +107,8 @@ class Sandbox(Generic[T, R]):
             if worker is None:
                 return
             worker.connection.send(waiting.pop(number))
-            worker.task, worker.deadline = number, time.monotonic() + self.timeout_s
+            patience = self.timeout_s if worker.ready else START_TIMEOUT_S
+            worker.task, worker.deadline = number, time.monotonic() + patience
 
     def _start(self) -> _Worker:
         ours, theirs = self._context.Pipe()
@@ -123,7 +127,11 @@ class Sandbox(Generic[T, R]):
         for worker in busy:
             if worker.connection in ready:
                 try:
-                    results[worker.task] = worker.connection.recv()
+                    answer = worker.connection.recv()
+                    if not worker.ready:
+                        worker.ready, worker.deadline = True, time.monotonic() + self.timeout_s
+                        continue
+                    results[worker.task] = answer
                     worker.task, worker.deadline = -1, float("inf")
                     continue
                 except (EOFError, ConnectionError):
@@ -155,6 +163,7 @@ def _serve(function: Callable[[Any], Any], connection: Connection, memory_mib: i
     limit = (memory_mib + IDLE_MIB) << 20
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    connection.send(READY)
     while True:
         try:
             item = connection.recv()

@@ -65,18 +65,11 @@ def train_stage(
         Interrupted: a stop was asked for; the state is saved.
     """
     device = model.device
-    if device.type == "cpu":
-        torch.use_deterministic_algorithms(True)
     num_tokens = model.num_tokens()
     views = (model.feature_shapes.get("image", (0,))[0], model.params.views_per_sample)
     steps = plan_stage(train.keys, train.lengths(num_tokens), stage, training, views, seed)
-    model.set_trainable_params(
-        stage.train_llm, {m: stage.train_projectors and m in stage.modalities for m in model.projectors}
-    )
-    optimizer = make_optimizer(model, stage, training)
+    optimizer = prepare(model, stage, training)
     trained = [p for group in optimizer.param_groups for p in group["params"]]
-    if training.gradient_checkpointing:
-        model.causal_lm.gradient_checkpointing_enable({"use_reentrant": False})
 
     done = 0
     sums: dict[str, list[float]] = {}
@@ -161,6 +154,17 @@ def train_stage(
         "combinations": combination_shares([example for micro in batches_planned for example in micro]),
         "trainable_parameters": sum(p.numel() for p in trained),
     }
+
+
+def prepare(model: CadMllm, stage: CurriculumStage, training: Training) -> torch.optim.AdamW:
+    """Free the parts that the stage trains, and give their optimizer."""
+    if model.device.type == "cpu":
+        torch.use_deterministic_algorithms(True)
+    if training.gradient_checkpointing:
+        model.causal_lm.gradient_checkpointing_enable({"use_reentrant": False})
+    shown = {modality: stage.train_projectors and modality in stage.modalities for modality in model.projectors}
+    model.set_trainable_params(stage.train_llm, shown)
+    return make_optimizer(model, stage, training)
 
 
 class RunningLoss:
