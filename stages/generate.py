@@ -33,19 +33,19 @@ def generate(
     from pipeline.cad.sandbox import Failure, Sandbox
     from pipeline.device import DTYPES, choose_device
     from pipeline.generation.generate import generate_tokens
-    from pipeline.generation.prompt import make_prompt
+    from pipeline.generation.prompt import make_prompt, read_inputs
     from pipeline.training.checkpoint import load_checkpoint
 
     check_suffix(out)
     if not out.parent.is_dir():
         raise UserError(f"{out.parent} is not a folder")
+    given = read_inputs(caption, points, image or [])
     p = params.load()
     folder = checkpoint or CHECKPOINTS / list(p.curriculum)[-1]
     model = load_checkpoint(folder, MODELS / "llm", DTYPES[p.training.dtype]).to(choose_device(p.training.device))
-    prompt, frame = make_prompt(model, MODELS, caption, points, image or [])
-    tokens = generate_tokens(model, [prompt], max_tokens, temperature, seed)[0]
+    tokens = generate_tokens(model, [make_prompt(model, MODELS, given)], max_tokens, temperature, seed)[0]
     program = Codec(model.grammar.bits).decode(tokens)
-    frame = frame or Frame((0.0, 0.0, 0.0), size_mm / 2000)
+    frame = given.frame or Frame((0.0, 0.0, 0.0), size_mm / 2000)
     with Sandbox(export, 1, p.kernel.timeout_s, p.kernel.memory_mib) as sandbox:
         result = next(sandbox.map([ExportTask(program.restored(frame), out.resolve())]))
     if isinstance(result, Failure):

@@ -31,6 +31,7 @@ from OCP.gp import gp_Ax2, gp_Ax3, gp_Circ, gp_Dir, gp_Pln, gp_Pnt, gp_Vec
 from OCP.GProp import GProp_GProps
 from OCP.IFSelect import IFSelect_RetDone
 from OCP.Interface import Interface_Static
+from OCP.Message import Message
 from OCP.Poly import Poly_Triangulation
 from OCP.ShapeFix import ShapeFix_Face, ShapeFix_Shape
 from OCP.STEPControl import STEPControl_AsIs, STEPControl_Writer
@@ -256,6 +257,7 @@ def _triangles(
 
 def write_step(shape: TopoDS_Shape, path: Path) -> None:
     """Write STEP AP214, millimetres, from a shape in metres."""
+    Message.DefaultMessenger_s().ChangePrinters().Clear()  # it would tell each step of the writing
     Interface_Static.SetCVal_s("write.step.schema", "AP214IS")
     Interface_Static.SetCVal_s("xstep.cascade.unit", "M")
     Interface_Static.SetCVal_s("write.step.unit", "MM")

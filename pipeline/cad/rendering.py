@@ -86,8 +86,8 @@ def _view(scene: object, faces: np.ndarray, normals: np.ndarray, view: int, size
     return image.reshape(size, size)
 
 
-def read_image(data: bytes, name: str, size: int) -> np.ndarray:
-    """A user's picture as (size, size) uint8 grey values.
+def read_image(data: bytes, name: str, size: int | None) -> np.ndarray:
+    """A user's picture as uint8 grey values on white, (size, size), or as large as it is where ``size`` is None.
 
     Raises:
         RejectError: ``bad_image``.
@@ -100,5 +100,5 @@ def read_image(data: bytes, name: str, size: int) -> np.ndarray:
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise RejectError("bad_image", f"{name}: {error}") from error
     white = Image.new("RGBA", rgba.size, "white")
-    grey = Image.alpha_composite(white, rgba).convert("L").resize((size, size), Image.Resampling.BICUBIC)
-    return np.asarray(grey)
+    grey = Image.alpha_composite(white, rgba).convert("L")
+    return np.asarray(grey if size is None else grey.resize((size, size), Image.Resampling.BICUBIC))

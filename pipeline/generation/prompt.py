@@ -1,6 +1,7 @@
 """A user's own caption, cloud and pictures into a prompt, encoded as the checkpoint's features were."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,28 +21,53 @@ from pipeline.params import Features, ImageFeatures, PointFeatures
 from pipeline.training.batches import Inputs, tokenise_prompts
 
 
-def make_prompt(
-    model: CadMllm, models: Path, caption: str, points: Path | None, images: Sequence[Path]
-) -> tuple[Inputs, Frame | None]:
-    """The prompt, and the cloud's own frame where there is a cloud.
+@dataclass(frozen=True, slots=True)
+class UserInputs:
+    """What a user gives, read and checked.
+
+    Attributes:
+        points: (N, 6) normalised, or None.
+        frame: the cloud's own frame, or None.
+        images: pictures from the first views on, in their order.
+    """
+
+    caption: str
+    points: np.ndarray | None
+    frame: Frame | None
+    images: tuple[Image.Image, ...]
+
+
+def read_inputs(caption: str, points: Path | None, images: Sequence[Path]) -> UserInputs:
+    """Read a caption's companions; costs no model.
+
+    Args:
+        points: ``.npy`` or ``.npz``, (N, 3) or (N, 6).
+
+    Raises:
+        UserError, RejectError: a file cannot be read, or is not what it should be.
+    """
+    cloud, frame = None, None
+    if points is not None:
+        raw = read_points(_bytes(points), str(points))
+        cloud = normalise_points(raw)
+        frame = Frame.of_box(tuple(raw[:, :3].min(axis=0).tolist()), tuple(raw[:, :3].max(axis=0).tolist()))
+    pictures = tuple(Image.fromarray(read_image(_bytes(path), str(path), None)) for path in images)
+    return UserInputs(caption, cloud, frame, pictures)
+
+
+def make_prompt(model: CadMllm, models: Path, given: UserInputs) -> Inputs:
+    """The prompt that a user's inputs make.
 
     Args:
         models: folder of the resolved models.
-        points: ``.npy`` or ``.npz``, (N, 3) or (N, 6).
-        images: pictures from the first views on, in their order.
 
     Raises:
         UserError: the checkpoint was not trained for an input, or its encoder is not the one in ``models``.
-        RejectError: a file cannot be read.
     """
-    features, frame = None, None
-    if points is not None:
-        raw = read_points(_bytes(points), str(points))
-        features = _encode_points(model, models, normalise_points(raw))
-        frame = Frame.of_box(tuple(raw[:, :3].min(axis=0).tolist()), tuple(raw[:, :3].max(axis=0).tolist()))
-    shown = _encode_images(model, models, images) if images else None
-    prompt = tokenise_prompts(model.tokenizer, [caption], model.params.max_caption_tokens)[0]
-    return Inputs(prompt, [], features, shown, tuple(range(len(images)))), frame
+    features = None if given.points is None else _encode_points(model, models, given.points)
+    shown = _encode_images(model, models, given.images) if given.images else None
+    prompt = tokenise_prompts(model.tokenizer, [given.caption], model.params.max_caption_tokens)[0]
+    return Inputs(prompt, [], features, shown, tuple(range(len(given.images))))
 
 
 def _bytes(path: Path) -> bytes:
@@ -79,13 +105,13 @@ def _encode_points(model: CadMllm, models: Path, points: np.ndarray) -> np.ndarr
 
 
 @torch.inference_mode()
-def _encode_images(model: CadMllm, models: Path, images: Sequence[Path]) -> np.ndarray:
+def _encode_images(model: CadMllm, models: Path, images: Sequence[Image.Image]) -> np.ndarray:
     details = _details(model, models, "image")
     known = model.feature_shapes["image"][0]
     if len(images) > known:
         raise UserError(f"{len(images)} images; the checkpoint knows {known} views")
     encoder = DinoV2Encoder(models / "image_encoder", details["settings"]["pool"])
     size = details["geometry"]["image_size"]
-    views = [Image.fromarray(read_image(_bytes(path), str(path), size)) for path in images]
+    views = [image.resize((size, size), Image.Resampling.BICUBIC) for image in images]
     tokens: np.ndarray = encoder(encoder.preprocess(views)).numpy()
     return tokens

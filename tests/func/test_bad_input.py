@@ -128,5 +128,7 @@ def test_generate_says_what_is_wrong_with_its_inputs(done, tmp_path):
     assert "cannot be read" in refused(
         done, "cadmllm", "generate", "x", "--image", str(tmp_path / "no.png"), "--out", out
     )
-    command = ("cadmllm", "generate", "x", "--checkpoint", "checkpoints/stage1_text", "--image", "x.png", "--out", out)
+    Image.new("L", (40, 40)).save(tmp_path / "x.png")
+    command = ("cadmllm", "generate", "x", "--checkpoint", "checkpoints/stage1_text", "--out", out)
+    command = (*command, "--image", str(tmp_path / "x.png"))
     assert "has not learnt image" in refused(done, *command)
