@@ -105,7 +105,7 @@ def fit(p: Params, memory: int, gpu: int) -> list[str]:
         )
         if need > have:
             faults.append(
-                f"the preset {p.preset} needs about {need / GIB:.1f} GiB of {where} memory, there are {have / GIB:.1f}"
+                f"the preset {p.preset} needs about {need / GIB:.1f} GiB of {where} memory, there are {have / GIB:.1f} GiB"
             )
         if parameters > 4e8 and not on_gpu:
             faults.append(f"the preset {p.preset} trains a model of {size}: without a GPU that takes days")
