@@ -104,9 +104,8 @@ def fit(p: Params, memory: int, gpu: int) -> list[str]:
             f"preset        {p.preset}: a language model of {size}, about {need / GIB:.1f} GiB of {where} memory"
         )
         if need > have:
-            faults.append(
-                f"the preset {p.preset} needs about {need / GIB:.1f} GiB of {where} memory, there are {have / GIB:.1f} GiB"
-            )
+            gib = f"{need / GIB:.1f} GiB of {where} memory, there are {have / GIB:.1f} GiB"
+            faults.append(f"the preset {p.preset} needs about {gib}")
         if parameters > 4e8 and not on_gpu:
             faults.append(f"the preset {p.preset} trains a model of {size}: without a GPU that takes days")
     if p.training.device == "cuda" and not gpu:
