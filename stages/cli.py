@@ -1,6 +1,7 @@
 """The ``cadmllm`` app: one command for each DVC stage, and the tools around them."""
 
 from collections.abc import Callable
+from typing import Annotated
 
 import typer
 
@@ -18,11 +19,29 @@ from stages.train import train
 
 app = typer.Typer(
     name="cadmllm",
-    help="Train and use language models that write parametric CAD programs.",
     no_args_is_help=True,
     pretty_exceptions_show_locals=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"cadmllm {version('cadmllm-curriculum')}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say the version and stop.")
+    ] = False,
+) -> None:
+    """Train and use language models that write parametric CAD programs."""
+
+
 STAGES = "Pipeline stages, in order"
 TOOLS = "Tools"
 COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {

@@ -1,6 +1,7 @@
 """params.yaml and presets."""
 
 import copy
+import re
 from pathlib import Path
 
 import pytest
@@ -118,3 +119,12 @@ def test_own_changes_are_not_overwritten_by_a_preset(tmp_path, monkeypatch):
     assert "(seed)" in refused.output
     assert use("quickstart", "--force").exit_code == 0
     assert "no preset 'huge'" in use("huge").output
+
+
+def test_every_parameter_that_the_readme_names_exists():
+    sections = document()
+    dotted = re.findall(r"`([a-z_]+\.[a-z0-9_.]+)`", (ROOT / "README.md").read_text())
+    named = {name for name in dotted if name.partition(".")[0] in sections}
+    assert len(named) > 10
+    keys = presets.flatten(sections)
+    assert [name for name in sorted(named) if not any(key == name or key.startswith(f"{name}.") for key in keys)] == []
