@@ -102,7 +102,7 @@ def _locate(source: str, revision: str | None) -> tuple[str, dict[str, Any]]:
     kind, _, rest = source.partition(":")
     if kind == "hub":
         return rest, {"revision": revision} if revision else {}
-    path = _package_gguf(rest) if kind == "package" else Path(rest)
+    path = package_gguf(rest) if kind == "package" else Path(rest)
     if not path.exists():
         raise UserError(f"{path} does not exist")
     if path.is_dir():
@@ -110,7 +110,7 @@ def _locate(source: str, revision: str | None) -> tuple[str, dict[str, Any]]:
     return str(path.parent), {"gguf_file": path.name, "local_files_only": True}
 
 
-def _package_gguf(distribution: str) -> Path:
+def package_gguf(distribution: str) -> Path:
     """The GGUF file that an installed package carries."""
     try:
         files = importlib.metadata.files(distribution) or []
