@@ -59,7 +59,7 @@ def train_stage(
     """Train one stage in place, resuming from ``scratch`` where it was interrupted.
 
     Returns:
-        Figures of the whole stage: steps, samples, target tokens, padding share, last losses.
+        Figures of the whole stage: steps, samples, target tokens, padding share, realised combinations, parameters.
 
     Raises:
         Interrupted: a stop was asked for; the state is saved.
