@@ -19,8 +19,10 @@ from pipeline.cad.program import Arc, CadProgram, Circle
 from pipeline.cad.sandbox import Failure, Sandbox, cores
 from pipeline.data.dataset import open_dataset
 from pipeline.data.prepare import PrepareTask, prepare
+from pipeline.params import load
 
-DEFAULT_DATASET = Path(__file__).resolve().parents[2] / "shared" / "omnicad"
+ROOT = Path(__file__).resolve().parents[1]
+DEFAULT_DATASET = ROOT.parent / "shared" / "omnicad"
 # Tokens of a command with its used slots: L x y, A x y sweep flag, R x y r; E has eleven.
 LINE, ARC, CIRCLE, START_OF_LOOP, EXTRUDE, END = 3, 5, 4, 1, 12, 1
 
@@ -57,7 +59,8 @@ def main() -> None:
 
     grammar = Grammar(arguments.bits)
     entries, _ = open_dataset(arguments.dataset).entries()
-    tasks = [PrepareTask(arguments.dataset, entry, arguments.bits, 1 << 20) for entry in entries]
+    tolerance = load(ROOT / "params.yaml").codec.tolerance
+    tasks = [PrepareTask(arguments.dataset, entry, arguments.bits, tolerance, 1 << 20) for entry in entries]
     counts: dict[str, list[int]] = {"json": [], "text": [], "deepcad": [], "ours": []}
     rejected = 0
     with Sandbox(prepare, cores(), timeout_s=120, memory_mib=4096) as sandbox:

@@ -1,11 +1,17 @@
 """SIGTERM and SIGINT: finish the unit of work at hand, keep it, and stop with one line that says how to go on."""
 
 import ctypes
+import os
 import signal
 import sys
+import threading
+import time
 from types import FrameType
 
+import psutil
+
 PR_SET_PDEATHSIG = 1
+SHELLS = ("sh", "dash", "bash", "zsh", "ksh", "fish")
 
 
 class Interrupted(Exception):
@@ -32,11 +38,26 @@ _stop = _Stop()
 def listen() -> None:
     """Turn SIGTERM and SIGINT into a request, and ask for SIGTERM when the parent dies.
 
-    ``dvc repro`` that is killed leaves its stages running; with this they stop.
+    ``dvc repro`` that is killed leaves its stages running; with this they stop, also where the shell that DVC
+    runs a stage in stands in between.
     """
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGINT, _stop)
     die_with_parent(signal.SIGTERM)
+    if "DVC_STAGE" in os.environ:
+        shell = psutil.Process().parent()
+        if shell is not None and shell.name() in SHELLS:
+            threading.Thread(target=_stop_when_orphaned, args=(shell, shell.ppid()), daemon=True).start()
+
+
+def _stop_when_orphaned(shell: psutil.Process, dvc: int) -> None:
+    """Send this process SIGTERM when the shell's parent is no longer ``dvc``."""
+    try:
+        while shell.ppid() == dvc:
+            time.sleep(0.1)
+    except psutil.NoSuchProcess:
+        return  # the shell itself is gone, of which the kernel tells
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def die_with_parent(signum: signal.Signals) -> None:

@@ -4,14 +4,16 @@ The only module that imports OCP. Its booleans can hang or crash where Python ca
 in ``sandbox`` for anything that is not your own.
 """
 
-from dataclasses import dataclass
+import math
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from OCP.APIHeaderSection import APIHeaderSection_MakeHeader
 from OCP.Bnd import Bnd_Box
-from OCP.BRep import BRep_Tool
-from OCP.BRepAlgoAPI import BRepAlgoAPI_BooleanOperation, BRepAlgoAPI_Common, BRepAlgoAPI_Cut, BRepAlgoAPI_Fuse
+from OCP.BRep import BRep_Builder, BRep_Tool
+from OCP.BRepAlgoAPI import BRepAlgoAPI_Common, BRepAlgoAPI_Cut, BRepAlgoAPI_Fuse
 from OCP.BRepBndLib import BRepBndLib
 from OCP.BRepBuilderAPI import (
     BRepBuilderAPI_MakeEdge,
@@ -34,34 +36,26 @@ from OCP.Interface import Interface_Static
 from OCP.Message import Message
 from OCP.Poly import Poly_Triangulation
 from OCP.ShapeFix import ShapeFix_Face, ShapeFix_Shape
-from OCP.STEPControl import STEPControl_AsIs, STEPControl_Writer
-from OCP.StlAPI import StlAPI_Writer
-from OCP.TopAbs import TopAbs_FACE, TopAbs_REVERSED, TopAbs_SOLID
+from OCP.STEPControl import STEPControl_AsIs, STEPControl_Reader, STEPControl_Writer
+from OCP.TCollection import TCollection_HAsciiString
+from OCP.TopAbs import TopAbs_COMPOUND, TopAbs_FACE, TopAbs_REVERSED, TopAbs_SOLID
 from OCP.TopExp import TopExp_Explorer
 from OCP.TopLoc import TopLoc_Location
-from OCP.TopoDS import TopoDS, TopoDS_Face, TopoDS_Shape, TopoDS_Vertex, TopoDS_Wire
+from OCP.TopoDS import (
+    TopoDS,
+    TopoDS_Compound,
+    TopoDS_Face,
+    TopoDS_Iterator,
+    TopoDS_Shape,
+    TopoDS_Vertex,
+    TopoDS_Wire,
+)
 
+from pipeline.cad.mesh import Mesh, closed
 from pipeline.cad.program import Arc, CadProgram, Circle, Extrude, Loop, Operation, Plane, Profile, Vec3
 from pipeline.errors import RejectError
 
 ANGULAR_DEFLECTION = 0.2  # radians between neighbouring facets of a curved face
-
-
-@dataclass(frozen=True, slots=True)
-class Mesh:
-    """Triangles of a solid's surface.
-
-    Attributes:
-        vertices: (V, 3) float64.
-        normals: (V, 3) float64, the surface's own normals, outward. Vertices are not shared between faces.
-        triangles: (T, 3) int64, counter-clockwise from outside.
-        faces: (T,) int64, the B-rep face of each triangle.
-    """
-
-    vertices: np.ndarray
-    normals: np.ndarray
-    triangles: np.ndarray
-    faces: np.ndarray
 
 
 def build(program: CadProgram) -> TopoDS_Shape:
@@ -70,31 +64,58 @@ def build(program: CadProgram) -> TopoDS_Shape:
     Raises:
         RejectError: ``kernel_failed``, ``invalid_solid`` or ``empty_solid``.
     """
+    try:
+        body = _combined(program, careful=False)
+        if body is not None and not is_valid(body):
+            body = _healed(body)
+        if body is None or not is_valid(body):
+            body = _combined(program, careful=True)
+            body = body if body is None or is_valid(body) else _healed(body)
+    except RuntimeError as error:  # OCP's exceptions derive from it
+        raise RejectError("kernel_failed", f"{type(error).__name__}: {error}") from error
+    if body is None or not TopExp_Explorer(body, TopAbs_SOLID).More() or volume(body) <= 0:
+        raise RejectError("empty_solid", "the operations leave nothing")
+    if not is_valid(body):
+        raise RejectError("invalid_solid", "BRepCheck finds faults that ShapeFix cannot heal")
+    return body
+
+
+def is_valid(shape: TopoDS_Shape) -> bool:
+    """Whether BRepCheck finds no fault."""
+    return bool(BRepCheck_Analyzer(shape).IsValid())
+
+
+def _healed(shape: TopoDS_Shape) -> TopoDS_Shape:
+    fix = ShapeFix_Shape(shape)
+    fix.Perform()
+    return fix.Shape()
+
+
+def _combined(program: CadProgram, careful: bool) -> TopoDS_Shape | None:
+    """All extrusions in order. ``careful`` looks for faults after every operation."""
     body: TopoDS_Shape | None = None
-    pending: list[TopoDS_Shape] = []  # additions wait so that they are fused in one operation
+    pending: list[TopoDS_Shape] = []  # additions wait: fused in pairs they cost half of one after the other
 
     def settle() -> None:
         nonlocal body
         if pending:
-            body = _boolean(BRepAlgoAPI_Fuse(), [body] if body else pending[:1], pending if body else pending[1:])
+            body = _fused([*([body] if body else []), *pending], careful)
             pending.clear()
 
-    try:
-        for extrude in program.extrudes:
-            tools = prisms(extrude)
-            if extrude.operation in (Operation.NEW, Operation.JOIN):
-                pending += tools
-                continue
-            settle()
-            if extrude.operation is Operation.CUT:
-                body = _boolean(BRepAlgoAPI_Cut(), [body], tools)
-            else:
-                union = _boolean(BRepAlgoAPI_Fuse(), tools[:1], tools[1:])
-                body = _boolean(BRepAlgoAPI_Common(), [body], [union])
+    for extrude in program.extrudes:
+        tools = prisms(extrude)
+        if extrude.operation in (Operation.NEW, Operation.JOIN):
+            pending += tools
+            continue
         settle()
-    except RuntimeError as error:  # OCP's exceptions derive from it
-        raise RejectError("kernel_failed", f"{type(error).__name__}: {error}") from error
-    return _checked(body)
+        assert body is not None, "programs begin with a new body"
+        if extrude.operation is Operation.CUT:
+            for tool in tools if careful else [_compound(tools)]:
+                body = _boolean(Operation.CUT, body, tool, careful)
+        else:
+            body = _boolean(Operation.INTERSECT, body, _fused(tools, careful), careful)
+    settle()
+    return body
 
 
 def prisms(extrude: Extrude) -> list[TopoDS_Shape]:
@@ -161,18 +182,85 @@ def _vertex(point: gp_Pnt) -> TopoDS_Vertex:
     return BRepBuilderAPI_MakeVertex(point).Vertex()
 
 
-def _boolean(
-    operation: BRepAlgoAPI_BooleanOperation, objects: list[TopoDS_Shape], tools: list[TopoDS_Shape]
-) -> TopoDS_Shape:
-    if not tools:
-        return objects[0]
-    operation.SetArguments(_shapes(objects))
-    operation.SetTools(_shapes(tools))
-    operation.SetRunParallel(False)
-    operation.Build()
-    if not operation.IsDone():
+BOOLEANS = {
+    Operation.JOIN: BRepAlgoAPI_Fuse,
+    Operation.CUT: BRepAlgoAPI_Cut,
+    Operation.INTERSECT: BRepAlgoAPI_Common,
+}
+# Faces this close are one, as a share of the size: tried in turn where a result cannot be right.
+FUZZY = (0.0, 1e-6, 1e-5, 1e-4)
+VOLUME_NOISE = 1e-4  # relative
+
+
+def _fused(shapes: list[TopoDS_Shape], careful: bool) -> TopoDS_Shape:
+    while len(shapes) > 1:
+        pairs = [shapes[i : i + 2] for i in range(0, len(shapes), 2)]
+        shapes = [_boolean(Operation.JOIN, pair[0], pair[1], careful) if len(pair) == 2 else pair[0] for pair in pairs]
+    return shapes[0]
+
+
+def _compound(shapes: list[TopoDS_Shape]) -> TopoDS_Shape:
+    if len(shapes) == 1:
+        return shapes[0]
+    made, builder = TopoDS_Compound(), BRep_Builder()
+    builder.MakeCompound(made)
+    for shape in shapes:
+        builder.Add(made, shape)
+    return made
+
+
+def _boolean(operation: Operation, body: TopoDS_Shape, tool: TopoDS_Shape, careful: bool) -> TopoDS_Shape:
+    """One operation, repeated with more tolerance where it fails or its volume is impossible."""
+    one, other = _loose_box(body), _loose_box(tool)
+    if one.IsOut(other):
+        if operation is Operation.JOIN:
+            return _compound([body, tool])
+        if operation is Operation.CUT:
+            return body
+    first, second = volume(body), volume(tool)
+    noise = VOLUME_NOISE * (first + second)
+    low, high = {
+        Operation.JOIN: (max(first, second), first + second),
+        # Profiles of one extrusion may overlap, then the tool counts them twice.
+        Operation.CUT: (first - second, first),
+        Operation.INTERSECT: (0.0, min(first, second)),
+    }[operation]
+    size = math.sqrt(one.SquareExtent())
+    result = None
+    for fuzzy in FUZZY:
+        made = BOOLEANS[operation]()
+        made.SetArguments(_shapes([body]))
+        made.SetTools(_shapes(_parts(tool)))
+        made.SetFuzzyValue(fuzzy * size)
+        made.SetRunParallel(False)
+        made.Build()
+        if not made.IsDone():
+            continue
+        result = made.Shape()
+        if low - noise <= volume(result) <= high + noise and not (careful and not is_valid(result)):
+            return result
+    if result is None:
         raise RejectError("kernel_failed", "a boolean operation failed")
-    return operation.Shape()
+    return result
+
+
+def _loose_box(shape: TopoDS_Shape) -> Bnd_Box:
+    """A box that holds the shape and a little more."""
+    box = Bnd_Box()
+    BRepBndLib.Add_s(shape, box, False)
+    box.Enlarge(1e-6 * math.sqrt(box.SquareExtent()))
+    return box
+
+
+def _parts(shape: TopoDS_Shape) -> list[TopoDS_Shape]:
+    """What a compound is made of: as tools of one operation its parts may overlap."""
+    if shape.ShapeType() != TopAbs_COMPOUND:
+        return [shape]
+    parts, iterator = [], TopoDS_Iterator(shape)
+    while iterator.More():
+        parts.append(iterator.Value())
+        iterator.Next()
+    return parts
 
 
 def _shapes(shapes: list[TopoDS_Shape]) -> List_TopoDS_Shape:
@@ -182,24 +270,17 @@ def _shapes(shapes: list[TopoDS_Shape]) -> List_TopoDS_Shape:
     return collected
 
 
-def _checked(shape: TopoDS_Shape | None) -> TopoDS_Shape:
-    if shape is None or not TopExp_Explorer(shape, TopAbs_SOLID).More():
-        raise RejectError("empty_solid", "the operations leave nothing")
-    if not BRepCheck_Analyzer(shape).IsValid():
-        fix = ShapeFix_Shape(shape)
-        fix.Perform()
-        shape = fix.Shape()
-        if not BRepCheck_Analyzer(shape).IsValid():
-            raise RejectError("invalid_solid", "BRepCheck finds faults that ShapeFix cannot heal")
-    if volume(shape) <= 0:
-        raise RejectError("empty_solid", "the volume is not positive")
-    return shape
-
-
 def volume(shape: TopoDS_Shape) -> float:
     """Volume in cubed units."""
     properties = GProp_GProps()
     BRepGProp.VolumeProperties_s(shape, properties)
+    return float(properties.Mass())
+
+
+def area(shape: TopoDS_Shape) -> float:
+    """Surface area in squared units."""
+    properties = GProp_GProps()
+    BRepGProp.SurfaceProperties_s(shape, properties)
     return float(properties.Mass())
 
 
@@ -213,9 +294,24 @@ def bounding_box(shape: TopoDS_Shape) -> tuple[Vec3, Vec3]:
 
 
 def tessellate(shape: TopoDS_Shape, deflection: float) -> Mesh:
-    """Triangles at most ``deflection`` (in the solid's unit) away from the surface."""
-    BRepTools.Clean_s(shape)
-    BRepMesh_IncrementalMesh(shape, deflection, False, ANGULAR_DEFLECTION, False)
+    """Triangles at most ``deflection`` (in the solid's unit) away from the surface.
+
+    Finer where the mesher leaves a face out, which it does without a word where chords of a thin wall's two sides
+    cross. A surface that does not close even so is given as it is.
+
+    Raises:
+        RejectError: ``kernel_failed``.
+    """
+    for finer in (1, 2, 4):
+        BRepTools.Clean_s(shape)
+        BRepMesh_IncrementalMesh(shape, deflection / finer, False, ANGULAR_DEFLECTION / finer, False)
+        mesh = _mesh(shape)
+        if closed(mesh) is not None:
+            break
+    return mesh
+
+
+def _mesh(shape: TopoDS_Shape) -> Mesh:
     parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     explorer = TopExp_Explorer(shape, TopAbs_FACE)
     while explorer.More():
@@ -255,21 +351,44 @@ def _triangles(
     return vertices, normals, triangles
 
 
-def write_step(shape: TopoDS_Shape, path: Path) -> None:
-    """Write STEP AP214, millimetres, from a shape in metres."""
+class StepSchema(StrEnum):
+    """Application protocols of STEP that CAD systems read."""
+
+    AP214 = "AP214IS"
+    AP242 = "AP242DIS"
+
+
+def write_step(shape: TopoDS_Shape, path: Path, schema: StepSchema = StepSchema.AP214) -> None:
+    """Write STEP in millimetres from a shape in metres: the same bytes for the same shape.
+
+    Raises:
+        RejectError: ``kernel_failed``.
+    """
     Message.DefaultMessenger_s().ChangePrinters().Clear()  # it would tell each step of the writing
-    Interface_Static.SetCVal_s("write.step.schema", "AP214IS")
+    Interface_Static.SetCVal_s("write.step.schema", schema.value)
     Interface_Static.SetCVal_s("xstep.cascade.unit", "M")
     Interface_Static.SetCVal_s("write.step.unit", "MM")
+    Interface_Static.SetCVal_s("write.step.product.name", path.stem)
     writer = STEPControl_Writer()
-    if writer.Transfer(shape, STEPControl_AsIs) != IFSelect_RetDone or writer.Write(str(path)) != IFSelect_RetDone:
+    if writer.Transfer(shape, STEPControl_AsIs) != IFSelect_RetDone:
+        raise RejectError("kernel_failed", f"cannot write {path}")
+    header = APIHeaderSection_MakeHeader(writer.Model())
+    header.SetName(TCollection_HAsciiString(path.stem))
+    header.SetTimeStamp(TCollection_HAsciiString("1970-01-01T00:00:00"))
+    header.Apply(writer.Model())
+    if writer.Write(str(path)) != IFSelect_RetDone:
         raise RejectError("kernel_failed", f"cannot write {path}")
 
 
-def write_stl(shape: TopoDS_Shape, path: Path, deflection: float) -> None:
-    """Write binary STL."""
-    BRepMesh_IncrementalMesh(shape, deflection, False, ANGULAR_DEFLECTION, False)
-    writer = StlAPI_Writer()
-    writer.ASCIIMode = False
-    if not writer.Write(shape, str(path)):
-        raise RejectError("kernel_failed", f"cannot write {path}")
+def read_step(path: Path) -> TopoDS_Shape:
+    """The shape in a STEP file, in metres.
+
+    Raises:
+        RejectError: ``malformed_step``.
+    """
+    Message.DefaultMessenger_s().ChangePrinters().Clear()
+    Interface_Static.SetCVal_s("xstep.cascade.unit", "M")
+    reader = STEPControl_Reader()
+    if reader.ReadFile(str(path)) != IFSelect_RetDone or reader.TransferRoots() == 0:
+        raise RejectError("malformed_step", f"{path} holds no shape")
+    return reader.OneShape()

@@ -10,7 +10,7 @@ import itertools
 
 import numpy as np
 
-from pipeline.cad.kernel import Mesh
+from pipeline.cad.mesh import Mesh
 from pipeline.errors import RejectError
 
 # The signs of the direction in which each view looks.

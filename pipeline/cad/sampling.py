@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from pipeline.cad.kernel import Mesh
+from pipeline.cad.mesh import Mesh
 from pipeline.errors import RejectError
 
 

@@ -113,7 +113,9 @@ def build_corpus(
         kept = set(sorted([entry.id for entry in entries] + [reject.id for reject in rejects])[: data.limit])
         entries = [entry for entry in entries if entry.id in kept]
         rejects = [reject for reject in rejects if reject.id in kept]
-    tasks = [PrepareTask(dataset.path, entry, codec.bits, data.max_program_tokens) for entry in entries]
+    tasks = [
+        PrepareTask(dataset.path, entry, codec.bits, codec.tolerance, data.max_program_tokens) for entry in entries
+    ]
     records = _prepare_all(tasks, scratch / "blocks", kernel, num_workers, progress)
     accepted = [record for record in records if "tokens" in record]
     rejects += [Reject(r["id"], "corpus", r["reason"], r["detail"]) for r in records if "tokens" not in r]
@@ -202,7 +204,7 @@ def _write(
     write_rejects(folder, rejects)
     fields = {"program.npy": {"shape": [None], "dtype": "uint16"}}
     details = {
-        "codec": {"bits": codec.bits, "vocabulary_size": Grammar(codec.bits).size},
+        "codec": {**codec.model_dump(mode="json"), "vocabulary_size": Grammar(codec.bits).size},
         "source": data.source,
         "counts": counts,
     }

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.cad import kernel, omnicad
-from pipeline.cad.kernel import Mesh
+from pipeline.cad.mesh import Mesh
 from pipeline.cad.program import CadProgram, Frame
 from pipeline.cad.rendering import read_image, render_views
 from pipeline.cad.sampling import normalise_points, read_points, sample_surface

@@ -18,6 +18,7 @@ class PrepareTask:
     dataset: Path
     entry: Entry
     bits: int
+    tolerance: float
     max_program_tokens: int
 
 
@@ -30,7 +31,8 @@ def prepare(task: PrepareTask) -> dict[str, Any]:
     program = omnicad.loads(open_dataset(task.dataset).read(f"json/{task.entry.id}.json"))
     solid = kernel.build(program)
     frame = Frame.of_box(*kernel.bounding_box(solid))
-    tokens = Codec(task.bits).encode(program.normalised(frame))
+    volume = kernel.volume(solid) / frame.scale**3
+    tokens = Codec(task.bits, task.tolerance).encode(program.normalised(frame), volume)
     if len(tokens) > task.max_program_tokens:
         raise RejectError("too_long", f"{len(tokens)} tokens, data.max_program_tokens is {task.max_program_tokens}")
     return {
@@ -42,7 +44,7 @@ def prepare(task: PrepareTask) -> dict[str, Any]:
         "statistics": {
             "num_extrudes": len(program.extrudes),
             "num_curves": program.num_curves,
-            "volume": kernel.volume(solid) / frame.scale**3,
+            "volume": volume,
         },
         "tokens": tokens.tolist(),
     }

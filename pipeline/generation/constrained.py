@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor
 
-from pipeline.cad.grammar import TOKEN, Grammar, State
+from pipeline.cad.grammar import Grammar, State
+from pipeline.cad.tokens import TOKEN
 
 
 class GrammarProcessor(LogitsProcessor):  # type: ignore[misc]

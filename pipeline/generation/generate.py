@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from transformers import GenerationConfig, LogitsProcessorList
 
-from pipeline.cad.grammar import TOKEN
+from pipeline.cad.tokens import TOKEN
 from pipeline.device import autocast
 from pipeline.generation.constrained import GrammarProcessor, cut_at_end
 from pipeline.model.cad_mllm import CadMllm

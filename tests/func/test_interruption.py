@@ -53,9 +53,11 @@ def test_training_killed_between_steps_ends_with_the_same_bytes(copy, signum):
     assert contents(copy.folder / "checkpoints/stage2_text_pc") == before
 
 
-def test_dvc_repro_goes_on_after_a_kill(copy):
+@pytest.mark.parametrize("shell", ["/bin/sh", "/bin/bash"])  # bash becomes the stage, sh waits for it
+def test_dvc_repro_goes_on_after_a_kill(copy, shell):
+    copy.env["SHELL"] = shell
     before = contents(copy.folder / "checkpoints/stage3_all")
-    copy.change("    lr: 1e-3", "    lr: 9e-4")
+    copy.change("    epochs: 3\n    lr: 1e-3", "    epochs: 20\n    lr: 9e-4")
     kill_when(copy, ("dvc", "repro"), scratch_has(copy, "train-stage3_all/*/state-*"), signal.SIGKILL)
     time.sleep(3)  # the orphaned stage notices and stops
     output = copy.run("dvc", "repro")

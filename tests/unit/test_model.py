@@ -12,7 +12,8 @@ from transformers import GenerationConfig, LogitsProcessorList
 
 from pipeline import params
 from pipeline.cad.codec import Codec
-from pipeline.cad.grammar import TOKEN, Grammar
+from pipeline.cad.grammar import Grammar
+from pipeline.cad.tokens import TOKEN
 from pipeline.device import autocast
 from pipeline.encoders.weights import build_models
 from pipeline.errors import RejectError, UserError

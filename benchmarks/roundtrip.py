@@ -1,0 +1,124 @@
+"""What quantisation costs in geometry: prints one JSON object.
+
+    python benchmarks/roundtrip.py [DATASET] [--bits 6 8 10 12] [--tolerance 0.01]
+
+Every model is built, encoded, decoded and built again, at each number of bits: how many are valid solids, volumetric
+IoU with the original, and chamfer distance to it (8,192 points in [-1, 1] cubed; ``chamfer_floor`` compares two
+draws from the original). Failures count: an IoU of 0.
+"""
+
+import argparse
+import json
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.cad import kernel, omnicad
+from pipeline.cad.codec import Codec
+from pipeline.cad.mesh import Mesh, Surface, volumetric_iou, watertight
+from pipeline.cad.program import Frame
+from pipeline.cad.sampling import sample_surface
+from pipeline.cad.sandbox import Failure, Sandbox, cores
+from pipeline.data.dataset import open_dataset
+from pipeline.errors import RejectError
+from pipeline.evaluation.geometry import chamfer
+from pipeline.params import load
+
+ROOT = Path(__file__).resolve().parents[1]
+DEFAULT_DATASET = ROOT.parent / "shared" / "omnicad"
+NUM_POINTS = 8192
+DEFLECTION = 0.001  # of the longest half-side: fine enough that IoU measures the codec
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One model at several numbers of bits."""
+
+    dataset: Path
+    id: str
+    bits: tuple[int, ...]
+    tolerance: float
+
+
+def solid_of(program: Any) -> tuple[Mesh, Surface]:
+    """Triangles of a normalised program's solid, and the same with shared vertices."""
+    mesh = kernel.tessellate(kernel.build(program), DEFLECTION)
+    return mesh, watertight(mesh)
+
+
+def roundtrip(task: Task) -> dict[str, Any]:
+    """One model's figures, or a reason, for each number of bits."""
+    program = omnicad.loads(open_dataset(task.dataset).read(f"json/{task.id}.json"))
+    shape = kernel.build(program)
+    frame = Frame.of_box(*kernel.bounding_box(shape))
+    program, volume = program.normalised(frame), kernel.volume(shape) / frame.scale**3
+    mesh, surface = solid_of(program)
+    points = sample_surface(mesh, NUM_POINTS, seed=0)[:, :3]
+    floor = chamfer(points, sample_surface(mesh, NUM_POINTS, seed=1)[:, :3])["chamfer_l1_mean"]
+    out: dict[str, Any] = {"floor": floor}
+    for bits in task.bits:
+        codec = Codec(bits, task.tolerance)
+        try:
+            tokens = codec.encode(program, volume)
+            decoded, decoded_surface = solid_of(codec.decode(tokens))
+        except RejectError as error:
+            out[str(bits)] = {"reason": error.reason, "detail": error.detail}
+            continue
+        out[str(bits)] = {
+            "tokens": len(tokens),
+            "iou": volumetric_iou(surface, decoded_surface),
+            "chamfer": chamfer(points, sample_surface(decoded, NUM_POINTS, seed=2)[:, :3])["chamfer_l1_mean"],
+        }
+    return out
+
+
+def figures(results: dict[str, dict[str, Any]], bits: str, floor: float) -> dict[str, Any]:
+    """The figures of one number of bits over all models."""
+    good = [result[bits] for result in results.values() if "iou" in result[bits]]
+    ious = np.array([result["iou"] for result in good] + [0.0] * (len(results) - len(good)))
+    tokens = [result["tokens"] for result in good]
+    return {
+        "valid": round(len(good) / len(results), 4),
+        "iou_median": round(float(np.median(ious)), 4),
+        "iou_mean": round(float(np.mean(ious)), 4),
+        "iou_p10": round(float(np.percentile(ious, 10)), 4),
+        "chamfer_median": round(float(np.median([result["chamfer"] for result in good])), 5),
+        "chamfer_floor": round(floor, 5),
+        "tokens_mean": round(float(np.mean(tokens)), 1),
+        "tokens_median": float(np.median(tokens)),
+        "failures": dict(Counter(r[bits]["reason"] for r in results.values() if "reason" in r[bits])),
+    }
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("dataset", type=Path, nargs="?", default=DEFAULT_DATASET)
+    parser.add_argument("--bits", type=int, nargs="+", default=[6, 8, 10, 12])
+    default = load(ROOT / "params.yaml").codec
+    parser.add_argument("--tolerance", type=float, default=default.tolerance)
+    parser.add_argument("--details", type=Path, help="write each model's figures to this file")
+    arguments = parser.parse_args()
+    entries, _ = open_dataset(arguments.dataset).entries()
+    tasks = [Task(arguments.dataset, entry.id, tuple(arguments.bits), arguments.tolerance) for entry in entries]
+    results: dict[str, dict[str, Any]] = {}
+    rejected: dict[str, str] = {}
+    with Sandbox(roundtrip, cores(), timeout_s=300, memory_mib=4096) as sandbox:
+        for task, result in zip(tasks, sandbox.map(tasks), strict=True):
+            if isinstance(result, Failure):
+                rejected[task.id] = f"{result.reason}: {result.detail}"
+            else:
+                results[task.id] = result
+    if arguments.details:
+        arguments.details.write_text(json.dumps(results, indent=1), encoding="utf-8")
+    floor = float(np.median([result["floor"] for result in results.values()]))
+    by_bits = {str(bits): figures(results, str(bits), floor) for bits in arguments.bits}
+    summary = {"models": len(results), "rejected": rejected, "tolerance": arguments.tolerance}
+    print(json.dumps({"default_bits": default.bits, **by_bits, **summary}))
+
+
+if __name__ == "__main__":
+    main()
