@@ -34,6 +34,12 @@ def write_text(path: Path, text: str) -> None:
         file.write(text)
 
 
+def write_bytes(path: Path, data: bytes) -> None:
+    """Replace a file's content in one step."""
+    with atomic_open(path, "wb") as file:
+        file.write(data)
+
+
 def fsync_tree(folder: Path) -> None:
     """Force every file below ``folder`` to disk."""
     for path in folder.rglob("*"):

@@ -90,6 +90,9 @@ class Data(Section):
     limit: Positive | None = Field(description="take only this many entries (in order of id); null for all")
     synthetic: Synthetic
     split: Split
+    prefixes: Annotated[int, Field(ge=0)] = Field(
+        description="at most so many prefixes of each training model become models of their own, as in Omni-CAD"
+    )
     shard_size: Positive = Field(description="models per shard")
     max_program_tokens: Annotated[int, Field(ge=16, le=32768)] = Field(description="longer programs are rejected")
 

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from stages.cad import cad
 from stages.corpus import corpus
 from stages.doctor import doctor
 from stages.evaluate import evaluate
@@ -51,5 +52,6 @@ COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
 for panel, functions in COMMANDS.items():
     for function in functions:
         app.command(rich_help_panel=panel)(function)
+app.add_typer(cad, name="cad", rich_help_panel=TOOLS)
 app.add_typer(preset, name="preset", rich_help_panel=TOOLS)
 app.add_typer(checkpoint, name="checkpoint", rich_help_panel=TOOLS)

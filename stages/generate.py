@@ -6,14 +6,17 @@ from typing import Annotated
 import typer
 
 from pipeline import params
-from pipeline.errors import RejectError, UserError
+from pipeline.errors import RejectError
+from stages.cad import facts_text
 from stages.runner import CHECKPOINTS, MODELS, command
 
 
 @command
 def generate(
     caption: Annotated[str, typer.Argument(help="What to build, in words.")],
-    out: Annotated[Path, typer.Option(help="model.step, .stl or .json (Omni-CAD)", dir_okay=False)],
+    out: Annotated[
+        Path, typer.Option(help=".step, .stl, .glb, .ply, .png, .json (Omni-CAD) or .tokens", dir_okay=False)
+    ],
     points: Annotated[
         Path | None, typer.Option(help="A point cloud, .npy or .npz: (N, 3) or (N, 6) with normals.")
     ] = None,
@@ -26,9 +29,9 @@ def generate(
     seed: Annotated[int, typer.Option(min=0, help="For sampling.")] = 0,
     max_tokens: Annotated[int, typer.Option(min=16, help="Length limit of the program.")] = 512,
 ) -> None:
-    """Generate a CAD model and write it as STEP, STL or Omni-CAD JSON."""
+    """Generate a CAD model and write it as a solid, a mesh, a picture or a program."""
     from pipeline.cad.codec import Codec
-    from pipeline.cad.export import ExportTask, check_suffix, export
+    from pipeline.cad.files import ConvertTask, WriteOptions, check_writable, convert
     from pipeline.cad.program import Frame
     from pipeline.cad.sandbox import Failure, Sandbox
     from pipeline.device import DTYPES, choose_device
@@ -36,9 +39,7 @@ def generate(
     from pipeline.generation.prompt import make_prompt, read_inputs
     from pipeline.training.checkpoint import load_checkpoint
 
-    check_suffix(out)
-    if not out.parent.is_dir():
-        raise UserError(f"{out.parent} is not a folder")
+    check_writable(out)
     given = read_inputs(caption, points, image or [])
     p = params.load()
     folder = checkpoint or CHECKPOINTS / list(p.curriculum)[-1]
@@ -46,14 +47,12 @@ def generate(
     tokens = generate_tokens(model, [make_prompt(model, MODELS, given)], max_tokens, temperature, seed)[0]
     program = Codec(model.grammar.bits).decode(tokens)
     frame = given.frame or Frame((0.0, 0.0, 0.0), size_mm / 2000)
-    with Sandbox(export, 1, p.kernel.timeout_s, p.kernel.memory_mib) as sandbox:
-        result = next(sandbox.map([ExportTask(program.restored(frame), out.resolve())]))
+    options = WriteOptions(model.grammar.bits, p.codec.tolerance)
+    with Sandbox(convert, 1, p.kernel.timeout_s, p.kernel.memory_mib) as sandbox:
+        result = next(sandbox.map([ConvertTask(program.restored(frame), out.resolve(), options)]))
     if isinstance(result, Failure):
         hint = "another caption, --temperature 0.7 or another --seed may do better"
         raise RejectError(
             result.reason, f"the generated program ({len(tokens)} tokens) makes no solid: {result.detail}; {hint}"
         )
-    box = " x ".join(f"{result[axis] * 1000:.4g}" for axis in "xyz")
-    typer.echo(
-        f"{out}: {len(program.extrudes)} extrusions, {box} mm, {result['volume'] * 1e9:.4g} mm³ ({len(tokens)} tokens)"
-    )
+    typer.echo(f"{out}: {len(tokens)} tokens{facts_text({'extrusions': len(program.extrudes), **result})}")

@@ -20,7 +20,7 @@ def count(number: int, noun: str) -> str:
 
 def article(phrase: str) -> str:
     """The phrase with ``a`` or ``an``."""
-    is_vowel = phrase[0] in "aeio" or phrase[:2] in ("L-", "I-")
+    is_vowel = phrase[0] in "aeio8" or phrase[:2] in ("L-", "I-")
     return f"{'an' if is_vowel else 'a'} {phrase}"
 
 

@@ -5,6 +5,7 @@ in ``sandbox`` for anything that is not your own.
 """
 
 import math
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,8 @@ from OCP.Interface import Interface_Static
 from OCP.Message import Message
 from OCP.Poly import Poly_Triangulation
 from OCP.ShapeFix import ShapeFix_Face, ShapeFix_Shape
-from OCP.STEPControl import STEPControl_AsIs, STEPControl_Reader, STEPControl_Writer
+from OCP.StepBasic import StepBasic_Product
+from OCP.STEPControl import STEPControl_AsIs, STEPControl_Controller, STEPControl_Reader, STEPControl_Writer
 from OCP.TCollection import TCollection_HAsciiString
 from OCP.TopAbs import TopAbs_COMPOUND, TopAbs_FACE, TopAbs_REVERSED, TopAbs_SOLID
 from OCP.TopExp import TopExp_Explorer
@@ -47,7 +49,6 @@ from OCP.TopoDS import (
     TopoDS_Face,
     TopoDS_Iterator,
     TopoDS_Shape,
-    TopoDS_Vertex,
     TopoDS_Wire,
 )
 
@@ -58,26 +59,42 @@ from pipeline.errors import RejectError
 ANGULAR_DEFLECTION = 0.2  # radians between neighbouring facets of a curved face
 
 
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A shape with what the check of an operation's result needs: volume, and a box a little too large."""
+
+    shape: TopoDS_Shape
+    volume: float
+    box: Bnd_Box
+
+    @classmethod
+    def of(cls, shape: TopoDS_Shape) -> "_Part":
+        box = Bnd_Box()
+        BRepBndLib.Add_s(shape, box, False)
+        box.Enlarge(1e-6 * math.sqrt(box.SquareExtent()))
+        return cls(shape, volume(shape), box)
+
+
 def build(program: CadProgram) -> TopoDS_Shape:
     """The solid (or several) that the program describes.
 
     Raises:
         RejectError: ``kernel_failed``, ``invalid_solid`` or ``empty_solid``.
     """
+    body: TopoDS_Shape | None = None
     try:
-        body = _combined(program, careful=False)
-        if body is not None and not is_valid(body):
-            body = _healed(body)
-        if body is None or not is_valid(body):
-            body = _combined(program, careful=True)
-            body = body if body is None or is_valid(body) else _healed(body)
+        for careful in (False, True):
+            combined = _combined(program, careful)
+            if combined is None or not TopExp_Explorer(combined.shape, TopAbs_SOLID).More():
+                continue
+            for body in (combined.shape, _healed(combined.shape)):
+                if is_valid(body) and volume(body) > 0:
+                    return body
     except RuntimeError as error:  # OCP's exceptions derive from it
         raise RejectError("kernel_failed", f"{type(error).__name__}: {error}") from error
-    if body is None or not TopExp_Explorer(body, TopAbs_SOLID).More() or volume(body) <= 0:
+    if body is None or volume(body) <= 0:
         raise RejectError("empty_solid", "the operations leave nothing")
-    if not is_valid(body):
-        raise RejectError("invalid_solid", "BRepCheck finds faults that ShapeFix cannot heal")
-    return body
+    raise RejectError("invalid_solid", "BRepCheck finds faults that ShapeFix cannot heal")
 
 
 def is_valid(shape: TopoDS_Shape) -> bool:
@@ -91,10 +108,10 @@ def _healed(shape: TopoDS_Shape) -> TopoDS_Shape:
     return fix.Shape()
 
 
-def _combined(program: CadProgram, careful: bool) -> TopoDS_Shape | None:
+def _combined(program: CadProgram, careful: bool) -> _Part | None:
     """All extrusions in order. ``careful`` looks for faults after every operation."""
-    body: TopoDS_Shape | None = None
-    pending: list[TopoDS_Shape] = []  # additions wait: fused in pairs they cost half of one after the other
+    body: _Part | None = None
+    pending: list[_Part] = []  # additions wait: fused in pairs they cost half of one after the other
 
     def settle() -> None:
         nonlocal body
@@ -103,14 +120,14 @@ def _combined(program: CadProgram, careful: bool) -> TopoDS_Shape | None:
             pending.clear()
 
     for extrude in program.extrudes:
-        tools = prisms(extrude)
+        tools = [_Part.of(prism) for prism in prisms(extrude)]
         if extrude.operation in (Operation.NEW, Operation.JOIN):
             pending += tools
             continue
         settle()
         assert body is not None, "programs begin with a new body"
         if extrude.operation is Operation.CUT:
-            for tool in tools if careful else [_compound(tools)]:
+            for tool in tools if careful else [_together(tools)]:
                 body = _boolean(Operation.CUT, body, tool, careful)
         else:
             body = _boolean(Operation.INTERSECT, body, _fused(tools, careful), careful)
@@ -158,7 +175,7 @@ def _wire(loop: Loop, plane: Plane, height: float) -> TopoDS_Wire:
     edges = loop.edges if loop.signed_area > 0 else loop.reversed().edges
     corners = [_point(plane, edge.start, height) for edge in edges]
     # Neighbours share a vertex: end points that differ by float noise still make one wire.
-    vertices = [_vertex(corner) for corner in corners]
+    vertices = [BRepBuilderAPI_MakeVertex(corner).Vertex() for corner in corners]
     for i, edge in enumerate(edges):
         j = (i + 1) % len(edges)
         if corners[i].Distance(corners[j]) < 1e-9:
@@ -178,10 +195,6 @@ def _wire(loop: Loop, plane: Plane, height: float) -> TopoDS_Wire:
     return maker.Wire()
 
 
-def _vertex(point: gp_Pnt) -> TopoDS_Vertex:
-    return BRepBuilderAPI_MakeVertex(point).Vertex()
-
-
 BOOLEANS = {
     Operation.JOIN: BRepAlgoAPI_Fuse,
     Operation.CUT: BRepAlgoAPI_Cut,
@@ -192,64 +205,56 @@ FUZZY = (0.0, 1e-6, 1e-5, 1e-4)
 VOLUME_NOISE = 1e-4  # relative
 
 
-def _fused(shapes: list[TopoDS_Shape], careful: bool) -> TopoDS_Shape:
-    while len(shapes) > 1:
-        pairs = [shapes[i : i + 2] for i in range(0, len(shapes), 2)]
-        shapes = [_boolean(Operation.JOIN, pair[0], pair[1], careful) if len(pair) == 2 else pair[0] for pair in pairs]
-    return shapes[0]
+def _fused(parts: list[_Part], careful: bool) -> _Part:
+    while len(parts) > 1:
+        pairs = [parts[i : i + 2] for i in range(0, len(parts), 2)]
+        parts = [_boolean(Operation.JOIN, p[0], p[1], careful) if len(p) == 2 else p[0] for p in pairs]
+    return parts[0]
 
 
-def _compound(shapes: list[TopoDS_Shape]) -> TopoDS_Shape:
-    if len(shapes) == 1:
-        return shapes[0]
-    made, builder = TopoDS_Compound(), BRep_Builder()
+def _together(parts: list[_Part]) -> _Part:
+    """Shapes as one compound."""
+    if len(parts) == 1:
+        return parts[0]
+    made, builder, box = TopoDS_Compound(), BRep_Builder(), Bnd_Box()
     builder.MakeCompound(made)
-    for shape in shapes:
-        builder.Add(made, shape)
-    return made
+    for part in parts:
+        builder.Add(made, part.shape)
+        box.Add(part.box)
+    return _Part(made, sum(part.volume for part in parts), box)
 
 
-def _boolean(operation: Operation, body: TopoDS_Shape, tool: TopoDS_Shape, careful: bool) -> TopoDS_Shape:
+def _boolean(operation: Operation, body: _Part, tool: _Part, careful: bool) -> _Part:
     """One operation, repeated with more tolerance where it fails or its volume is impossible."""
-    one, other = _loose_box(body), _loose_box(tool)
-    if one.IsOut(other):
+    if body.box.IsOut(tool.box):
         if operation is Operation.JOIN:
-            return _compound([body, tool])
+            return _together([body, tool])
         if operation is Operation.CUT:
             return body
-    first, second = volume(body), volume(tool)
-    noise = VOLUME_NOISE * (first + second)
+    noise = VOLUME_NOISE * (body.volume + tool.volume)
     low, high = {
-        Operation.JOIN: (max(first, second), first + second),
+        Operation.JOIN: (max(body.volume, tool.volume), body.volume + tool.volume),
         # Profiles of one extrusion may overlap, then the tool counts them twice.
-        Operation.CUT: (first - second, first),
-        Operation.INTERSECT: (0.0, min(first, second)),
+        Operation.CUT: (body.volume - tool.volume, body.volume),
+        Operation.INTERSECT: (0.0, min(body.volume, tool.volume)),
     }[operation]
-    size = math.sqrt(one.SquareExtent())
-    result = None
+    size = math.sqrt(body.box.SquareExtent())
+    result: _Part | None = None
     for fuzzy in FUZZY:
         made = BOOLEANS[operation]()
-        made.SetArguments(_shapes([body]))
-        made.SetTools(_shapes(_parts(tool)))
+        made.SetArguments(_listed([body.shape]))
+        made.SetTools(_listed(_parts(tool.shape)))
         made.SetFuzzyValue(fuzzy * size)
         made.SetRunParallel(False)
         made.Build()
         if not made.IsDone():
             continue
-        result = made.Shape()
-        if low - noise <= volume(result) <= high + noise and not (careful and not is_valid(result)):
+        result = _Part.of(made.Shape())
+        if low - noise <= result.volume <= high + noise and not (careful and not is_valid(result.shape)):
             return result
     if result is None:
         raise RejectError("kernel_failed", "a boolean operation failed")
     return result
-
-
-def _loose_box(shape: TopoDS_Shape) -> Bnd_Box:
-    """A box that holds the shape and a little more."""
-    box = Bnd_Box()
-    BRepBndLib.Add_s(shape, box, False)
-    box.Enlarge(1e-6 * math.sqrt(box.SquareExtent()))
-    return box
 
 
 def _parts(shape: TopoDS_Shape) -> list[TopoDS_Shape]:
@@ -263,11 +268,11 @@ def _parts(shape: TopoDS_Shape) -> list[TopoDS_Shape]:
     return parts
 
 
-def _shapes(shapes: list[TopoDS_Shape]) -> List_TopoDS_Shape:
-    collected = List_TopoDS_Shape()
+def _listed(shapes: list[TopoDS_Shape]) -> List_TopoDS_Shape:
+    listed = List_TopoDS_Shape()
     for shape in shapes:
-        collected.Append(shape)
-    return collected
+        listed.Append(shape)
+    return listed
 
 
 def volume(shape: TopoDS_Shape) -> float:
@@ -351,6 +356,12 @@ def _triangles(
     return vertices, normals, triangles
 
 
+def _step_settings() -> None:
+    Message.DefaultMessenger_s().ChangePrinters().Clear()  # it would tell each step of the work
+    STEPControl_Controller.Init_s()  # until then a setting is not heard: the first file would be in metres
+    Interface_Static.SetCVal_s("xstep.cascade.unit", "M")
+
+
 class StepSchema(StrEnum):
     """Application protocols of STEP that CAD systems read."""
 
@@ -358,24 +369,30 @@ class StepSchema(StrEnum):
     AP242 = "AP242DIS"
 
 
-def write_step(shape: TopoDS_Shape, path: Path, schema: StepSchema = StepSchema.AP214) -> None:
+def write_step(shape: TopoDS_Shape, path: Path, name: str, schema: StepSchema = StepSchema.AP214) -> None:
     """Write STEP in millimetres from a shape in metres: the same bytes for the same shape.
+
+    Args:
+        name: of the product.
 
     Raises:
         RejectError: ``kernel_failed``.
     """
-    Message.DefaultMessenger_s().ChangePrinters().Clear()  # it would tell each step of the writing
+    _step_settings()
     Interface_Static.SetCVal_s("write.step.schema", schema.value)
-    Interface_Static.SetCVal_s("xstep.cascade.unit", "M")
     Interface_Static.SetCVal_s("write.step.unit", "MM")
-    Interface_Static.SetCVal_s("write.step.product.name", path.stem)
     writer = STEPControl_Writer()
     if writer.Transfer(shape, STEPControl_AsIs) != IFSelect_RetDone:
         raise RejectError("kernel_failed", f"cannot write {path}")
-    header = APIHeaderSection_MakeHeader(writer.Model())
-    header.SetName(TCollection_HAsciiString(path.stem))
+    model, title = writer.Model(), TCollection_HAsciiString(name)
+    for number in range(1, model.NbEntities() + 1):
+        if isinstance(entity := model.Value(number), StepBasic_Product):
+            entity.SetId(title)  # the translator would count its files here
+            entity.SetName(title)
+    header = APIHeaderSection_MakeHeader(model)
+    header.SetName(title)
     header.SetTimeStamp(TCollection_HAsciiString("1970-01-01T00:00:00"))
-    header.Apply(writer.Model())
+    header.Apply(model)
     if writer.Write(str(path)) != IFSelect_RetDone:
         raise RejectError("kernel_failed", f"cannot write {path}")
 
@@ -386,8 +403,7 @@ def read_step(path: Path) -> TopoDS_Shape:
     Raises:
         RejectError: ``malformed_step``.
     """
-    Message.DefaultMessenger_s().ChangePrinters().Clear()
-    Interface_Static.SetCVal_s("xstep.cascade.unit", "M")
+    _step_settings()
     reader = STEPControl_Reader()
     if reader.ReadFile(str(path)) != IFSelect_RetDone or reader.TransferRoots() == 0:
         raise RejectError("malformed_step", f"{path} holds no shape")

@@ -1,9 +1,10 @@
 """Triangle meshes of solids: shared vertices, whether they close, and how much of two solids is common."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from pipeline.cad.program import Frame
 from pipeline.errors import RejectError
 
 MERGE = (1e-7, 1e-5, 1e-4)  # how far one vertex of two faces may be apart, as a share of the size; tried in turn
@@ -24,6 +25,10 @@ class Mesh:
     normals: np.ndarray
     triangles: np.ndarray
     faces: np.ndarray
+
+    def normalised(self, frame: Frame) -> "Mesh":
+        """The mesh in a frame's normalised coordinates."""
+        return replace(self, vertices=(self.vertices - np.array(frame.centre)) / frame.scale)
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,6 +86,26 @@ def _view(scene: object, faces: np.ndarray, normals: np.ndarray, view: int, size
     return image.reshape(size, size)
 
 
+def contact_sheet(views: np.ndarray, columns: int = 4) -> bytes:
+    """Views (V, H, W), side by side in rows, as PNG."""
+    number, height, width = views.shape
+    columns = min(columns, number)
+    sheet = np.full((-(-number // columns) * height, columns * width), BACKGROUND, np.uint8)
+    for i, view in enumerate(views):
+        row, column = divmod(i, columns)
+        sheet[row * height : (row + 1) * height, column * width : (column + 1) * width] = view
+    return encode_png(sheet)
+
+
+def encode_png(image: np.ndarray) -> bytes:
+    """A uint8 image, (H, W) or (H, W, 3), as PNG."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
 def read_image(data: bytes, name: str, size: int | None) -> np.ndarray:
     """A user's picture as uint8 grey values on white, (size, size), or as large as it is where ``size`` is None.
 

@@ -37,7 +37,7 @@ def normalise_points(points: np.ndarray) -> np.ndarray:
         points: (N, 3) or (N, 6) finite numbers; columns 3 to 5 are normals.
 
     Returns:
-        (N, 6) float32; normals estimated from neighbours, and turned outward from the centre, where missing.
+        (N, 6) float32; normals estimated from neighbours (``estimate_normals``) where missing.
 
     Raises:
         RejectError: ``bad_points``.
@@ -61,16 +61,75 @@ def normalise_points(points: np.ndarray) -> np.ndarray:
     return np.concatenate([xyz, normals / lengths], axis=1).astype(np.float32)
 
 
-def estimate_normals(xyz: np.ndarray, num_neighbours: int = 16) -> np.ndarray:
-    """(N, 3) unit normals by local planes, turned away from the cloud's centre."""
+SMALL_PATCH = 6
+
+
+def estimate_normals(xyz: np.ndarray, num_neighbours: int = 10) -> np.ndarray:
+    """Unit normals by local planes, made consistent within each smooth patch along a spanning tree of neighbours
+    (Hoppe et al. 1992, section 3.3); a patch looks to where its rays cross the surface an even number of times.
+
+    Args:
+        xyz: (N, 3) normalised points.
+
+    Returns:
+        (N, 3), outward for a closed surface that is sampled densely.
+    """
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import breadth_first_order, connected_components, minimum_spanning_tree
     from scipy.spatial import cKDTree
 
-    _, neighbours = cKDTree(xyz).query(xyz, k=min(num_neighbours, len(xyz)))
+    count = len(xyz)
+    distances, neighbours = cKDTree(xyz).query(xyz, k=min(num_neighbours, count))
+    spacing = float(np.median(distances[:, min(4, distances.shape[1] - 1)]))
     local = xyz[neighbours] - xyz[neighbours].mean(axis=1, keepdims=True)
-    _, vectors = np.linalg.eigh(np.einsum("nki,nkj->nij", local, local))
+    values, vectors = np.linalg.eigh(np.einsum("nki,nkj->nij", local, local))
     normals = vectors[:, :, 0]
-    outward = np.einsum("ni,ni->n", normals, xyz - xyz.mean(axis=0)) >= 0
-    return np.where(outward[:, None], normals, -normals)
+    first, second = np.arange(count).repeat(neighbours.shape[1]), neighbours.ravel()
+    between = xyz[second] - xyz[first]
+    lengths = np.linalg.norm(between, axis=1)
+    # Not through a thin wall, and not over a crease, where local planes are none.
+    beside = np.abs(np.einsum("ni,ni->n", between, normals[first])) < 0.35 * lengths
+    flat = (values[:, 0] < 0.05 * values[:, 1])[first]
+    turn = 1 - np.abs(np.einsum("ni,ni->n", normals[first], normals[second]))
+    smooth = (turn < 0.15) & (lengths < 4 * spacing) & beside & flat & flat[second * neighbours.shape[1]]
+    cost = (turn + lengths + 1e-6)[smooth]  # a little more than 0: an entry of 0 is no edge
+    graph = coo_matrix((cost, (first[smooth], second[smooth])), shape=(count, count)).tocsr()
+    tree = minimum_spanning_tree(graph.maximum(graph.T))
+    num_patches, patch = connected_components(tree, directed=False)
+    for start in np.unique(patch, return_index=True)[1]:
+        order, before = breadth_first_order(tree, start, directed=False)
+        for at in order[1:]:
+            if normals[at] @ normals[before[at]] < 0:
+                normals[at] *= -1
+    votes = np.zeros(num_patches)
+    rng = np.random.default_rng(0)
+    sizes = np.bincount(patch)
+    for number in np.flatnonzero(sizes >= SMALL_PATCH):
+        members = np.flatnonzero(patch == number)
+        for at in rng.choice(members, min(len(members), 32), replace=False):
+            votes[number] += _outside(xyz, xyz[at], normals[at], spacing)
+            votes[number] -= _outside(xyz, xyz[at], -normals[at], spacing)
+    normals *= np.where(votes < 0, -1.0, 1.0)[patch][:, None]
+    # What lies on creases looks to the side to which the nearest patch does.
+    whole = sizes[patch] >= SMALL_PATCH
+    if whole.any() and not whole.all():
+        _, nearest = cKDTree(xyz[whole]).query(xyz[~whole])
+        backwards = np.einsum("ni,ni->n", normals[~whole], normals[whole][nearest]) < 0
+        normals[~whole] *= np.where(backwards, -1.0, 1.0)[:, None]
+    return normals
+
+
+def _outside(xyz: np.ndarray, origin: np.ndarray, direction: np.ndarray, spacing: float) -> float:
+    """A vote that a ray which leaves the surface runs outside: it meets the surface an even number of times.
+
+    Points within a narrow tube are counted in groups. Two walls that are thin for the cloud are one group, so a ray
+    that meets nothing is worth more.
+    """
+    offset = xyz - origin
+    along = offset @ direction
+    beside = (offset**2).sum(axis=1) - along**2
+    hits = np.sort(along[(beside < spacing**2) & (along > spacing)])
+    return float((-1) ** (int((np.diff(hits) > spacing).sum()) + 1)) if len(hits) else 3.0
 
 
 def read_points(data: bytes, name: str) -> np.ndarray:

@@ -21,6 +21,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 IDLE_MIB = 4096  # address space that the libraries map before any work
+AHEAD = 32  # items for each worker beyond the one whose result is due
 START_TIMEOUT_S = 120.0  # for a worker to come up; a task's own time begins when it has
 READY = "ready"
 
@@ -84,8 +85,8 @@ class Sandbox(Generic[T, R]):
         waiting: dict[int, T] = {}
         for emitted in range(1 << 62):
             while emitted not in results:
-                # Do not run far ahead of the consumer: results are held in memory.
-                while not exhausted and len(waiting) == 0 and given < emitted + 4 * self.num_workers:
+                # Far enough ahead that one slow item holds up nobody, not so far that results fill the memory.
+                while not exhausted and len(waiting) == 0 and given < emitted + AHEAD * self.num_workers:
                     pair = next(source, None)
                     if pair is None:
                         exhausted = True

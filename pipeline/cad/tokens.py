@@ -82,6 +82,10 @@ class Vocabulary:
             return COMMANDS[token]
         return str(token - NUM_COMMANDS) if token < self.first_fine else f"{self.fine_offset(token):+d}"
 
+    def starts_extrude(self, token: int) -> bool:
+        """Whether a token is an operation."""
+        return token < NUM_COMMANDS and COMMANDS[token] in OPERATION_TOKENS.values()
+
     def token(self, name: str) -> int:
         """The id of a token written by ``name``.
 

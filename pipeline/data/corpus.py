@@ -7,6 +7,7 @@ import json
 import zipfile
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +15,18 @@ import numpy as np
 
 from pipeline import interrupt
 from pipeline.atomic import atomic_open, publish, write_text
-from pipeline.cad import omnicad, synthesis
+from pipeline.cad import describe, omnicad, synthesis
 from pipeline.cad.grammar import Grammar
+from pipeline.cad.program import CadProgram
 from pipeline.cad.sandbox import Failure, Sandbox
 from pipeline.data.dataset import Entry, base_model, dataset_path, open_dataset
-from pipeline.data.prepare import PrepareTask, prepare
+from pipeline.data.prepare import PrepareTask, model_id, prepare
 from pipeline.errors import UserError
 from pipeline.params import Codec, Data, Kernel, Split
 from pipeline.shards.manifest import Manifest, Reject, reasons, write_rejects
 from pipeline.shards.reader import INDEX
 from pipeline.shards.writer import encode_array, encode_json, write_shard
+from pipeline.work import clean
 
 SPLITS = ("train", "validation", "test")
 BLOCK = 64  # entries that one file in scratch keeps
@@ -51,7 +54,7 @@ def make_synthetic_zip(path: Path, data: Data, seed: int) -> None:
         for number in range(settings.num_models):
             part = synthesis.make_part(seed, number, settings.families)
             folder = f"{number // 10000:04d}"
-            entry_id = f"{folder}/{number:08d}_00001"
+            entry_id = model_id(f"{folder}/{number:08d}", part.program)
             add(f"json/{entry_id}.json", omnicad.dumps(part.program))
             captions[folder].append({"id": entry_id, "text caption": part.caption})
         for folder, rows in captions.items():
@@ -118,9 +121,17 @@ def build_corpus(
     ]
     records = _prepare_all(tasks, scratch / "blocks", kernel, num_workers, progress)
     accepted = [record for record in records if "tokens" in record]
-    rejects += [Reject(r["id"], "corpus", r["reason"], r["detail"]) for r in records if "tokens" not in r]
     bases = {base_model(record["id"]) for record in accepted}
     splits = assign_splits(bases, data.split, seed, dataset.published_split())
+    if data.prefixes:
+        train = [record for record in accepted if splits[base_model(record["id"])] == "train"]
+        known = {entry.id for entry in entries} | {reject.id for reject in rejects}
+        tasks = [task for task in _prefix_tasks(train, tasks[0], data.prefixes) if task.entry.id not in known]
+        prefixes = _prepare_all(tasks, scratch / "prefixes", kernel, num_workers, progress)
+        records += prefixes
+        accepted += [record for record in prefixes if "tokens" in record]
+    accepted.sort(key=lambda record: str(record["id"]))
+    rejects += [Reject(r["id"], "corpus", r["reason"], r["detail"]) for r in records if "tokens" not in r]
     by_split: dict[str, list[dict[str, Any]]] = {split: [] for split in SPLITS}
     for record in accepted:
         by_split[splits[base_model(record["id"])]].append(record)
@@ -138,9 +149,8 @@ def build_corpus(
             "use more models or larger data.split fractions"
         )
     _write(by_split, rejects, counts, codec, data, scratch)
-    for block in (scratch / "blocks").iterdir():
-        block.unlink()
-    (scratch / "blocks").rmdir()
+    for folder in ("blocks", "prefixes"):
+        clean(scratch / folder)
     publish(scratch, out)
     return counts
 
@@ -169,6 +179,19 @@ def _prepare_all(
             records += made
             progress(len(records), len(tasks), "models read, built and encoded")
     return records
+
+
+def _prefix_tasks(records: list[dict[str, Any]], like: PrepareTask, most: int) -> list[PrepareTask]:
+    """For each model, up to ``most`` of its proper prefixes, evenly spread; none twice."""
+    made: dict[str, PrepareTask] = {}
+    for record in records:
+        program = omnicad.from_document(record["program"])
+        lengths = range(1, len(program.extrudes))
+        for length in sorted({lengths[len(lengths) * i // most] for i in range(most)}) if lengths else ():
+            prefix = CadProgram(program.extrudes[:length])
+            entry = Entry(model_id(base_model(record["id"]), prefix), describe.sentence(prefix))
+            made[entry.id] = replace(like, entry=entry, prefix_of=record["id"], num_extrudes=length)
+    return list(made.values())
 
 
 def _record(entry: Entry, answer: "dict[str, Any] | Failure") -> dict[str, Any]:

@@ -1,8 +1,7 @@
 """One model's points and views, in a sandboxed worker: the user's own where there are any, else from the solid."""
 
 import hashlib
-import io
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 from pipeline.cad import kernel, omnicad
 from pipeline.cad.mesh import Mesh
 from pipeline.cad.program import CadProgram, Frame
-from pipeline.cad.rendering import read_image, render_views
+from pipeline.cad.rendering import encode_png, read_image, render_views
 from pipeline.cad.sampling import normalise_points, read_points, sample_surface
 from pipeline.data.dataset import Dataset, open_dataset
 from pipeline.errors import RejectError
@@ -60,17 +59,7 @@ def normalised_mesh(program: CadProgram, frame: Frame | None = None) -> Mesh:
     """The program's surface in the normalised frame: the given one, or that of its own solid."""
     solid = kernel.build(program)
     frame = frame or Frame.of_box(*kernel.bounding_box(solid))
-    mesh = kernel.tessellate(solid, DEFLECTION * frame.scale)
-    return replace(mesh, vertices=(mesh.vertices - np.array(frame.centre)) / frame.scale)
-
-
-def encode_png(image: np.ndarray) -> bytes:
-    """A uint8 image, (H, W) or (H, W, 3), as PNG."""
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "PNG")
-    return buffer.getvalue()
+    return kernel.tessellate(solid, DEFLECTION * frame.scale).normalised(frame)
 
 
 def _own_points(dataset: Dataset, task: DrawTask, seed: int) -> np.ndarray | None:

@@ -8,9 +8,9 @@ from scipy.spatial import cKDTree
 
 from pipeline.cad import kernel
 from pipeline.cad.codec import Codec
-from pipeline.cad.rendering import render_views
+from pipeline.cad.rendering import encode_png, render_views
 from pipeline.cad.sampling import sample_surface
-from pipeline.data.draw import DEFLECTION, encode_png
+from pipeline.data.draw import DEFLECTION
 
 
 def chamfer(a: np.ndarray, b: np.ndarray) -> dict[str, float]:

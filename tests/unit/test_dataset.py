@@ -119,6 +119,7 @@ def test_the_synthetic_corpus_is_a_dataset_and_always_the_same(tmp_path):
             "limit": None,
             "synthetic": {"num_models": 24, "families": list(synthesis.FAMILIES)},
             "split": {"validation": 0.1, "test": 0.1},
+            "prefixes": 0,
             "shard_size": 8,
             "max_program_tokens": 256,
         }

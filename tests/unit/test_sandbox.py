@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from pipeline.cad import kernel, synthesis
 from pipeline.cad.sandbox import Failure, Sandbox
 from pipeline.errors import RejectError
 
@@ -48,6 +49,35 @@ def test_each_failure_is_named_and_the_rest_goes_on(num_workers):
     }
     assert [r for r in results if not isinstance(r, Failure)] == [2 * i for i in range(50) if i not in bad]
     assert "SIGSEGV" in results[19].detail
+
+
+def build(item):
+    """The volume of a real part, unless the item is one of the bad ones."""
+    if isinstance(item, str):
+        return work(item)
+    return kernel.volume(kernel.build(synthesis.make_part(0, item, tuple(synthesis.FAMILIES)).program))
+
+
+def test_of_fifty_models_only_the_three_bad_ones_are_lost():
+    bad = {7: "hang", 19: "segfault", 23: "memory"}
+    items = [bad.get(number, number) for number in range(50)]
+    with Sandbox(build, 2, timeout_s=5.0, memory_mib=512) as sandbox:
+        results = list(sandbox.map(items))
+    rejects = {number: result.reason for number, result in enumerate(results) if isinstance(result, Failure)}
+    assert rejects == {7: "timeout", 19: "crash", 23: "out_of_memory"}
+    assert all(results[number] > 0 for number in range(50) if number not in bad)
+
+
+def test_a_slow_item_holds_nobody_up():
+    with Sandbox(doze, 2, timeout_s=20.0, memory_mib=256) as sandbox:
+        list(sandbox.map([0.0, 0.0]))  # both workers are up
+        finished = list(sandbox.map([1.0] + [0.0] * 40))
+    assert max(finished[1:]) < finished[0]
+
+
+def doze(seconds):
+    time.sleep(seconds)
+    return time.monotonic()
 
 
 def test_a_pool_serves_several_maps_and_stops_its_workers():

@@ -1,0 +1,284 @@
+"""CAD files by their suffix: programs (Omni-CAD JSON, tokens), solids (STEP), meshes (STL, PLY, GLB) and pictures."""
+
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.atomic import write_bytes
+from pipeline.cad import kernel, omnicad
+from pipeline.cad.codec import TOLERANCE, Codec
+from pipeline.cad.kernel import StepSchema
+from pipeline.cad.mesh import Mesh, Surface, merge_vertices, watertight
+from pipeline.cad.program import CadProgram, Frame
+from pipeline.cad.rendering import contact_sheet, render_views
+from pipeline.cad.tokens import GrammarError, Vocabulary
+from pipeline.errors import RejectError, UserError
+
+PROGRAMS = (".json", ".tokens")
+SOLIDS = (".step", ".stp")
+MESHES = (".stl", ".ply", ".glb")
+PICTURES = (".png",)
+READABLE = PROGRAMS + SOLIDS + MESHES
+WRITABLE = READABLE + PICTURES
+DEFLECTION = 0.002  # of the longest half-side
+MAX_MESH_BYTES = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class WriteOptions:
+    """How a file is written.
+
+    Attributes:
+        bits, tolerance: of the codec, for tokens.
+        schema: for STEP.
+        num_views, image_size: for pictures.
+    """
+
+    bits: int = 8
+    tolerance: float = TOLERANCE
+    schema: StepSchema = StepSchema.AP214
+    num_views: int = 8
+    image_size: int = 224
+
+
+@dataclass(frozen=True, slots=True)
+class ConvertTask:
+    """One file, or a program in metres, to another file."""
+
+    source: Path | CadProgram
+    target: Path
+    options: WriteOptions = WriteOptions()
+
+
+def check_readable(path: Path) -> None:
+    """Raise ``UserError`` where a path is no file of a format that we read."""
+    if path.suffix.lower() not in READABLE:
+        raise UserError(f"{path}: one of {', '.join(READABLE)} is needed")
+    if not path.is_file():
+        raise UserError(f"{path} does not exist, or is no file")
+
+
+def check_writable(path: Path) -> None:
+    """Raise ``UserError`` where a path names no format that we write, or lies in no folder."""
+    if path.suffix.lower() not in WRITABLE:
+        raise UserError(f"{path}: one of {', '.join(WRITABLE)} is needed")
+    if not path.absolute().parent.is_dir():
+        raise UserError(f"{path.parent} is not a folder")
+
+
+def check_pair(source: Path, target: Path) -> None:
+    """Raise ``UserError`` for a conversion that there is no way to do."""
+    check_readable(source)
+    check_writable(target)
+    kind, wanted = source.suffix.lower(), target.suffix.lower()
+    if wanted in PROGRAMS and kind not in PROGRAMS:
+        raise UserError(f"{source}: a program cannot be read off a finished shape; only {', '.join(PROGRAMS)} hold one")
+    if wanted in SOLIDS and kind in MESHES:
+        raise UserError(f"{source}: triangles make no exact solid; only {', '.join(PROGRAMS + SOLIDS)} can be {wanted}")
+
+
+# -- programs -------------------------------------------------------------------------------------------------
+
+
+def read_program(path: Path) -> CadProgram:
+    """The program in an Omni-CAD JSON or a tokens file, in metres.
+
+    Raises:
+        RejectError: why it cannot be read.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise RejectError("unreadable_file", str(error)) from error
+    return _read_tokens(data) if path.suffix.lower() == ".tokens" else omnicad.loads(data)
+
+
+def _read_tokens(data: bytes) -> CadProgram:
+    """A tokens file: a JSON object with ``bits``, ``centre``, ``scale`` on the first line, then names of tokens."""
+    try:
+        head, _, body = data.decode("utf-8").partition("\n")
+        header = json.loads(head)
+        bits, scale = int(header["bits"]), float(header["scale"])
+        x, y, z = (float(value) for value in header["centre"])
+        if not (6 <= bits <= 12 and 0 < scale < omnicad.MAX_ABS and max(map(abs, (x, y, z))) < omnicad.MAX_ABS):
+            raise ValueError("a number out of range")
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise RejectError("malformed_tokens", f"the first line is no header: {error}") from error
+    codec = Codec(bits)
+    try:
+        tokens = [codec.grammar.token(name) for name in body.split()]
+    except GrammarError as error:
+        raise RejectError("malformed_tokens", str(error)) from error
+    return codec.decode(tokens).restored(Frame((x, y, z), scale))
+
+
+def tokens_text(tokens: np.ndarray, bits: int, frame: Frame) -> str:
+    """A tokens file: the frame, then one line for each extrusion."""
+    vocabulary = Vocabulary(bits)
+    header = json.dumps({"bits": bits, "centre": frame.centre, "scale": frame.scale})
+    lines = [header]
+    for token in tokens.tolist():
+        name = vocabulary.name(token)
+        if vocabulary.starts_extrude(token) or name == "END":
+            lines.append(name)
+        else:
+            lines[-1] += f" {name}"
+    return "\n".join(lines) + "\n"
+
+
+# -- conversion -----------------------------------------------------------------------------------------------
+
+
+def convert(task: ConvertTask) -> dict[str, Any]:
+    """Read, build where needed, write. Run it in a sandbox.
+
+    Returns:
+        What is known of the result: ``tokens``, ``volume`` (cubic metres), ``area``, ``size``, ``triangles``.
+
+    Raises:
+        RejectError: why it cannot be done.
+    """
+    source, suffix = task.source, task.target.suffix.lower()
+    if isinstance(source, Path) and source.suffix.lower() in MESHES:
+        return _write_surface(read_surface(source), task)
+    program = source if isinstance(source, CadProgram) else None
+    if isinstance(source, Path) and source.suffix.lower() in PROGRAMS:
+        program = read_program(source)
+    if program is not None and suffix == ".json":
+        write_bytes(task.target, omnicad.dumps(program).encode())
+        return {"extrusions": len(program.extrudes)}
+    shape = kernel.build(program) if program is not None else kernel.read_step(Path(str(source)))
+    frame = Frame.of_box(*kernel.bounding_box(shape))
+    facts = solid_facts(shape)
+    if suffix == ".tokens":
+        assert program is not None, "checked before"
+        codec = Codec(task.options.bits, task.options.tolerance)
+        tokens = codec.encode(program.normalised(frame), facts["volume"] / frame.scale**3)
+        write_bytes(task.target, tokens_text(tokens, task.options.bits, frame).encode())
+        return {**facts, "tokens": len(tokens)}
+    if suffix in SOLIDS:
+        _replace(task.target, lambda path: kernel.write_step(shape, path, task.target.stem, task.options.schema))
+        return facts
+    mesh = kernel.tessellate(shape, DEFLECTION * frame.scale)
+    if suffix in PICTURES:
+        write_bytes(task.target, _picture(mesh, frame, task.options))
+        return facts
+    return {**facts, **_write_surface(watertight(mesh), task)}
+
+
+def solid_facts(shape: Any) -> dict[str, Any]:
+    """``size``, ``area`` and ``volume`` in metres, square and cubic."""
+    low, high = kernel.bounding_box(shape)
+    size = [high[i] - low[i] for i in range(3)]
+    return {"size": size, "area": kernel.area(shape), "volume": kernel.volume(shape)}
+
+
+def _replace(path: Path, write: Any) -> None:
+    """Let ``write`` make a temporary file, and give it the name when it is whole."""
+    part = path.with_name(f".{path.name}.part{path.suffix}")
+    try:
+        write(part)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _picture(mesh: Mesh, frame: Frame, options: WriteOptions) -> bytes:
+    return contact_sheet(render_views(mesh.normalised(frame), options.num_views, options.image_size))
+
+
+# -- meshes ---------------------------------------------------------------------------------------------------
+
+
+def read_surface(path: Path) -> Surface:
+    """The triangles of an STL, PLY or GLB file, vertices merged; GLB's upward y becomes z.
+
+    Raises:
+        RejectError: ``unreadable_file`` or ``malformed_mesh``.
+    """
+    import trimesh
+
+    try:
+        data = path.read_bytes()
+        loaded: Any = trimesh.load(io.BytesIO(data), file_type=path.suffix[1:].lower(), force="mesh", process=False)
+        vertices, triangles = np.asarray(loaded.vertices, np.float64), np.asarray(loaded.faces, np.int64)
+    except OSError as error:
+        raise RejectError("unreadable_file", str(error)) from error
+    except Exception as error:  # the readers raise whatever the damage leads to
+        raise RejectError("malformed_mesh", f"{path.name}: {type(error).__name__}: {error}"[:200]) from error
+    if not len(triangles) or not np.isfinite(vertices).all() or np.abs(vertices).max() > omnicad.MAX_ABS * 1000:
+        raise RejectError("malformed_mesh", f"{path.name}: no triangles, or no finite ones")
+    if path.suffix.lower() == ".glb":
+        vertices = vertices[:, [0, 2, 1]] * (1, -1, 1)
+    return merge_vertices(vertices, triangles, 1e-7 * float(np.ptp(vertices, axis=0).max()))
+
+
+def _write_surface(surface: Surface, task: ConvertTask) -> dict[str, Any]:
+    import trimesh
+
+    suffix = task.target.suffix.lower()
+    if suffix in PICTURES:
+        corners = surface.vertices[surface.triangles]
+        frame = Frame.of_box(*(tuple(end(surface.vertices, axis=0).tolist()) for end in (np.min, np.max)))
+        normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+        normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-300)
+        flat = np.arange(3 * len(corners)).reshape(-1, 3)
+        mesh = Mesh(corners.reshape(-1, 3), normals.repeat(3, axis=0), flat, np.arange(len(corners)))
+        write_bytes(task.target, _picture(mesh, frame, task.options))
+    else:
+        vertices = surface.vertices
+        if suffix == ".glb":  # glTF: y is up, metres
+            vertices = vertices[:, [0, 2, 1]] * (1, 1, -1)
+        made = trimesh.Trimesh(vertices, surface.triangles, process=False)
+        write_bytes(task.target, made.export(file_type=suffix[1:]))
+    return {
+        "triangles": len(surface.triangles),
+        "watertight": surface.is_watertight,
+        "size": np.ptp(surface.vertices, axis=0).tolist(),
+        "volume": surface.volume,
+    }
+
+
+# -- checks ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class CheckTask:
+    """One file to be checked."""
+
+    path: Path
+    bits: int
+    tolerance: float
+
+
+def check(task: CheckTask) -> dict[str, Any]:
+    """Read a file, build what it describes, and see whether it closes. Run it in a sandbox.
+
+    Returns:
+        ``volume``, ``size``, for solids ``area``, and for programs ``extrusions`` and ``tokens``.
+
+    Raises:
+        RejectError: the first thing that is wrong.
+    """
+    suffix = task.path.suffix.lower()
+    if suffix in MESHES:
+        surface = read_surface(task.path)
+        if not surface.is_watertight:
+            raise RejectError("not_watertight", "edges without a neighbour")
+        return {"volume": surface.volume, "size": np.ptp(surface.vertices, axis=0).tolist()}
+    program = read_program(task.path) if suffix in PROGRAMS else None
+    shape = kernel.build(program) if program is not None else kernel.read_step(task.path)
+    if not kernel.is_valid(shape):
+        raise RejectError("invalid_solid", "BRepCheck finds faults")
+    frame = Frame.of_box(*kernel.bounding_box(shape))
+    facts = solid_facts(shape)
+    watertight(kernel.tessellate(shape, DEFLECTION * frame.scale))
+    if program is not None:
+        facts["extrusions"] = len(program.extrudes)
+        normalised = program.normalised(frame)
+        facts["tokens"] = len(Codec(task.bits, task.tolerance).encode(normalised, facts["volume"] / frame.scale**3))
+    return facts

@@ -1,0 +1,176 @@
+"""CAD files: what is written can be read, and what is wrong is named."""
+
+import dataclasses
+import hashlib
+import json
+import struct
+
+import numpy as np
+import pytest
+
+from pipeline.cad import kernel, omnicad, synthesis
+from pipeline.cad.describe import describe, sentence
+from pipeline.cad.files import (
+    CheckTask,
+    ConvertTask,
+    WriteOptions,
+    check,
+    check_pair,
+    convert,
+    read_program,
+    read_surface,
+)
+from pipeline.cad.kernel import StepSchema
+from pipeline.cad.mesh import Surface, closed, merge_vertices, volumetric_iou, watertight
+from pipeline.cad.program import CadProgram, Profile
+from pipeline.cad.shapes import circle, extrude, rectangle, rounded, symmetric
+from pipeline.errors import RejectError, UserError
+
+FLANGE = synthesis.make_part(0, 0, ("flange",)).program
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A flange in every format."""
+    folder = tmp_path_factory.mktemp("files")
+    for suffix in ("json", "tokens", "step", "stl", "ply", "glb", "png"):
+        convert(ConvertTask(FLANGE, folder / f"part.{suffix}"))
+    return folder
+
+
+def test_programs_survive(folder):
+    assert read_program(folder / "part.json") == FLANGE
+    again = read_program(folder / "part.tokens")
+    assert kernel.volume(kernel.build(again)) == pytest.approx(kernel.volume(kernel.build(FLANGE)), rel=0.03)
+    convert(ConvertTask(folder / "part.tokens", folder / "again.tokens"))
+    # Decoded numbers lie on the lattice: a second time nothing is lost.
+    assert (folder / "again.tokens").read_text().split("\n")[1:] == (folder / "part.tokens").read_text().split("\n")[1:]
+
+
+def test_every_format_holds_the_same_solid(folder):
+    truth = kernel.volume(kernel.build(FLANGE))
+    assert check(CheckTask(folder / "part.step", 8, 0.01))["volume"] == pytest.approx(truth, rel=1e-6)
+    for suffix in ("stl", "ply", "glb"):
+        surface = read_surface(folder / f"part.{suffix}")
+        assert surface.is_watertight
+        assert surface.volume == pytest.approx(truth, rel=0.01)
+    step, glb = (read_surface_of_step(folder / "part.step"), read_surface(folder / "part.glb"))
+    assert volumetric_iou(step, glb) > 0.99  # also the same way up
+
+
+def read_surface_of_step(path):
+    return watertight(kernel.tessellate(kernel.read_step(path), 1e-4))
+
+
+def test_step_says_its_schema_and_unit_and_no_time(folder):
+    ap214 = (folder / "part.step").read_text()
+    assert "AUTOMOTIVE_DESIGN" in ap214
+    assert ".MILLI.,.METRE." in ap214
+    convert(ConvertTask(FLANGE, folder / "part242.step", WriteOptions(schema=StepSchema.AP242)))
+    assert "AP242_MANAGED_MODEL_BASED_3D_ENGINEERING" in (folder / "part242.step").read_text()
+    assert "1970-01-01T00:00:00" in ap214
+
+
+@pytest.mark.parametrize("suffix", ["tokens", "step", "stl", "glb", "png"])
+def test_the_same_program_gives_the_same_bytes(folder, tmp_path, suffix):
+    convert(ConvertTask(FLANGE, tmp_path / f"part.{suffix}"))
+    first, second = (hashlib.sha256((at / f"part.{suffix}").read_bytes()).hexdigest() for at in (folder, tmp_path))
+    assert first == second
+
+
+def test_what_cannot_be_converted_is_told_before_any_work(folder):
+    check_pair(folder / "part.step", folder / "x.glb")
+    for source, target, message in (
+        ("part.step", "x.json", "a program cannot be read off"),
+        ("part.stl", "x.step", "triangles make no exact solid"),
+        ("part.json", "x.dwg", "is needed"),
+        ("none.json", "x.stl", "does not exist"),
+        ("part.json", "nowhere/x.stl", "not a folder"),
+    ):
+        with pytest.raises(UserError, match=message):
+            check_pair(folder / source, folder / target)
+
+
+def damaged(folder):
+    yield "header.tokens", b"NEW XY 1 2\n", "malformed_tokens"
+    yield "unknown.tokens", b'{"bits": 8, "centre": [0, 0, 0], "scale": 1}\nNEW XY HELIX', "malformed_tokens"
+    yield "huge.tokens", b'{"bits": 8, "centre": [0, 0, 0], "scale": 1e99}\nEND', "malformed_tokens"
+    yield "beyond.tokens", b'{"bits": 8, "centre": [0, 0, 0], "scale": 1}\nNEW XY 999', "malformed_tokens"
+    yield "short.tokens", b'{"bits": 8, "centre": [0, 0, 0], "scale": 1}\nNEW XY 100', "incomplete"
+    yield "wrong.tokens", b'{"bits": 8, "centre": [0, 0, 0], "scale": 1}\nCUT XY 100', "ungrammatical"
+    yield "part.json", b"{}", "malformed_model"
+    yield "part.step", b"ISO-10303-21; nothing", "malformed_step"
+    yield "part.stl", b"solid nothing", "malformed_mesh"
+    yield "part.glb", b"glTF" + b"\xff" * 40, "malformed_mesh"
+    yield "part.ply", b"ply\nformat ascii 1.0\nend_header\n", "malformed_mesh"
+    facet = struct.pack("<12fH", *range(12), 0)
+    yield "open.stl", b"\0" * 80 + struct.pack("<I", 1) + facet, "malformed_mesh|not_watertight"
+
+
+def test_check_names_what_is_wrong(folder, tmp_path):
+    for name, data, reason in damaged(folder):
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(RejectError, match=reason):
+            check(CheckTask(tmp_path / name, 8, 0.01))
+    facts = check(CheckTask(folder / "part.json", 8, 0.01))
+    assert facts["tokens"] > 10
+    assert facts["extrusions"] == len(FLANGE.extrudes)
+
+
+def test_programs_are_described_in_millimetres():
+    program = CadProgram(
+        (
+            extrude("top", [Profile(rounded(0.08, 0.04, 0.005), (circle(0.006, 0.03), circle(0.006, -0.03)))], 0.01),
+            extrude("front", circle(0.02), symmetric(0.05), synthesis.CUT),
+            extrude("top", rectangle(0.01, 0.01), -0.003, synthesis.JOIN, at=(0.0, 0.0, 0.01)),
+        )
+    )
+    assert describe(program) == [
+        "1. new body: an 80 x 40 mm rectangle, rounded 5 mm with two holes (6 mm circle) on the XY plane, 10 mm",
+        "2. cut: a 20 mm circle on the ZX plane, facing -y, 50 mm to either side",
+        "3. join: a 10 x 10 mm square on the XY plane at z = 10, 3 mm against the normal",
+    ]
+    assert sentence(program) == "Generate a CAD model made of a block and a rounded block with two holes, with one cut."
+
+
+@pytest.mark.parametrize("family", sorted(synthesis.FAMILIES))
+def test_every_family_closes(family):
+    for number in range(3):
+        shape = kernel.build(synthesis.make_part(5, number, (family,)).program)
+        size = max(high - low for low, high in zip(*kernel.bounding_box(shape), strict=True))
+        surface = watertight(kernel.tessellate(shape, 0.002 * size))
+        assert surface.volume == pytest.approx(kernel.volume(shape), rel=0.02)
+
+
+def test_a_face_that_is_missing_is_seen():
+    mesh = kernel.tessellate(kernel.build(FLANGE), 1e-4)
+    assert closed(mesh) is not None
+    keep = mesh.faces != 1
+    assert closed(dataclasses.replace(mesh, triangles=mesh.triangles[keep], faces=mesh.faces[keep])) is None
+
+
+def box(size, at=(0.0, 0.0, 0.0)):
+    shape = kernel.build(CadProgram((extrude("top", rectangle(size, size), size, at=at),)))
+    return watertight(kernel.tessellate(shape, 0.01))
+
+
+def test_iou_is_that_of_the_volumes():
+    assert volumetric_iou(box(2.0), box(2.0)) == pytest.approx(1)
+    assert volumetric_iou(box(2.0), box(2.0, at=(1.0, 0.0, 0.0))) == pytest.approx(1 / 3)
+    assert volumetric_iou(box(1.0), box(1.0, at=(5.0, 0.0, 0.0))) == 0
+    opened = box(1.0)
+    with pytest.raises(RejectError, match="not_manifold"):
+        volumetric_iou(opened, Surface(opened.vertices, opened.triangles[1:]))
+
+
+def test_merging_drops_triangles_without_area():
+    vertices = np.array([[0, 0, 0], [1, 0, 0], [1, 1e-9, 0], [0, 1, 0]], float)
+    surface = merge_vertices(vertices, np.array([[0, 1, 3], [1, 2, 3]]), 1e-7)
+    assert len(surface.vertices) == 3
+    assert surface.triangles.tolist() == [[0, 1, 2]]
+
+
+def test_omnicad_json_is_formatted_as_the_dataset_is(folder):
+    text = (folder / "part.json").read_text()
+    assert text == json.dumps(json.loads(text), indent=1)
+    assert omnicad.loads(text) == FLANGE
