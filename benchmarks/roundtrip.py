@@ -61,14 +61,14 @@ def roundtrip(task: Task) -> dict[str, Any]:
     out: dict[str, Any] = {"floor": floor}
     for bits in task.bits:
         codec = Codec(bits, task.tolerance)
+        tokens = codec.encode(program, volume)
+        out[str(bits)] = {"tokens": len(tokens)}
         try:
-            tokens = codec.encode(program, volume)
             decoded, decoded_surface = solid_of(codec.decode(tokens))
         except RejectError as error:
-            out[str(bits)] = {"reason": error.reason, "detail": error.detail}
+            out[str(bits)] |= {"reason": error.reason, "detail": error.detail}
             continue
-        out[str(bits)] = {
-            "tokens": len(tokens),
+        out[str(bits)] |= {
             "iou": volumetric_iou(surface, decoded_surface),
             "chamfer": chamfer(points, sample_surface(decoded, NUM_POINTS, seed=2)[:, :3])["chamfer_l1_mean"],
         }
@@ -79,7 +79,7 @@ def figures(results: dict[str, dict[str, Any]], bits: str, floor: float) -> dict
     """The figures of one number of bits over all models."""
     good = [result[bits] for result in results.values() if "iou" in result[bits]]
     ious = np.array([result["iou"] for result in good] + [0.0] * (len(results) - len(good)))
-    tokens = [result["tokens"] for result in good]
+    tokens = [result[bits]["tokens"] for result in results.values()]
     return {
         "valid": round(len(good) / len(results), 4),
         "iou_median": round(float(np.median(ious)), 4),

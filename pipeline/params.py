@@ -176,6 +176,9 @@ class ModelParams(Section):
 
     lora: Lora
     projectors: Projectors
+    vocabulary: Literal["cad", "text"] = Field(
+        description="cad: programs in tokens of their own; text: written out in the LLM's, no token added, no grammar"
+    )
     max_caption_tokens: Positive = Field(description="longer captions are cut")
     views_per_sample: Annotated[int, Field(ge=1, le=8)] = Field(
         description="views drawn anew for each sample and epoch"

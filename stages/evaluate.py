@@ -46,7 +46,9 @@ def evaluate(
         model = load_checkpoint(checkpoint, MODELS / "llm", DTYPES[p.training.dtype])
         model = model.to(choose_device(p.training.device))
         data = {
-            split: TrainingData(CORPUS, place.features, split, model.tokenizer, model.params.max_caption_tokens)
+            split: TrainingData(
+                CORPUS, place.features, split, model.tokenizer, model.params.max_caption_tokens, model.notation
+            )
             for split in ("validation", "test")
         }
         check_codec(data["test"], model.grammar)

@@ -122,7 +122,9 @@ def train(
     ):
         model = make_model(p, place, choose_device(p.training.device))
         data = {
-            split: TrainingData(CORPUS, place.features, split, model.tokenizer, p.model.max_caption_tokens)
+            split: TrainingData(
+                CORPUS, place.features, split, model.tokenizer, p.model.max_caption_tokens, model.notation
+            )
             for split in ("train", "validation")
         }
         sizes = {split: len(part.rows) for split, part in data.items()}

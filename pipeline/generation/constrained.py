@@ -1,7 +1,5 @@
 """The grammar as a logits processor for ``transformers.generate``: greedy, sampling and beams."""
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -47,10 +45,3 @@ class GrammarProcessor(LogitsProcessor):  # type: ignore[misc]
             mask[TOKEN["END"]] = True
             return mask
         return self.grammar.allowed(state, remaining)
-
-
-def cut_at_end(tokens: Sequence[int]) -> list[int]:
-    """The program in a generated row: up to END, without what fills the batch."""
-    end = TOKEN["END"]
-    tokens = list(tokens)
-    return tokens[: tokens.index(end) + 1] if end in tokens else tokens

@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
 from pipeline.cad.grammar import Grammar
 from pipeline.errors import UserError
+from pipeline.model.notation import CadNotation, Notation, TextNotation
 from pipeline.model.projector import ModalityProjector
 from pipeline.model.vocabulary import initial_rows
 from pipeline.params import ModelParams
@@ -86,13 +87,11 @@ class CadMllm(nn.Module):
         except (OSError, ValueError) as error:
             raise UserError(f"{llm_folder} holds no language model ({error}); run `cadmllm models`") from error
         self.text_embedding: nn.Embedding = base.get_input_embeddings().requires_grad_(False)
-        rows, outputs = initial_rows(grammar, self.text_embedding.weight, seed)
-        base.set_input_embeddings(_embedding(rows))
-        head = nn.Linear(rows.shape[1], grammar.size, bias=False)
-        head.weight = nn.Parameter(outputs)
-        base.config.tie_word_embeddings = False
-        base.set_output_embeddings(head)
-        base.config.vocab_size = grammar.size
+        if params.vocabulary == "cad":
+            self.notation: Notation = CadNotation()
+            self._set_vocabulary(base)
+        else:
+            self.notation = TextNotation(grammar, self.tokenizer)
         set_seed(seed)
         lora = params.lora
         config = LoraConfig(
@@ -112,9 +111,19 @@ class CadMllm(nn.Module):
         self.feature_details: dict[str, dict[str, Any]] = {}
         self.projectors = nn.ModuleDict()
 
+    def _set_vocabulary(self, base: Any) -> None:
+        """Let the language model read and write CAD tokens in place of its own."""
+        rows, outputs = initial_rows(self.grammar, self.text_embedding.weight, self.seed)
+        base.set_input_embeddings(_embedding(rows))
+        head = nn.Linear(rows.shape[1], self.grammar.size, bias=False)
+        head.weight = nn.Parameter(outputs)
+        base.config.tie_word_embeddings = False
+        base.set_output_embeddings(head)
+        base.config.vocab_size = self.grammar.size
+
     @property
     def causal_lm(self) -> Any:
-        """The transformers model with LoRA layers in it; its vocabulary is the CAD vocabulary."""
+        """The transformers model with LoRA layers in it; its vocabulary is that of the notation."""
         return self.llm.get_base_model()
 
     @property
@@ -150,7 +159,9 @@ class CadMllm(nn.Module):
     # -- trained parts -----------------------------------------------------------------------------------
 
     def vocabulary(self) -> dict[str, nn.Parameter]:
-        """The CAD rows, where they are read and where they are predicted."""
+        """The CAD rows, where they are read and where they are predicted; none where programs are text."""
+        if self.params.vocabulary == "text":
+            return {}
         base = self.causal_lm
         return {"input": base.get_input_embeddings().weight, "output": base.get_output_embeddings().weight}
 
@@ -185,5 +196,6 @@ class CadMllm(nn.Module):
             inputs_embeds=self.embed(batch).to(self.dtype), attention_mask=batch.gather_BL.ne(0).long(), use_cache=False
         ).last_hidden_state
         hidden_PE = hidden_BLE.flatten(0, 1)[batch.loss_positions]
-        logits_PC = base.get_output_embeddings()(hidden_PE.float())
-        return F.cross_entropy(logits_PC, batch.targets, reduction="sum")
+        head = base.get_output_embeddings()
+        logits_PC = head(hidden_PE.to(head.weight.dtype))
+        return F.cross_entropy(logits_PC.float(), batch.targets, reduction="sum")

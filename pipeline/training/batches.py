@@ -12,6 +12,7 @@ from torch import Tensor
 from pipeline.cad.grammar import Grammar
 from pipeline.errors import UserError
 from pipeline.model.cad_mllm import INSTRUCTION, Batch
+from pipeline.model.notation import CadNotation, Notation
 from pipeline.shards.reader import IndexRow, ShardReader, read_index
 from pipeline.training.curriculum import Example, Lengths
 
@@ -24,7 +25,7 @@ class Inputs:
 
     Attributes:
         prompt: token ids of instruction and caption.
-        program: CAD token ids, END included; empty where it is to be generated.
+        program: token ids of the model's notation, its end included; empty where it is to be generated.
         points: (T, D) features or None; image: (V, T, D) features or None, with the views' numbers.
     """
 
@@ -42,14 +43,22 @@ class TrainingData:
         corpus: folder of the corpus.
         features: folder of each modality that is shown; others are not touched.
         split: ``train``, ``validation`` or ``test``.
+        notation: how programs are written to the model.
 
     Raises:
         UserError: something is missing or does not belong together. Samples that a modality rejected are left out.
     """
 
     def __init__(
-        self, corpus: Path, features: dict[str, Path], split: str, tokenizer: Any, max_caption_tokens: int
+        self,
+        corpus: Path,
+        features: dict[str, Path],
+        split: str,
+        tokenizer: Any,
+        max_caption_tokens: int,
+        notation: Notation,
     ) -> None:
+        self.notation = notation
         self.corpus = ShardReader(corpus, "corpus")
         self.features = {modality: ShardReader(folder, f"features/{modality}") for modality, folder in features.items()}
         rows = read_index(corpus, split)
@@ -78,7 +87,10 @@ class TrainingData:
     def lengths(self, modalities: dict[str, int]) -> Lengths:
         """What ``curriculum`` plans with."""
         prompts = [len(prompt) for prompt in self.prompts]
-        return Lengths(prompts, [row.program_tokens for row in self.rows], modalities)
+        if isinstance(self.notation, CadNotation):
+            return Lengths(prompts, [row.program_tokens for row in self.rows], modalities)
+        programs = [len(self.notation.write(self.program(row).tolist())) for row in range(len(self.rows))]
+        return Lengths(prompts, programs, modalities)
 
     def program(self, row: int) -> np.ndarray:
         """CAD token ids of a sample."""
@@ -95,7 +107,7 @@ class TrainingData:
 
         return Inputs(
             prompt=self.prompts[example.row],
-            program=self.program(example.row).tolist() if with_program else [],
+            program=self.notation.write(self.program(example.row).tolist()) if with_program else [],
             points=feature("point_cloud") if "point_cloud" in shown else None,
             image=feature("image")[list(example.views)] if "image" in shown else None,
             views=example.views,

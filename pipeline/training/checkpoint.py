@@ -109,8 +109,9 @@ def load_checkpoint(folder: Path, llm_folder: Path, dtype: torch.dtype, params: 
         expected_llm, seed = config["llm_sha256"], config["seed"]
     except (KeyError, TypeError, ValueError, ValidationError) as error:
         raise UserError(f"{folder / CONFIG} is damaged or of another format: {error}") from error
-    if params is not None and (params.lora, params.projectors) != (made_with.lora, made_with.projectors):
-        raise UserError(f"{folder} was made with other model.lora or model.projectors; train its stage again")
+    for part in ("lora", "projectors", "vocabulary"):
+        if params is not None and getattr(params, part) != getattr(made_with, part):
+            raise UserError(f"{folder} was made with another model.{part}; train its stage again")
     if sha256_folder(llm_folder) != expected_llm:
         raise UserError(f"{folder} was trained on another language model than the one in {llm_folder} (sha256 differs)")
     model = CadMllm(llm_folder, params or made_with, grammar, seed, dtype)

@@ -5,6 +5,7 @@ import json
 import re
 
 import numpy as np
+from safetensors.numpy import load_file
 
 from pipeline.shards.manifest import Manifest
 from pipeline.shards.reader import ShardReader, read_index
@@ -159,6 +160,15 @@ def test_stage_one_needs_no_features(copy):
     before = copy.read("checkpoints/stage1_text/adapter_model.safetensors")
     copy.run("cadmllm", "train", "stage1_text")
     assert copy.read("checkpoints/stage1_text/adapter_model.safetensors") == before
+
+
+def test_programs_as_text_are_a_parameter(copy):
+    copy.change("  vocabulary: cad", "  vocabulary: text")
+    copy.run("cadmllm", "train", "stage1_text")
+    assert load_file(copy.folder / "checkpoints/stage1_text/vocabulary.safetensors") == {}
+    copy.run("cadmllm", "evaluate", "stage1_text")
+    copy.change("  vocabulary: text", "  vocabulary: cad")
+    assert "another model.vocabulary" in copy.run("cadmllm", "train", "stage2_text_pc", code=1)
 
 
 def test_generate_writes_files_from_every_input(done, tmp_path):

@@ -11,14 +11,16 @@ from torch.nn import functional as F
 from transformers import GenerationConfig, LogitsProcessorList
 
 from pipeline import params
+from pipeline.cad import synthesis
 from pipeline.cad.codec import Codec
 from pipeline.cad.grammar import Grammar
+from pipeline.cad.program import Frame
 from pipeline.cad.tokens import TOKEN
 from pipeline.device import autocast
 from pipeline.encoders.weights import build_models
 from pipeline.errors import RejectError, UserError
 from pipeline.fingerprint import sha256_folder
-from pipeline.generation.constrained import GrammarProcessor, cut_at_end
+from pipeline.generation.constrained import GrammarProcessor
 from pipeline.generation.generate import generate_tokens
 from pipeline.model.cad_mllm import CadMllm
 from pipeline.training.batches import Inputs, collate, tokenise_prompts
@@ -291,7 +293,43 @@ def test_beams_stay_within_the_grammar(model):
         logits_processor=LogitsProcessorList([GrammarProcessor(GRAMMAR, 24)]),
     )
     for row in rows.tolist():
-        assert Codec(8).decode(cut_at_end(row)).extrudes
+        assert Codec(8).decode(model.notation.read(row)).extrudes
+
+
+@pytest.fixture
+def text_model(llm_folder, smoke):
+    return CadMllm(llm_folder, smoke.model.model_copy(update={"vocabulary": "text"}), GRAMMAR, 0, torch.float32)
+
+
+def test_programs_as_text_come_back_and_add_no_token(text_model):
+    notation = text_model.notation
+    program = (
+        Codec(8)
+        .encode(synthesis.make_part(0, 4, tuple(synthesis.FAMILIES)).program.normalised(Frame((0.0, 0.0, 0.0), 0.2)))
+        .tolist()
+    )
+    ids = notation.write(program)
+    assert notation.read(ids) == program
+    assert notation.read([*ids, *ids]) == program  # what follows the end fills the batch
+    assert program[: len(notation.read(ids[:-8]))] == notation.read(ids[:-8])
+    assert max(ids) < len(text_model.tokenizer)
+    assert text_model.vocabulary() == {}
+    assert text_model.causal_lm.get_input_embeddings() is text_model.text_embedding
+
+
+def test_a_model_that_writes_text_is_trained_saved_and_generates(text_model, llm_folder, tmp_path):
+    text_model.set_trainable_params(True, {})
+    prompt = tokenise_prompts(text_model.tokenizer, ["a plate"], 16)[0]
+    program = text_model.notation.write([TOKEN["NEW"], TOKEN["XY"], TOKEN["END"]])
+    batch = collate([Inputs(prompt, program)], {})
+    text_model(batch).backward()
+    assert all(p.grad is not None for name, p in text_model.lora().items() if "lora_B" in name)
+    save_checkpoint(tmp_path, text_model, ("text",), sha256_folder(llm_folder), {})
+    again = load_checkpoint(tmp_path, llm_folder, torch.float32)
+    assert torch.equal(again(batch), text_model(batch))
+    tokens = generate_tokens(again, [Inputs(prompt, [])], 20)[0]
+    with pytest.raises(RejectError, match=r"ungrammatical|incomplete"):
+        Codec(8).decode(tokens)
 
 
 def test_without_the_grammar_hardly_anything_parses(model):
