@@ -1,9 +1,10 @@
 """The ``cadmllm`` app: one command for each DVC stage, and the tools around them."""
 
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from stages.cad import cad
 from stages.corpus import corpus
@@ -18,8 +19,17 @@ from stages.status import status
 from stages.tools import checkpoint, preset, verify
 from stages.train import train
 
+
+class InOrder(TyperGroup):
+    """Lists commands and groups of commands as they are listed here; Typer would list groups first."""
+
+    def list_commands(self, _ctx: Any) -> list[str]:
+        return [name for commands in COMMANDS.values() for name in commands]
+
+
 app = typer.Typer(
     name="cadmllm",
+    cls=InOrder,
     no_args_is_help=True,
     pretty_exceptions_show_locals=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -45,13 +55,29 @@ def main(
 
 STAGES = "Pipeline stages, in order"
 TOOLS = "Tools"
-COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
-    STAGES: (models, corpus, geometry, features, train, evaluate, report),
-    TOOLS: (generate, status, doctor, verify),
+COMMANDS: dict[str, dict[str, Callable[..., None] | typer.Typer]] = {
+    STAGES: {
+        "models": models,
+        "corpus": corpus,
+        "geometry": geometry,
+        "features": features,
+        "train": train,
+        "evaluate": evaluate,
+        "report": report,
+    },
+    TOOLS: {
+        "generate": generate,
+        "cad": cad,
+        "status": status,
+        "doctor": doctor,
+        "verify": verify,
+        "preset": preset,
+        "checkpoint": checkpoint,
+    },
 }
-for panel, functions in COMMANDS.items():
-    for function in functions:
-        app.command(rich_help_panel=panel)(function)
-app.add_typer(cad, name="cad", rich_help_panel=TOOLS)
-app.add_typer(preset, name="preset", rich_help_panel=TOOLS)
-app.add_typer(checkpoint, name="checkpoint", rich_help_panel=TOOLS)
+for panel, commands in COMMANDS.items():
+    for name, command in commands.items():
+        if isinstance(command, typer.Typer):
+            app.add_typer(command, name=name, rich_help_panel=panel)
+        else:
+            app.command(name, rich_help_panel=panel)(command)

@@ -1,4 +1,4 @@
-"""The ``features`` stage: a frozen encoder over every model, once."""
+"""The ``features`` stage: a frozen encoder over every model, once; and the check of what it wrote."""
 
 from enum import StrEnum
 from typing import Annotated
@@ -6,10 +6,15 @@ from typing import Annotated
 import typer
 
 from pipeline import params, work
+from pipeline.errors import UserError
 from pipeline.fingerprint import sha256_file
 from pipeline.progress import display
 from pipeline.shards.manifest import MANIFEST, Manifest
-from stages.runner import FEATURES, GEOMETRY, MODELS, stage
+from stages.runner import CORPUS, FEATURES, GEOMETRY, MODELS, command, stage
+
+features = typer.Typer(
+    invoke_without_command=True, help="Run a frozen encoder once over all models; `verify` checks what it wrote."
+)
 
 
 class Modality(StrEnum):
@@ -19,9 +24,22 @@ class Modality(StrEnum):
     point_cloud = "point_cloud"
 
 
-@stage
-def features(modality: Annotated[Modality, typer.Option(help="Which encoder runs.")]) -> None:
+@features.callback()
+def encode(
+    context: typer.Context,
+    modality: Annotated[Modality | None, typer.Option(help="Which encoder runs.")] = None,
+) -> None:
     """Run a frozen encoder once over data/geometry/ and write its embeddings to data/features/<modality>/."""
+    if context.invoked_subcommand is not None:
+        return
+    if modality is None:
+        raise typer.BadParameter("image or point_cloud is needed", param_hint="--modality")
+    run(modality)
+
+
+@stage
+def run(modality: Modality) -> None:
+    """Encode one modality."""
     from pipeline.data.features import ENCODERS, build_features
     from pipeline.device import choose_device
     from pipeline.encoders.weights import read_models
@@ -38,5 +56,58 @@ def features(modality: Annotated[Modality, typer.Option(help="Which encoder runs
         work.scratch(f"features-{modality.value}", __name__, {"settings": settings}, inputs) as scratch,
     ):
         out, device = FEATURES / modality.value, choose_device(p.training.device)
-        counts = build_features(modality.value, GEOMETRY, MODELS, p.features, device, scratch, out, show)
+        counts = build_features(modality.value, GEOMETRY, MODELS, settings, device, scratch, out, show)
         show.say(f"{counts['samples']} models encoded, {counts['rejected']} rejected")
+
+
+@features.command("verify")
+@command
+def verify_features(
+    modality: Annotated[Modality | None, typer.Option(help="Default: all that are there.")] = None,
+    rebuild: Annotated[bool, typer.Option("--rebuild", help="Make faulty shards again, and only those.")] = False,
+) -> None:
+    """Check every feature shard: sha256, counts, keys and their order, shapes, dtypes, finiteness.
+
+    Exits with 1 where something is wrong and was not rebuilt.
+    """
+    from pipeline.shards.verify import verify_folder
+
+    chosen = [modality] if modality else [m for m in Modality if (FEATURES / m.value).is_dir()]
+    if not chosen:
+        raise UserError("there are no features here yet; run `cadmllm features --modality image`")
+    left = 0
+    for each in chosen:
+        folder = FEATURES / each.value
+        faults = verify_folder(folder, params.num_workers(), CORPUS, (GEOMETRY,))
+        count = len(Manifest.read(folder).shards)
+        typer.echo(f"{folder}: {f'{len(faults)} faults' if faults else f'{count} shards are fine'}")
+        for fault in faults:
+            typer.echo(f"  {folder / fault.shard}: {fault.text}")
+        if faults and rebuild:
+            _rebuild(each, sorted({fault.shard for fault in faults}))
+            faults = verify_folder(folder, params.num_workers(), CORPUS, (GEOMETRY,))
+            for fault in faults:
+                typer.echo(f"  still: {folder / fault.shard}: {fault.text}")
+        left += len(faults)
+    if left:
+        if not rebuild:
+            typer.echo("`cadmllm features verify --rebuild` makes these shards again")
+        raise typer.Exit(1)
+
+
+def _rebuild(modality: Modality, names: list[str]) -> None:
+    from pipeline.data.rebuild import rebuild_features
+    from pipeline.device import choose_device
+
+    folder = FEATURES / modality.value
+    own = {shard.name for shard in Manifest.read(GEOMETRY, "geometry").shards}
+    foreign = [name for name in names if name not in own]
+    if foreign:
+        raise UserError(f"{folder / foreign[0]} has no geometry to be made from; remove it")
+    device = choose_device(params.load().training.device)
+    with display(f"rebuild {modality.value}") as show:
+        changed = rebuild_features(modality.value, names, GEOMETRY, MODELS, folder, device, show)
+        same = len(names) - len(changed)
+        show.say(f"{len(names)} shards made again, {same} with the bytes that the manifest knows")
+        if changed:
+            show.say(f"the manifest has been changed for {', '.join(changed)}; `dvc commit` if these are what you want")

@@ -77,9 +77,9 @@ def verify(
     for folder in chosen:
         found = verify_folder(folder, params.num_workers())
         typer.echo(f"{folder}: {'ok' if not found else f'{len(found)} faults'}")
+        for fault in found:
+            typer.echo(f"  {folder / fault.shard}: {fault.text}")
         faults += found
-    for fault in faults:
-        typer.echo(f"  {fault}")
     if faults:
         raise typer.Exit(1)
 

@@ -6,12 +6,11 @@ Shapes: B images, G patches along a side, T tokens, D width.
 import io
 from pathlib import Path
 
-import numpy as np
-import torch
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoImageProcessor, AutoModel
+from transformers.image_utils import SizeDict
 
 from pipeline.errors import UserError
 
@@ -22,13 +21,24 @@ class DinoV2Encoder(nn.Module):
     Args:
         folder: a Hugging Face folder with config, weights and image processor; with or without registers.
         pool: patches averaged along each side into one token.
+        image_size: pixels along a side, in place of the processor's own; positions are interpolated.
+
+    Raises:
+        UserError: the sizes do not fit.
     """
 
-    def __init__(self, folder: Path, pool: int) -> None:
+    def __init__(self, folder: Path, pool: int, image_size: int | None = None) -> None:
         super().__init__()
         self.model = AutoModel.from_pretrained(folder, local_files_only=True).eval()
         # The PIL backend gives the model's own numbers and needs no torchvision.
         self.processor = AutoImageProcessor.from_pretrained(folder, backend="pil", local_files_only=True)
+        if image_size is not None:
+            patch = self.model.config.patch_size
+            if image_size % patch:
+                raise UserError(f"features.image.image_size is {image_size}; it must be a multiple of {patch}")
+            self.processor.size = SizeDict(shortest_edge=image_size)
+            self.processor.crop_size = SizeDict(height=image_size, width=image_size)
+            self.processor.do_center_crop = True
         self.pool = pool
         self.num_prefix_tokens = 1 + getattr(self.model.config, "num_register_tokens", 0)
         if self.grid_size % pool:
@@ -65,9 +75,3 @@ def decode_png(data: bytes) -> Image.Image:
     image = Image.open(io.BytesIO(data))
     image.load()
     return image
-
-
-def as_float16(tokens: Tensor) -> np.ndarray:
-    """Embeddings as they are stored, clipped to what float16 can hold."""
-    limit = torch.finfo(torch.float16).max
-    return tokens.float().clamp(-limit, limit).to(torch.float16).cpu().numpy()

@@ -17,7 +17,8 @@ from pipeline.encoders.dinov2 import DinoV2Encoder
 from pipeline.encoders.weights import read_models
 from pipeline.errors import UserError
 from pipeline.model.cad_mllm import CadMllm
-from pipeline.params import Features, ImageFeatures, PointFeatures
+from pipeline.params import ImageFeatures, PointFeatures
+from pipeline.shards.embeddings import rounded
 from pipeline.training.batches import Inputs, tokenise_prompts
 
 
@@ -98,10 +99,9 @@ def _encode_points(model: CadMllm, models: Path, points: np.ndarray) -> np.ndarr
     num_points = details["geometry"]["num_points"]
     rng = np.random.default_rng(0)
     chosen = points[rng.choice(len(points), num_points, replace=len(points) < num_points)]
-    unused = ImageFeatures(pool=1, batch_size=1, dtype="float16")
-    settings = Features(image=unused, point_cloud=PointFeatures(**details["settings"]))
+    settings = PointFeatures(**details["settings"])
     encoder = PointFeaturizer(models, settings, torch.device("cpu"))
-    return encoder.encode(torch.from_numpy(chosen)[None])[0].numpy()
+    return rounded(encoder.encode(torch.from_numpy(chosen)[None])[0].numpy(), settings.dtype)
 
 
 @torch.inference_mode()
@@ -110,8 +110,8 @@ def _encode_images(model: CadMllm, models: Path, images: Sequence[Image.Image]) 
     known = model.feature_shapes["image"][0]
     if len(images) > known:
         raise UserError(f"{len(images)} images; the checkpoint knows {known} views")
-    encoder = DinoV2Encoder(models / "image_encoder", details["settings"]["pool"])
+    settings = ImageFeatures(**details["settings"])
+    encoder = DinoV2Encoder(models / "image_encoder", settings.pool, settings.image_size)
     size = details["geometry"]["image_size"]
     views = [image.resize((size, size), Image.Resampling.BICUBIC) for image in images]
-    tokens: np.ndarray = encoder(encoder.preprocess(views)).numpy()
-    return tokens
+    return rounded(encoder(encoder.preprocess(views)).numpy(), settings.dtype)

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.errors import UserError
+from pipeline.shards.embeddings import restore, scale_member
 from pipeline.shards.manifest import Manifest
 
 INDEX = "index.csv"
@@ -104,6 +105,12 @@ class ShardReader:
     def array(self, shard: str, key: str, extension: str) -> np.ndarray:
         """One ``.npy`` member."""
         return decode_array(self.bytes(shard, key, extension), f"{self.folder / shard}: {key}.{extension}")
+
+    def embeddings(self, shard: str, key: str, member: str) -> np.ndarray:
+        """A member that ``embeddings`` wrote, as float16 or float32."""
+        dtype = self.manifest.fields[member]["encoding"]
+        scales = self.array(shard, key, scale_member(member)) if dtype == "int8" else None
+        return restore(self.array(shard, key, member), scales, dtype)
 
     def json(self, shard: str, key: str) -> Any:
         """One ``.json`` member."""

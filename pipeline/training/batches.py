@@ -103,7 +103,7 @@ class TrainingData:
         shown = example.combination.split("+")
 
         def feature(modality: str) -> np.ndarray:
-            return self.features[modality].array(where.shard, where.key, MEMBERS[modality])
+            return self.features[modality].embeddings(where.shard, where.key, MEMBERS[modality])
 
         return Inputs(
             prompt=self.prompts[example.row],
