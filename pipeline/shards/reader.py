@@ -1,4 +1,4 @@
-"""Reading shards by key: a tar's member table once, then any member through a memory map.
+"""Reading shards by key: a tar's member table once, then any member at its place.
 
 Only what is asked for is read, and nothing is unpickled. The files stay plain WebDataset tars.
 """
@@ -6,7 +6,7 @@ Only what is asked for is read, and nothing is unpickled. The files stay plain W
 import csv
 import io
 import json
-import mmap
+import os
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,35 +21,64 @@ from pipeline.shards.embeddings import restore, scale_member
 from pipeline.shards.manifest import Manifest
 
 INDEX = "index.csv"
+OPEN_FILES = 128
+
+
+class _File:
+    """An open file that is read at any place, and closed when it is dropped."""
+
+    def __init__(self, path: Path) -> None:
+        self.fd = os.open(path, os.O_RDONLY)
+
+    def __del__(self) -> None:
+        if hasattr(self, "fd"):
+            os.close(self.fd)
 
 
 class TarIndex:
-    """The members of one tar, by key and extension."""
+    """The members of one tar, by key and extension: some 150 bytes of memory for a sample.
+
+    Raises:
+        UserError: the file is missing or no tar.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.members: dict[str, dict[str, tuple[int, int]]] = {}
+        self.rows: dict[str, int] = {}
+        places: dict[str, dict[int, tuple[int, int]]] = {}
         try:
             with tarfile.open(path, "r:") as tar:
                 for member in tar:
                     key, _, extension = member.name.partition(".")
-                    self.members.setdefault(key, {})[extension] = (member.offset_data, member.size)
-            with open(path, "rb") as file:
-                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+                    row = self.rows.setdefault(key, len(self.rows))
+                    places.setdefault(extension, {})[row] = (member.offset_data, member.size)
         except FileNotFoundError as error:
             raise UserError(f"{path} is missing; run its stage again") from error
         except (tarfile.TarError, ValueError, OSError) as error:
             raise UserError(f"{path} is damaged ({error}); run its stage again") from error
+        self._places: dict[str, np.ndarray] = {}
+        for extension, found in places.items():
+            table = np.full((len(self.rows), 2), -1, np.int64)
+            table[list(found)] = list(found.values())
+            self._places[extension] = table
 
-    def read(self, key: str, extension: str) -> bytes:
-        """The bytes of one member."""
-        try:
-            offset, size = self.members[key][extension]
-        except KeyError as error:
-            raise UserError(f"{self.path} has no {key}.{extension}") from error
-        if offset + size > len(self._map):
+    def extensions(self, key: str) -> list[str]:
+        """What a sample has."""
+        row = self.rows[key]
+        return [extension for extension, table in self._places.items() if table[row, 0] >= 0]
+
+    def read(self, key: str, extension: str, file: _File | None = None) -> bytes:
+        """The bytes of one member; from ``file``, where it is open already."""
+        row, table = self.rows.get(key), self._places.get(extension)
+        if row is None or table is None or table[row, 0] < 0:
+            raise UserError(f"{self.path} has no {key}.{extension}")
+        offset, size = table[row].tolist()
+        # Read, not mapped: pages of a map would count as this process' memory.
+        opened = file or _File(self.path)
+        data = os.pread(opened.fd, size, offset)
+        if len(data) < size:
             raise UserError(f"{self.path} is cut off inside {key}.{extension}; run its stage again")
-        return self._map[offset : offset + size]
+        return data
 
 
 def decode_array(data: bytes, name: str) -> np.ndarray:
@@ -87,20 +116,21 @@ class ShardReader:
                 raise UserError(
                     f"{path} has {path.stat().st_size} bytes, {shard.bytes} were written; run its stage again"
                 )
-        # Every open shard costs an index in memory and a mapping; training walks over few at a time.
-        self._open = lru_cache(maxsize=64)(lambda name: TarIndex(folder / name))
+        # Training goes to any shard at any time: tables are kept, and as many files open as any system allows.
+        self._open = lru_cache(maxsize=None)(lambda name: TarIndex(folder / name))
+        self._file = lru_cache(maxsize=OPEN_FILES)(lambda name: _File(folder / name))
 
     def keys(self, shard: str) -> list[str]:
         """Keys of one shard, in order."""
-        return list(self._open(shard).members)
+        return list(self._open(shard).rows)
 
     def has(self, shard: str, key: str) -> bool:
         """Whether a sample is there."""
-        return key in self._open(shard).members
+        return key in self._open(shard).rows
 
     def bytes(self, shard: str, key: str, extension: str) -> bytes:
         """One member as it is stored."""
-        return self._open(shard).read(key, extension)
+        return self._open(shard).read(key, extension, self._file(shard))
 
     def array(self, shard: str, key: str, extension: str) -> np.ndarray:
         """One ``.npy`` member."""

@@ -72,10 +72,10 @@ def _verify_shard(
         index = TarIndex(path)
     except UserError as error:
         return [str(error)]
-    faults = [] if len(index.members) == shard.count else [f"holds {len(index.members)} samples of {shard.count}"]
+    faults = [] if len(index.rows) == shard.count else [f"holds {len(index.rows)} samples of {shard.count}"]
     if expected is not None:
-        faults += _key_faults(list(index.members), *expected.get(shard.name, ([], set())))
-    for key in index.members:
+        faults += _key_faults(list(index.rows), *expected.get(shard.name, ([], set())))
+    for key in index.rows:
         for name, field in manifest.fields.items():
             faults += _array_faults(index, key, name, field)
     return faults
@@ -93,7 +93,7 @@ def _key_faults(present: list[str], keys: list[str], rejected: set[str]) -> list
 
 
 def _array_faults(index: TarIndex, key: str, name: str, field: dict[str, object]) -> list[str]:
-    if name not in index.members[key]:
+    if name not in index.extensions(key):
         return [f"{key} has no {name}"]
     try:
         array = decode_array(index.read(key, name), f"{key}.{name}")

@@ -10,8 +10,10 @@ import webdataset
 
 from pipeline.atomic import atomic_folder, atomic_open, exclusive
 from pipeline.errors import UserError
+from pipeline.shards import embeddings
 from pipeline.shards.manifest import Manifest, Reject, read_rejects, write_rejects
 from pipeline.shards.reader import ShardReader
+from pipeline.shards.stream import stream
 from pipeline.shards.verify import verify_folder
 from pipeline.shards.writer import encode_array, encode_json, write_shard
 
@@ -148,3 +150,59 @@ def test_files_and_folders_appear_whole_or_not_at_all(tmp_path):
 def test_scratch_is_held_by_one_process(tmp_path):
     with exclusive(tmp_path / "x"), pytest.raises(UserError, match="another process"), exclusive(tmp_path / "x"):
         pass
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("dtype", embeddings.DTYPES)
+def test_embeddings_come_back_rounded_by_key_and_as_a_stream(tmp_path, dtype, monkeypatch):
+    monkeypatch.setenv("WDS_SECURE", "1")
+    rng = np.random.default_rng(0)
+    samples = {f"0000{i:08d}": (rng.normal(size=(2, 3, 8)) * 10.0**i).astype(np.float32) for i in range(-3, 4)}
+    made = ((key, embeddings.members("image.npy", tokens, dtype)) for key, tokens in samples.items())
+    shard = write_shard(tmp_path / "train-000000.tar", made)
+    fields = embeddings.fields("image.npy", (2, 3, 8), dtype)
+    Manifest("features/image", fields, {}, (shard,)).write(tmp_path)
+    assert verify_folder(tmp_path, 1) == []
+    reader = ShardReader(tmp_path, "features/image")
+    error = {"float16": 2**-11, "bfloat16": 2**-8, "int8": 0.5 / 127}[dtype]
+    streamed = dict(stream(str(tmp_path / "train-{000000..000000}.tar"), fields))
+    for key, tokens in samples.items():
+        back = reader.embeddings(shard.name, key, "image.npy")
+        largest = np.abs(tokens).max(axis=-1, keepdims=True) if dtype == "int8" else np.abs(tokens)
+        assert (np.abs(back.astype(np.float64) - tokens) <= largest * error * 1.001 + 6e-8).all()
+        assert np.array_equal(back, embeddings.rounded(tokens, dtype))
+        assert np.array_equal(back, streamed[key]["image.npy"])
+    gc.collect()  # webdataset leaves its file to the collector
+
+
+def test_what_float16_cannot_hold_is_clipped():
+    assert embeddings.rounded(np.array([[1e9, -1e9, 0.5]], np.float32), "float16").tolist() == [
+        [65504.0, -65504.0, 0.5]
+    ]
+    assert embeddings.rounded(np.zeros((2, 3), np.float32), "int8").tolist() == [[0.0] * 3] * 2
+
+
+def test_keys_are_compared_with_the_corpus(tmp_path):
+    keys = [f"0000{i:08d}_00001" for i in range(5)]
+    index = "key,id,shard,program_tokens,num_extrudes,num_curves,caption\n" + "".join(
+        f"{key},{key[:4]}/{key[4:]},train-000000.tar,9,1,1,x\n" for key in keys
+    )
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    (corpus / "index.csv").write_text(index)
+
+    def faults(present, rejected=()):
+        folder = tmp_path / "features"
+        folder.mkdir(exist_ok=True)
+        array = encode_array(np.ones((1, 2), np.float16))
+        shard = write_shard(folder / "train-000000.tar", ((key, {"x.npy": array}) for key in present))
+        fields = {"x.npy": {"shape": [1, 2], "dtype": "float16"}}
+        Manifest("features/x", fields, {}, (shard,)).write(folder)
+        write_rejects(folder, [Reject(key, "features/x", "not_finite") for key in rejected])
+        return [fault.text for fault in verify_folder(folder, 1, corpus)]
+
+    assert faults(keys) == []
+    assert faults(keys[:3] + keys[4:], rejected=[keys[3]]) == []
+    assert faults(keys[:3]) == [f"lacks {keys[3]} (and 1 more)"]
+    assert faults([*keys, "0009x"]) == ["holds 0009x, which the corpus' shard does not (and 0 more)"]
+    assert faults([keys[1], keys[0], *keys[2:]]) == ["has its samples in another order than the corpus"]

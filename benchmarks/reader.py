@@ -1,0 +1,94 @@
+"""Reading features in training order over reading the same bytes with ``cat``: prints one JSON object.
+
+    python benchmarks/reader.py [--models 50000] [--per-shard 1000]
+
+Shards of float16 image features (2 views of 4 tokens of 768 numbers are shown from 8), read by key in random order as
+training does, after ``cat`` of all files has filled the page cache. ``over_cat`` is the ratio of bytes per second;
+resident memory is that of the reading process.
+"""
+
+import argparse
+import json
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+
+from pipeline.shards import embeddings
+from pipeline.shards.manifest import Manifest
+from pipeline.shards.reader import ShardReader
+from pipeline.shards.writer import write_shard
+
+SHAPE = (8, 16, 768)
+
+
+def resident_mib() -> float:
+    """Memory of this process alone, without what it shares with files."""
+    return float(psutil.Process().memory_info().rss) / 2**20
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--models", type=int, default=10_000)
+    parser.add_argument("--per-shard", type=int, default=1_000)
+    parser.add_argument("--samples", type=int, default=50_000)
+    arguments = parser.parse_args()
+    rng = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        tokens = rng.normal(size=SHAPE).astype(np.float32)
+        shards = []
+        for start in range(0, arguments.models, arguments.per_shard):
+            keys = [
+                f"0000{number:08d}_00001" for number in range(start, min(start + arguments.per_shard, arguments.models))
+            ]
+            samples = ((key, embeddings.members("image.npy", tokens, "float16")) for key in keys)
+            shards.append(write_shard(folder / f"train-{start // arguments.per_shard:06d}.tar", samples))
+        fields = embeddings.fields("image.npy", SHAPE, "float16")
+        Manifest("features/image", fields, {}, tuple(shards)).write(folder)
+        paths = [str(folder / shard.name) for shard in shards]
+        subprocess.run(["cat", *paths], stdout=subprocess.DEVNULL, check=True)  # the page cache is warm for both
+        # Through a pipe: to /dev/null nothing would be copied.
+        started = time.perf_counter()
+        cat = subprocess.Popen(["cat", *paths], stdout=subprocess.PIPE)
+        assert cat.stdout is not None
+        while cat.stdout.read(1 << 20):
+            pass
+        cat.wait()
+        total = sum(shard.bytes for shard in shards)
+        cat_rate = total / (time.perf_counter() - started)
+
+        reader = ShardReader(folder, "features/image")
+        places = [(shard.name, key) for shard in shards for key in reader.keys(shard.name)]
+        order = rng.permutation(len(places))
+        rss, done, size = {}, 0, 0
+        started = time.perf_counter()
+        while done < arguments.samples:
+            for at in order[: arguments.samples - done]:
+                shard, key = places[at]
+                size += reader.embeddings(shard, key, "image.npy").nbytes
+                done += 1
+                if done in (1_000, arguments.samples):
+                    rss[done] = resident_mib()
+        seconds = time.perf_counter() - started
+    print(
+        json.dumps(
+            {
+                "samples_per_s": round(done / seconds),
+                "over_cat": round(size / seconds / cat_rate, 3),
+                "cat_mib_per_s": round(cat_rate / 2**20),
+                "rss_1000_mib": round(rss[1_000], 1),
+                f"rss_{arguments.samples}_mib": round(rss[arguments.samples], 1),
+                "models": arguments.models,
+                "bytes_per_sample": size // done,
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

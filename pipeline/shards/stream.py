@@ -1,0 +1,40 @@
+"""Shards from anywhere in order: for those who read features without this project's index."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import webdataset
+
+from pipeline.errors import UserError
+from pipeline.shards.embeddings import restore, scale_member
+from pipeline.shards.reader import decode_array
+
+
+def stream(urls: str | Sequence[str], fields: dict[str, dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Samples of shards, one after the other, with little memory.
+
+    Args:
+        urls: what WebDataset opens: paths with braces, ``https:``, ``pipe:``, or a list of such.
+        fields: of the manifest beside the shards; other members come as bytes.
+
+    Yields:
+        The key, and each member by name: embeddings as float16 or float32, other arrays as they are.
+
+    Raises:
+        UserError: a member is damaged.
+    """
+    scales = {scale_member(name) for name, field in fields.items() if field.get("encoding") == "int8"}
+    for sample in webdataset.WebDataset(urls, shardshuffle=False, empty_check=False):
+        key = sample["__key__"]
+        arrays = {name: decode_array(sample[name], f"{key}.{name}") for name in fields if name in sample}
+        missing = sorted(set(fields) - set(arrays))
+        if missing:
+            raise UserError(f"{key} has no {missing[0]}: the shards do not fit this manifest")
+        members: dict[str, Any] = {
+            name: sample[name] for name in sample if not name.startswith("__") and name not in fields
+        }
+        for name, array in arrays.items():
+            encoding = fields[name].get("encoding")
+            if name not in scales:
+                members[name] = restore(array, arrays.get(scale_member(name)), encoding) if encoding else array
+        yield key, members
