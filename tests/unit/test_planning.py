@@ -1,0 +1,61 @@
+"""Plans: exact where shapes decide, measured where models do."""
+
+import numpy as np
+import pytest
+
+from pipeline import params, presets
+from pipeline.errors import UserError
+from pipeline.params import Model
+from pipeline.planning import (
+    Rates,
+    alternatives,
+    dinov2_sizes,
+    feature_bytes,
+    image_shape,
+    llm_parameters,
+    plan,
+    points_shape,
+    shard_counts,
+    shards_bytes,
+)
+from pipeline.shards import embeddings
+from pipeline.shards.writer import write_shard
+
+RATES = Rates(0.05, 0.1, (6000, 1024), 3000, 60, 30, 1.0, 0.3, 1e11, 32)
+
+
+@pytest.mark.parametrize("dtype", embeddings.DTYPES)
+@pytest.mark.parametrize(("shape", "number"), [((8, 4, 192), 7), ((16, 192), 31), ((2, 1, 16), 1)])
+def test_the_size_of_feature_shards_is_exact(tmp_path, dtype, shape, number):
+    tokens = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    samples = ((f"0000{i:08d}_00001", embeddings.members("image.npy", tokens, dtype)) for i in range(number))
+    written = write_shard(tmp_path / "train-000000.tar", samples)
+    assert shards_bytes(feature_bytes(shape, dtype), [number]) == written.bytes
+
+
+@pytest.mark.parametrize("name", presets.names())
+def test_every_preset_can_be_planned(name):
+    p = params.parse(params.plain(presets.compose(name)), name)
+    counts = shard_counts(p, 1000)
+    assert sum(counts) == 1000
+    assert max(counts) <= p.data.shard_size
+    stages = plan(p, 1000, RATES, 2)
+    assert [stage.name for stage in stages][-3:] == [f"train@{stage}" for stage in p.curriculum]
+    assert all(stage.disk > 0 and stage.memory > 0 for stage in stages)
+    features = next(stage for stage in stages if stage.name == "features@image")
+    same = f"{p.geometry.num_views} views, pool {p.features.image.pool}, float16"
+    listed = {name: disk for name, disk, _ in alternatives(p, 1000, RATES)}
+    assert listed[same] == features.disk
+
+
+def test_shapes_follow_the_settings():
+    p = params.parse(params.plain(presets.compose("single-gpu")), "single-gpu")
+    assert image_shape(p) == (8, 16, 768)
+    assert image_shape(p, pool=16, views=2) == (2, 1, 768)
+    assert points_shape(p) == (257, 768)
+    assert llm_parameters(p.models.llm) == 494e6
+
+
+def test_what_is_not_known_is_told():
+    with pytest.raises(UserError, match="size of hub:someone/something is not known"):
+        dinov2_sizes(Model(source="hub:someone/something"))
