@@ -59,7 +59,8 @@ class Codec:
     def encode(self, program: CadProgram, volume: float | None = None) -> np.ndarray:
         """Token ids, END included: (T,) uint16.
 
-        A program whose every number is on the lattice already is written exactly.
+        A program whose every number is on the lattice already is written exactly, and what is decoded and encoded
+        again gives the same tokens: edges that have come to lie on one line, or on one circle, become one.
 
         Args:
             program: in the normalised frame.
@@ -68,6 +69,15 @@ class Codec:
         Raises:
             RejectError: ``out_of_range``, ``quantised_away`` or ``unsupported_sequence``.
         """
+        tokens = self._encode(program, volume)
+        for _ in range(4):
+            again = self._encode(self.decode(tokens), volume)
+            if np.array_equal(again, tokens):
+                break
+            tokens = again
+        return tokens
+
+    def _encode(self, program: CadProgram, volume: float | None) -> np.ndarray:
         lattice = Lattice(self.grammar)
         flat = [flattened for extrude in program.extrudes for flattened in flatten(extrude)]
         if volume is None:
