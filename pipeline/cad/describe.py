@@ -3,7 +3,7 @@
 import math
 from collections import Counter
 
-from pipeline.cad.captions import article, count
+from pipeline.cad.captions import NUMBERS, article, count
 from pipeline.cad.planar import corners, merged
 from pipeline.cad.program import (
     Arc,
@@ -75,7 +75,7 @@ def describe_profile(profile: Profile) -> str:
     text = describe_loop(profile.outer)
     if not holes:
         return text
-    shown = [f"{count(number, 'hole')} ({hole})" for hole, number in holes.items()]
+    shown = [f"{exactly(number, 'hole')} ({hole})" for hole, number in holes.items()]
     return f"{text} with {' and '.join(shown)}"
 
 
@@ -97,7 +97,7 @@ def describe_loop(loop: Loop) -> str:
         halves = [edge for edge in loop.edges if isinstance(edge, Arc) and abs(abs(edge.sweep) - math.pi) < 1e-3]
         if len(points) == 4 and arcs == len(halves) == 2:
             return f"{box} slot{rounded}"
-        return f"{box} outline of {count(lines, 'line')} and {count(arcs, 'arc')}{rounded}"
+        return f"{box} outline of {exactly(lines, 'line')} and {exactly(arcs, 'arc')}{rounded}"
     if len(points) == 4:
         return f"{box} {_quadrilateral([corner.at for corner in points])}{rounded}"
     return f"{box} {SHAPES.get(len(points), f'{len(points)}-cornered outline')}{rounded}"
@@ -114,6 +114,11 @@ def _quadrilateral(points: list[tuple[float, float]]) -> str:
     if same(*diagonals) and same(sides[0], sides[2]) and same(sides[1], sides[3]):
         return "square" if same(sides[0], sides[1]) else "rectangle"
     return "quadrilateral"
+
+
+def exactly(number: int, noun: str) -> str:
+    """``four holes``, ``24 holes``."""
+    return count(number, noun) if number < len(NUMBERS) else f"{number} {noun}s"
 
 
 def millimetres(length: float) -> str:
