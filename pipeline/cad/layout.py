@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from pipeline.cad.lattice import Group, Lattice
-from pipeline.cad.planar import Corner, corners, cross_or_touch, fit, loop_of, merged
+from pipeline.cad.planar import Corner, corners, cross_or_touch, fit, loop_of, merged, turn_of
 from pipeline.cad.program import (
     Circle,
     Extrude,
@@ -242,9 +242,7 @@ class Layout:
             place_y = lattice.place(axes[1], y, (abs(x - x0) + abs(x1 - x)) / 2 * height)
             radius = sweep = 0
             if corner.radius:
-                turn = abs(
-                    math.atan2((x - x0) * (y1 - y) - (y - y0) * (x1 - x), (x - x0) * (x1 - x) + (y - y0) * (y1 - y))
-                )
+                turn = abs(turn_of((x0, y0), corner.at, (x1, y1)))
                 spared = 2 * corner.radius * (math.tan(min(turn, 3.0) / 2) - turn / 2)
                 radius = lattice.radius(corner.radius, spared * height)
             if corner.sweep:

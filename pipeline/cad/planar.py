@@ -123,12 +123,12 @@ def reaches(corners: Sequence[Corner]) -> list[float]:
     """How far each corner's fillet reaches along its two edges."""
     out = []
     for i, corner in enumerate(corners):
-        turn = _turn(corners[i - 1].at, corner.at, corners[(i + 1) % len(corners)].at) if corner.radius else 0.0
+        turn = turn_of(corners[i - 1].at, corner.at, corners[(i + 1) % len(corners)].at) if corner.radius else 0.0
         out.append(corner.radius * math.tan(abs(turn) / 2) if abs(turn) < SPIKE else 0.0)
     return out
 
 
-def _turn(before: Point2, at: Point2, after: Point2) -> float:
+def turn_of(before: Point2, at: Point2, after: Point2) -> float:
     """By how much a path through three points turns: signed, in radians."""
     ux, uy, vx, vy = at[0] - before[0], at[1] - before[1], after[0] - at[0], after[1] - at[1]
     return math.atan2(ux * vy - uy * vx, ux * vx + uy * vy)
@@ -154,7 +154,7 @@ def loop_of(corners: Sequence[Corner]) -> Loop:
     for i, corner in enumerate(corners):
         begin, end = entry[i]
         if begin != end:
-            turn = _turn(corners[i - 1].at, corner.at, corners[(i + 1) % len(corners)].at)
+            turn = turn_of(corners[i - 1].at, corner.at, corners[(i + 1) % len(corners)].at)
             edges.append(Arc.through(begin, end, turn))
         j = (i + 1) % len(corners)
         after = entry[j][0]
