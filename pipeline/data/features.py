@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline import interrupt
 from pipeline.encoders.dinov2 import DinoV2Encoder, decode_png
 from pipeline.encoders.michelangelo import MichelangeloEncoder
 from pipeline.encoders.weights import read_models
@@ -150,6 +151,7 @@ def make_shard(featurizer: Featurizer, reader: ShardReader, path: Path, dtype: s
 
     def samples() -> Iterator[tuple[str, dict[str, bytes]]]:
         for chunk, batch in prefetch(batches()):
+            interrupt.check()  # a shard can take an hour on a CPU: it is given up, not waited for
             for key, tokens in zip(chunk, featurizer.encode(batch).float().cpu().numpy(), strict=True):
                 if np.isfinite(tokens).all():
                     yield key, embeddings.members(member_of(featurizer.modality), tokens, dtype)

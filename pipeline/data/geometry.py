@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from pipeline import interrupt
 from pipeline.cad.sandbox import Failure, Sandbox
 from pipeline.data.dataset import dataset_path
 from pipeline.data.draw import DrawTask, draw
@@ -45,6 +46,7 @@ def build_geometry(
             def drawn() -> Iterator[tuple[str, dict[str, bytes]]]:
                 tasks = (DrawTask(source, s["id"], s["program"], s["frame"], geometry, seed) for s in samples)
                 for key, sample, answer in zip(keys, samples, sandbox.map(tasks), strict=True):
+                    interrupt.check()
                     if isinstance(answer, Failure):
                         rejects.append(Reject(sample["id"], "geometry", answer.reason, answer.detail))
                     else:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from transformers import AutoConfig, AutoModel
+from transformers import AutoConfig, AutoImageProcessor, AutoModel
 
 from pipeline.encoders.dinov2 import DinoV2Encoder
 from pipeline.encoders.michelangelo import MichelangeloConfig, MichelangeloEncoder
@@ -159,6 +159,11 @@ def test_dinov2_features_are_transformers_own(tmp_path, model_type):
     encoder = DinoV2Encoder(folder, pool=1)
     pixels = encoder.preprocess([picture])
     assert pixels.shape == (1, 3, 56, 56)
+    # Pictures of any size and mode are prepared as the model's own processor does it.
+    own_processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
+    others = [picture, picture.resize((333, 90)), picture.convert("L").resize((56, 56)), picture.convert("RGBA")]
+    expected = own_processor([other.convert("RGB") for other in others], return_tensors="pt")["pixel_values"]
+    torch.testing.assert_close(encoder.preprocess(others), expected, atol=0, rtol=0)
     own = AutoModel.from_pretrained(folder).eval()
     config = AutoConfig.from_pretrained(folder)
     prefix = 1 + getattr(config, "num_register_tokens", 0)
