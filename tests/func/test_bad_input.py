@@ -109,7 +109,7 @@ def test_missing_and_damaged_shards_and_checkpoints_are_told(copy):
     data = shard.read_bytes()
     os.truncate(shard, 1000)
     assert "run its stage again" in refused(copy, "cadmllm", "train", "stage2_text_pc")
-    assert "train-000000.tar has changed" in copy.run("cadmllm", "verify", code=1)
+    assert "train-000000.tar: has changed" in copy.run("cadmllm", "verify", code=1)
     shard.unlink()
     assert "is missing" in refused(copy, "cadmllm", "train", "stage2_text_pc")
     shard.write_bytes(data)
