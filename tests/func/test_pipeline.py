@@ -34,7 +34,8 @@ def test_counts_add_up_and_modalities_hold_the_same_keys_in_the_same_order(done)
 def test_feature_names_shapes_and_dtypes(done):
     for modality, shape in SHAPES.items():
         reader = ShardReader(done.folder / "data/features" / modality, f"features/{modality}")
-        assert reader.manifest.fields == {f"{modality}.npy": {"shape": shape, "dtype": "float16"}}
+        described = {"shape": shape, "dtype": "float16", "encoding": "float16"}
+        assert reader.manifest.fields == {f"{modality}.npy": described}
         assert len(reader.manifest.details["encoder"]["sha256"]) == 64
         for shard in reader.manifest.shards:
             for key in reader.keys(shard.name):
@@ -43,6 +44,7 @@ def test_feature_names_shapes_and_dtypes(done):
                 assert array.dtype == np.float16
                 assert np.isfinite(array).all()
     assert "ok" in done.run("cadmllm", "verify")
+    assert "shards are fine" in done.run("cadmllm", "features", "verify")
 
 
 def test_each_stage_continues_the_one_before(done):
