@@ -92,7 +92,7 @@ def _gpu() -> int:
 
 def fit(p: Params, memory: int, gpu: int) -> list[str]:
     """What of the parameters this machine cannot do."""
-    from pipeline.planning import llm_parameters
+    from pipeline.planning.sizes import llm_parameters
 
     faults = []
     parameters = llm_parameters(p.models.llm)

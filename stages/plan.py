@@ -26,8 +26,10 @@ def plan(
 
     from pipeline import presets
     from pipeline.device import choose_device
-    from pipeline.planning import OMNICAD_MODELS, alternatives, measure
-    from pipeline.planning import plan as make_plan
+    from pipeline.planning.measure import measure
+    from pipeline.planning.plan import alternatives
+    from pipeline.planning.plan import plan as make_plan
+    from pipeline.planning.sizes import OMNICAD_MODELS
 
     p = params.load() if preset is None else params.parse(params.plain(presets.compose(preset)), f"preset {preset}")
     device, workers = choose_device("auto"), params.num_workers()

@@ -174,7 +174,7 @@ class Grammar(Vocabulary):
         """The mask without those tokens after which the program could not end within ``remaining``."""
         # Levels that need a fine token are left out: there are always others, and FAR beyond the rim.
         mask = _mask(self, commands, self._allowed_levels(state, refine=False), fine).copy()
-        for token in (*commands, *(self.first_fine + FINE_OFFSETS.index(offset) for offset in fine)):
+        for token in (*commands, *(self.fine(offset) for offset in fine)):
             if remaining - 1 < self.tail(self.advance(state, token, checked=False)):
                 mask[token] = False
         levels = np.flatnonzero(mask[NUM_COMMANDS : self.first_fine])

@@ -43,14 +43,7 @@ from OCP.TCollection import TCollection_HAsciiString
 from OCP.TopAbs import TopAbs_COMPOUND, TopAbs_FACE, TopAbs_REVERSED, TopAbs_SOLID
 from OCP.TopExp import TopExp_Explorer
 from OCP.TopLoc import TopLoc_Location
-from OCP.TopoDS import (
-    TopoDS,
-    TopoDS_Compound,
-    TopoDS_Face,
-    TopoDS_Iterator,
-    TopoDS_Shape,
-    TopoDS_Wire,
-)
+from OCP.TopoDS import TopoDS, TopoDS_Compound, TopoDS_Face, TopoDS_Iterator, TopoDS_Shape, TopoDS_Wire
 
 from pipeline.cad.mesh import Mesh, closed
 from pipeline.cad.program import Arc, CadProgram, Circle, Extrude, Loop, Operation, Plane, Profile, Vec3

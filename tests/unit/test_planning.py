@@ -6,14 +6,13 @@ import pytest
 from pipeline import params, presets
 from pipeline.errors import UserError
 from pipeline.params import Model
-from pipeline.planning import (
-    Rates,
-    alternatives,
+from pipeline.planning.measure import Rates
+from pipeline.planning.plan import alternatives, plan
+from pipeline.planning.sizes import (
     dinov2_sizes,
     feature_bytes,
     image_shape,
     llm_parameters,
-    plan,
     points_shape,
     shard_counts,
     shards_bytes,

@@ -1,0 +1,179 @@
+"""Rates of this machine: some models are built, and one layer of each encoder runs."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipeline.cad import synthesis
+from pipeline.cad.sandbox import Failure, Sandbox
+from pipeline.data.corpus import make_synthetic_zip
+from pipeline.data.dataset import Entry, open_dataset
+from pipeline.data.draw import DrawTask, draw
+from pipeline.data.prepare import PrepareTask, prepare
+from pipeline.encoders.michelangelo import MichelangeloConfig, MichelangeloEncoder
+from pipeline.errors import UserError
+from pipeline.params import Params
+from pipeline.planning.sizes import dinov2_sizes, image_shape, member_bytes, michelangelo_sizes
+from pipeline.shards.writer import encode_array, encode_json
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """What was measured here.
+
+    Attributes:
+        corpus_s, geometry_s: seconds for one model, with all workers at work.
+        corpus_bytes: of a model's JSON and program members.
+        png_bytes: of a view.
+        program_tokens, caption_tokens: means.
+        image_s, points_s: seconds for one model's views, for one cloud.
+        flops: of float32 matrix products, per second.
+        num_models: so many models were built.
+    """
+
+    corpus_s: float
+    geometry_s: float
+    corpus_bytes: tuple[float, float]
+    png_bytes: float
+    program_tokens: float
+    caption_tokens: float
+    image_s: float
+    points_s: float
+    flops: float
+    num_models: int
+
+
+def measure(
+    p: Params, folder: Path, num_models: int, num_workers: int, device: torch.device, say: Callable[[str], None]
+) -> Rates:
+    """Build some models and run the encoders' layers; takes half a minute.
+
+    Args:
+        folder: for temporary files.
+    """
+    source = Path(p.data.path)
+    if p.data.source == "synthetic" or not source.exists():
+        if p.data.source != "synthetic":
+            say(f"{source} is not here: synthetic parts are measured in its place")
+        source = folder / "sample.zip"
+        families = p.data.synthetic.families or tuple(synthesis.FAMILIES)
+        synthetic = p.data.synthetic.model_copy(update={"num_models": num_models, "families": families})
+        make_synthetic_zip(source, p.data.model_copy(update={"synthetic": synthetic}), p.seed)
+    entries, _ = open_dataset(source.resolve()).entries()
+    chosen = [entries[len(entries) * i // num_models] for i in range(min(num_models, len(entries)))]
+    say(f"building {len(chosen)} models with {num_workers} workers")
+    records, corpus_s = _timed_prepare(p, source.resolve(), chosen, num_workers)
+    drawn, geometry_s = _timed_draw(p, source.resolve(), records, num_workers)
+    pngs = [len(data) for members in drawn for name, data in members.items() if name.endswith(".png")]
+    say("running one layer of each encoder")
+    return Rates(
+        corpus_s=corpus_s,
+        geometry_s=geometry_s,
+        corpus_bytes=_corpus_bytes(records),
+        png_bytes=float(np.mean([member_bytes(size) for size in pngs])),
+        program_tokens=float(np.mean([len(record["tokens"]) for record in records])),
+        caption_tokens=float(np.mean([len(record["caption"]) for record in records])) / 4,
+        image_s=_image_seconds(p, device) * p.geometry.num_views,
+        points_s=_points_seconds(p, device),
+        flops=_matrix_flops(device),
+        num_models=len(chosen),
+    )
+
+
+def _corpus_bytes(records: list[dict[str, Any]]) -> tuple[float, float]:
+    documents = [{k: v for k, v in record.items() if k not in ("tokens", "key")} for record in records]
+    jsons = [member_bytes(len(encode_json(document))) for document in documents]
+    arrays = [member_bytes(len(encode_array(np.array(record["tokens"], np.uint16)))) for record in records]
+    return float(np.mean(jsons)), float(np.mean(arrays))
+
+
+def _timed_prepare(
+    p: Params, source: Path, entries: list[Entry], num_workers: int
+) -> tuple[list[dict[str, Any]], float]:
+    tasks = [PrepareTask(source, e, p.codec.bits, p.codec.tolerance, p.data.max_program_tokens) for e in entries]
+    with Sandbox(prepare, num_workers, p.kernel.timeout_s, p.kernel.memory_mib) as sandbox:
+        list(sandbox.map(tasks[:1] * num_workers))  # workers come up
+        started = time.perf_counter()
+        answers = list(sandbox.map(tasks))
+        seconds = (time.perf_counter() - started) / len(tasks)
+    records = [answer for answer in answers if not isinstance(answer, Failure)]
+    if not records:
+        raise UserError(f"none of {len(tasks)} models of {source} can be used; `cadmllm corpus` says why")
+    return records, seconds
+
+
+def _timed_draw(
+    p: Params, source: Path, records: list[dict[str, Any]], num_workers: int
+) -> tuple[list[dict[str, bytes]], float]:
+    tasks = [DrawTask(source, r["id"], r["program"], r["frame"], p.geometry, p.seed) for r in records]
+    with Sandbox(draw, num_workers, p.kernel.timeout_s, p.kernel.memory_mib) as sandbox:
+        list(sandbox.map(tasks[:1] * num_workers))
+        started = time.perf_counter()
+        answers = list(sandbox.map(tasks))
+        seconds = (time.perf_counter() - started) / len(tasks)
+    return [answer for answer in answers if not isinstance(answer, Failure)], seconds
+
+
+@torch.inference_mode()
+def _seconds(work: Callable[[], object], device: torch.device) -> float:
+    """The faster of three runs after one to warm up."""
+    times = []
+    for _ in range(4):
+        started = time.perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - started)
+    return min(times[1:])
+
+
+def _by_layers(seconds: Callable[[int], float], num_layers: int) -> float:
+    """Time of all layers from that of one and of two."""
+    one, two = seconds(1), seconds(2)
+    return one + max(two - one, 0.0) * (num_layers - 1)
+
+
+def _image_seconds(p: Params, device: torch.device) -> float:
+    """Seconds for one image, in passes of a model's views."""
+    from transformers import Dinov2Config, Dinov2Model
+
+    width, layers, heads = dinov2_sizes(p.models.image_encoder)
+    grid = int(image_shape(p, pool=1)[1] ** 0.5)
+    patch = p.models.image_encoder.architecture.get("patch_size", 14)
+    views = p.geometry.num_views
+    pixels = torch.zeros(views, 3, grid * patch, grid * patch, device=device)
+
+    def seconds(num_layers: int) -> float:
+        config = Dinov2Config(
+            hidden_size=width,
+            num_hidden_layers=num_layers,
+            num_attention_heads=heads,
+            patch_size=patch,
+            image_size=grid * patch,
+        )
+        model = Dinov2Model(config).eval().to(device)
+        return _seconds(lambda: model(pixel_values=pixels), device) / views
+
+    return _by_layers(seconds, layers)
+
+
+def _points_seconds(p: Params, device: torch.device) -> float:
+    config = michelangelo_sizes(p.models.point_cloud_encoder)
+    cloud = torch.zeros(1, p.geometry.num_points, 6, device=device)
+
+    def seconds(num_layers: int) -> float:
+        sized = MichelangeloConfig(config.width, config.num_heads, num_layers, config.num_latents)
+        encoder = MichelangeloEncoder(sized).eval().to(device)
+        return _seconds(lambda: encoder(cloud), device)
+
+    return _by_layers(seconds, config.num_layers)
+
+
+def _matrix_flops(device: torch.device, size: int = 1024) -> float:
+    a, b = torch.randn(size, size, device=device), torch.randn(size, size, device=device)
+    return 2 * size**3 / _seconds(lambda: a @ b, device)

