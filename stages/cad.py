@@ -17,7 +17,7 @@ Bits = Annotated[int, typer.Option(min=6, max=12, help="Of a value, for tokens."
 Tolerance = Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of the volume that rounding may cost.")]
 Timeout = Annotated[float, typer.Option(min=0.1, help="Seconds that one model may take in the CAD kernel.")]
 Memory = Annotated[int, typer.Option(min=256, help="MiB that one model may take there.")]
-DEFAULT_TOLERANCE = 0.025
+DEFAULT_TOLERANCE = 0.025  # the codec's own, which would cost `--help` numpy
 
 
 @cad.command("convert")

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from pipeline.cad import kernel, omnicad, synthesis
+from pipeline.cad.codec import TOLERANCE
 from pipeline.cad.describe import describe, sentence
 from pipeline.cad.files import (
     CheckTask,
@@ -25,6 +26,7 @@ from pipeline.cad.mesh import Surface, closed, merge_vertices, volumetric_iou, w
 from pipeline.cad.program import CadProgram, Profile
 from pipeline.cad.shapes import circle, extrude, rectangle, rounded, symmetric
 from pipeline.errors import RejectError, UserError
+from stages.cad import DEFAULT_TOLERANCE
 
 FLANGE = synthesis.make_part(0, 0, ("flange",)).program
 
@@ -168,6 +170,10 @@ def test_merging_drops_triangles_without_area():
     surface = merge_vertices(vertices, np.array([[0, 1, 3], [1, 2, 3]]), 1e-7)
     assert len(surface.vertices) == 3
     assert surface.triangles.tolist() == [[0, 1, 2]]
+
+
+def test_the_command_line_and_the_codec_have_one_default():
+    assert DEFAULT_TOLERANCE == TOLERANCE == WriteOptions().tolerance
 
 
 def test_omnicad_json_is_formatted_as_the_dataset_is(folder):
