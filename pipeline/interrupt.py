@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from types import FrameType
+from typing import NoReturn
 
 import psutil
 
@@ -70,6 +71,11 @@ def check() -> None:
     """Raise ``Interrupted`` if a stop was asked for. Call where everything finished is saved."""
     if _stop.signal_name is not None:
         raise Interrupted(_stop.signal_name)
+
+
+def stop() -> NoReturn:
+    """Raise ``Interrupted``, here or in another of the processes that work together."""
+    raise Interrupted(_stop.signal_name or "a signal to another process")
 
 
 def requested() -> bool:

@@ -15,8 +15,18 @@ PARAMS_FILE = Path("params.yaml")
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
 MODALITIES = ("text", "point_cloud", "image")
-Combination = str  # modalities joined by "+", text first
-COMBINATIONS: tuple[Combination, ...] = ("text", "text+point_cloud", "text+image", "text+point_cloud+image")
+Encoded = Literal["point_cloud", "image"]  # modalities that come as features of an encoder
+Combination = str  # modalities joined by "+", in the order of MODALITIES
+COMBINATIONS: tuple[Combination, ...] = (
+    "text",
+    "text+point_cloud",
+    "text+image",
+    "text+point_cloud+image",
+    "point_cloud",
+    "image",
+    "point_cloud+image",
+)
+Probabilities = dict[Combination, Fraction]
 
 
 class Section(BaseModel):
@@ -198,51 +208,104 @@ class Training(Section):
     max_batch_size: Positive = Field(description="most samples in a micro-batch")
     gradient_accumulation_steps: Positive
     projector_lr_multiplier: Annotated[float, Field(gt=0)]
+    projector_lr_adaptation: Fraction = Field(
+        description="0: both projectors at the same rate. Above: it follows the modality's complexity (dimensions that "
+        "its features fill, over those of the captions' embeddings) to this power, within 1/4 and 4"
+    )
     vocabulary_lr_multiplier: Annotated[float, Field(gt=0)] = Field(description="for the new CAD embeddings")
+    text_lr_multiplier: Annotated[float, Field(gt=0)] = Field(description="for the LLM's own, where a stage trains all")
     schedule: Literal["cosine", "linear", "constant"]
     warmup_fraction: Fraction
     weight_decay: Annotated[float, Field(ge=0)]
     max_grad_norm: Annotated[float, Field(gt=0)]
     dtype: Literal["float32", "bfloat16", "float16"] = Field(description="of the frozen weights and activations")
     device: Literal["auto", "cpu", "cuda"]
-    gradient_checkpointing: bool
+    quantization: Literal["none", "nf4"] = Field(description="nf4: frozen weights in 4 bits (QLoRA; bitsandbytes)")
+    distributed: Literal["ddp", "fsdp2"] = Field(description="what several processes do: replicate or shard the model")
+    gradient_checkpointing: bool = Field(description="recompute activations in the backward pass")
+    compile: bool = Field(description="torch.compile for the decoder layers")
     log_every: Positive = Field(description="optimizer steps between lines of the log")
     save_every: Positive = Field(description="optimizer steps between resumable states in scratch")
-    validate_every_epochs: Positive
+    keep_states: Positive = Field(description="resumable states that are kept")
+    validate_every_epochs: Annotated[float, Field(gt=0)] = Field(description="0.25: four times in an epoch")
     max_validation_samples: Positive
+    retention_threshold: Annotated[float, Field(ge=1)] = Field(
+        description="warn where text-only loss is so many times that of the curriculum's first stage"
+    )
+
+
+class EarlyStopping(Section):
+    """Dynamic curriculum: a stage ends when the validation loss, weighted as samples are shown, stops improving."""
+
+    patience: Positive = Field(description="validations without improvement before the stage ends")
+    min_delta: Annotated[float, Field(ge=0)] = Field(0.0, description="an improvement is more than this share")
+    min_epochs: Annotated[float, Field(ge=0)] = Field(1.0, description="never ends before; `epochs` is the upper bound")
 
 
 class CurriculumStage(Section):
     """One stage of the curriculum. `init_from`, `point_cloud` and `image` are what DVC watches for it."""
 
-    init_from: str = Field(description="models/llm, or the checkpoint of the stage before")
+    init_from: str = Field(description="models/llm, or the checkpoint of the stage before, or `best` in it")
     point_cloud: str = Field(description="data/features/point_cloud where the stage shows it, else data/corpus")
     image: str = Field(description="data/features/image where the stage shows it, else data/corpus")
-    modality_sample_probs: dict[Combination, Fraction]
-    epochs: Positive
+    modality_sample_probs: Probabilities
+    final_modality_sample_probs: Probabilities | None = Field(
+        None, description="curriculum scheduling: probabilities shift linearly to these in the course of the stage"
+    )
+    modality_dropout: dict[Literal["text", "point_cloud", "image"], Fraction] = Field(
+        default_factory=dict, description="how often a modality is left out of what was drawn; one always stays"
+    )
+    epochs: Positive | None = Field(None, description="how long; or `steps`")
+    steps: Positive | None = Field(None, description="optimizer steps, in place of `epochs`")
+    early_stopping: EarlyStopping | None = None
     lr: Annotated[float, Field(gt=0)]
-    train_llm: bool
-    train_projectors: bool
+    train_llm: bool = Field(description="LoRA")
+    text_embeddings: Literal["new", "all", "none"] = Field(
+        description="new: the CAD vocabulary's rows; all: those of the captions' tokens too"
+    )
+    train_projectors: bool | tuple[Encoded, ...] = Field(description="true: of all modalities shown; or a list")
 
     @property
     def modalities(self) -> tuple[str, ...]:
         """Modalities that the stage shows, in the order of ``MODALITIES``."""
-        shown = {m for combination in self.modality_sample_probs for m in combination.split("+")}
+        given = (*self.modality_sample_probs, *(self.final_modality_sample_probs or ()))
+        shown = {m for combination in given for m in combination.split("+")}
         return tuple(m for m in MODALITIES if m in shown)
 
     @property
+    def encoded(self) -> tuple[str, ...]:
+        """Modalities shown that are features of an encoder."""
+        return tuple(m for m in self.modalities if m != "text")
+
+    @property
+    def trained_projectors(self) -> tuple[str, ...]:
+        """Modalities whose projector is trained."""
+        if isinstance(self.train_projectors, bool):
+            return self.encoded if self.train_projectors else ()
+        return self.train_projectors
+
+    @property
     def combinations(self) -> tuple[Combination, ...]:
-        """Combinations that can be asked of a model trained so far."""
-        return tuple(c for c in COMBINATIONS if set(c.split("+")) <= {"text", *self.modalities})
+        """Combinations that are asked of the model: all with text that it knows, and those without that were shown."""
+        given = {*self.modality_sample_probs, *(self.final_modality_sample_probs or ())}
+        return tuple(
+            c for c in COMBINATIONS if c in given or ("text" in c and set(c.split("+")) <= set(self.modalities))
+        )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        for combination in self.modality_sample_probs:
-            if combination not in COMBINATIONS:
-                raise ValueError(f"modality_sample_probs.{combination}: one of {', '.join(COMBINATIONS)}")
-        total = sum(self.modality_sample_probs.values())
-        if abs(total - 1) > 1e-6:
-            raise ValueError(f"modality_sample_probs add up to {total:g}, not 1")
+        for name in ("modality_sample_probs", "final_modality_sample_probs"):
+            for combination in getattr(self, name) or ():
+                if combination not in COMBINATIONS:
+                    raise ValueError(f"{name}.{combination}: one of {', '.join(COMBINATIONS)}")
+            given = getattr(self, name)
+            if given is not None and abs(sum(given.values()) - 1) > 1e-6:
+                raise ValueError(f"{name} add up to {sum(given.values()):g}, not 1")
+        if (self.epochs is None) == (self.steps is None):
+            raise ValueError("either epochs or steps says how long the stage is")
+        for modality in (*self.modality_dropout, *self.trained_projectors):
+            if modality not in self.modalities:
+                raise ValueError(f"{modality} has a dropout or a trained projector, but the stage never shows it")
         for modality, given in (("point_cloud", self.point_cloud), ("image", self.image)):
             due = f"data/features/{modality}" if modality in self.modalities else "data/corpus"
             if given != due:
@@ -287,13 +350,15 @@ class Params(Section):
     @model_validator(mode="after")
     def _chained(self) -> Self:
         faults = []
-        earlier = {"models/llm"}
+        if self.training.distributed == "fsdp2" and self.training.dtype == "float16":
+            faults.append(
+                "training.distributed fsdp2 needs training.dtype bfloat16 or float32: no scaled loss in shards"
+            )
+        earlier = ["models/llm"]
         for name, stage in self.curriculum.items():
             if stage.init_from not in earlier:
-                faults.append(
-                    f"curriculum.{name}.init_from: {stage.init_from} is not one of {', '.join(sorted(earlier))}"
-                )
-            earlier.add(f"checkpoints/{name}")
+                faults.append(f"curriculum.{name}.init_from: {stage.init_from} is not one of {', '.join(earlier)}")
+            earlier += [f"checkpoints/{name}", f"checkpoints/{name}/best"]
         if self.model.views_per_sample > self.geometry.num_views:
             faults.append("model.views_per_sample is more than geometry.num_views")
         if faults:

@@ -14,8 +14,9 @@ console = Console(stderr=True, highlight=False)
 class Display:
     """Shows done-of-total with a text."""
 
-    def __init__(self, bar: Progress | None, title: str) -> None:
+    def __init__(self, bar: Progress | None, title: str, shown: bool = True) -> None:
         self._bar = bar
+        self._shown = shown
         self._title = title
         self._task = bar.add_task(title, total=None) if bar else None
         self._last = 0.0
@@ -32,15 +33,15 @@ class Display:
         """One line that stays."""
         if self._bar is not None:
             self._bar.console.print(f"[{self._title}] {text}", markup=False)
-        else:
+        elif self._shown:
             print(f"[{self._title}] {text}", file=sys.stderr, flush=True)
 
 
 @contextmanager
-def display(title: str) -> Iterator[Display]:
-    """A display for one stage."""
-    if not console.is_terminal:
-        yield Display(None, title)
+def display(title: str, shown: bool = True) -> Iterator[Display]:
+    """A display for one stage; silent in a process that only helps another."""
+    if not (console.is_terminal and shown):
+        yield Display(None, title, shown)
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as bar:

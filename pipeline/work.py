@@ -22,14 +22,16 @@ def shard_record(path: Path) -> Path:
 
 
 @contextlib.contextmanager
-def scratch(stage: str, module: str, params: dict[str, Any], inputs: dict[str, str]) -> Iterator[Path]:
-    """The folder for this piece of work, held for this process alone.
+def scratch(
+    stage: str, module: str, params: dict[str, Any], inputs: dict[str, str], hold: bool = True
+) -> Iterator[Path]:
+    """The folder for this piece of work, held for this process alone, or with ``hold`` false for another that it helps.
 
     It is named after all that the result depends on, so what is found in it can be used. Folders of the same
     stage for other parameters stay until ``clean``: going back to old parameters goes on where it stopped.
     """
     folder = SCRATCH / stage.replace("@", "-") / fingerprint(module, params, inputs)
-    with exclusive(folder):
+    with exclusive(folder) if hold else contextlib.nullcontext():
         yield folder
 
 

@@ -83,3 +83,6 @@ for panel, commands in COMMANDS.items():
             app.add_typer(command, name=name, rich_help_panel=panel)
         else:
             app.command(name, rich_help_panel=panel)(command)
+
+if __name__ == "__main__":  # torchrun starts a module
+    app(prog_name="cadmllm")

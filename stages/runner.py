@@ -24,6 +24,7 @@ EVALUATIONS = Path("evaluations")
 METRICS = Path("metrics")
 PLOTS = Path("plots")
 REPORT = Path("report")
+LOGS = Path("logs")  # how fast things went: part of no result
 
 
 def command(function: Callable[P, None]) -> Callable[P, None]:
@@ -45,7 +46,8 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
             raise typer.Exit(1) from None
         except Interrupted as stop:
             again = "dvc repro" if os.environ.get("DVC_STAGE") else " ".join(["cadmllm", *sys.argv[1:]])
-            typer.secho(f"stopped by {stop}; what is finished is kept. Go on with: {again}", err=True, fg="yellow")
+            if os.environ.get("RANK", "0") == "0":
+                typer.secho(f"stopped by {stop}; what is finished is kept. Go on with: {again}", err=True, fg="yellow")
             raise typer.Exit(130) from None
 
     return run

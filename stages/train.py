@@ -1,6 +1,8 @@
 """The ``train`` stages: one curriculum stage each, from the checkpoint of the one before."""
 
 import json
+import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,12 +16,14 @@ from pipeline.fingerprint import sha256_file, sha256_folder
 from pipeline.params import CurriculumStage, Params
 from pipeline.progress import display
 from pipeline.shards.manifest import MANIFEST, Manifest
-from stages.runner import CHECKPOINTS, CORPUS, FEATURES, METRICS, MODELS, PLOTS, stage
+from stages.launch import launch
+from stages.runner import CHECKPOINTS, CORPUS, FEATURES, LOGS, METRICS, MODELS, PLOTS, stage
 
 if TYPE_CHECKING:
     import torch
 
     from pipeline.model.cad_mllm import CadMllm
+    from pipeline.training.parallel import Parallel
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +38,7 @@ class Place:
     @property
     def features(self) -> dict[str, Path]:
         """The feature folders that the stage reads."""
-        return {m: FEATURES / m for m in self.stage.modalities if m != "text"}
+        return {modality: FEATURES / modality for modality in self.stage.encoded}
 
 
 def find_stage(p: Params, name: str) -> Place:
@@ -48,16 +52,15 @@ def find_stage(p: Params, name: str) -> Place:
     chosen = p.curriculum[name]
     parent = Path(chosen.init_from)
     if not parent.is_dir():
-        before = "models" if parent == MODELS / "llm" else f"train {parent.name}"
+        before = "models" if parent == MODELS / "llm" else f"train {parent.relative_to(CHECKPOINTS).parts[0]}"
         raise UserError(f"{parent} is missing; run `cadmllm {before}` first")
     Manifest.read(CORPUS, "corpus")
     inputs = {"corpus": sha256_file(CORPUS / MANIFEST), "llm": sha256_folder(MODELS / "llm")}
     if parent != MODELS / "llm":
         inputs["parent"] = sha256_folder(parent)
-    for modality in chosen.modalities:
-        if modality != "text":
-            Manifest.read(FEATURES / modality, f"features/{modality}")
-            inputs[f"features/{modality}"] = sha256_file(FEATURES / modality / MANIFEST)
+    for modality in chosen.encoded:
+        Manifest.read(FEATURES / modality, f"features/{modality}")
+        inputs[f"features/{modality}"] = sha256_file(FEATURES / modality / MANIFEST)
     return Place(name, list(p.curriculum).index(name) + 1, chosen, inputs)
 
 
@@ -68,15 +71,15 @@ def make_model(p: Params, place: Place, device: "torch.device") -> "CadMllm":
     from pipeline.model.cad_mllm import CadMllm
     from pipeline.training.checkpoint import load_checkpoint
 
-    dtype = DTYPES[p.training.dtype]
+    dtype, quantization = DTYPES[p.training.dtype], p.training.quantization
     if "parent" in place.inputs:
-        model = load_checkpoint(Path(place.stage.init_from), MODELS / "llm", dtype, p.model)
+        model = load_checkpoint(Path(place.stage.init_from), MODELS / "llm", dtype, p.model, quantization)
         if model.grammar.bits != p.codec.bits:
             raise UserError(
                 f"{place.stage.init_from} was trained with codec.bits {model.grammar.bits}, not {p.codec.bits}"
             )
     else:
-        model = CadMllm(MODELS / "llm", p.model, Grammar(p.codec.bits), p.seed, dtype)
+        model = CadMllm(MODELS / "llm", p.model, Grammar(p.codec.bits), p.seed, dtype, quantization)
     for modality, folder in place.features.items():
         manifest = Manifest.read(folder)
         shape = tuple(manifest.fields[f"{modality}.npy"]["shape"])
@@ -88,27 +91,39 @@ def make_model(p: Params, place: Place, device: "torch.device") -> "CadMllm":
     return model.to(device)
 
 
-def write_plots(name: str, log: Path) -> None:
-    """The stage's curves for ``dvc plots``."""
-    from pipeline.training.tracking import plot_tables
-
-    for kind, text in plot_tables(log).items():
-        write_text(PLOTS / name / f"{kind}.csv", text)
-
-
 @stage
 def train(
     name: Annotated[str, typer.Argument(metavar="STAGE", help="A stage of `curriculum` in params.yaml.")],
+    nproc: Annotated[
+        int,
+        typer.Option(
+            min=1, envvar="CADMLLM_NPROC", help="Processes on this machine that share the work: one for each GPU."
+        ),
+    ] = 1,
 ) -> None:
-    """Train one curriculum stage from the checkpoint of the one before; resumes where it was interrupted."""
-    from pipeline.device import choose_device
-    from pipeline.training.batches import TrainingData
-    from pipeline.training.checkpoint import LOG, save_checkpoint
-    from pipeline.training.loop import train_stage
-    from pipeline.training.tracking import mirror
+    """Train one curriculum stage from the checkpoint of the one before; resumes where it was interrupted.
+
+    Several machines: start `torchrun … -m stages.cli train STAGE` on each, with the project in a folder they share.
+    """
+    from pipeline.training.parallel import Parallel
 
     p = params.load()
     place = find_stage(p, name)
+    if nproc > 1 and "WORLD_SIZE" not in os.environ:
+        launch(nproc, ["train", name])
+        return
+    with Parallel(p.training) as parallel:
+        _train(p, place, parallel)
+
+
+def _train(p: Params, place: Place, parallel: "Parallel") -> None:
+    from pipeline.training.batches import TrainingData
+    from pipeline.training.checkpoint import BEST, LOG, TensorFiles, save_checkpoint, trained_tensors
+    from pipeline.training.loop import Job, Trainer
+    from pipeline.training.retention import retention_advice, text_retention
+    from pipeline.training.tracking import Mirror, StageLog, plot_tables
+
+    name, speed_log = place.name, LOGS / "train" / f"{place.name}.jsonl"
     sections: dict[str, Any] = {
         "model": p.model,
         "training": p.training,
@@ -117,10 +132,10 @@ def train(
         "stage": place.stage,
     }
     with (
-        display(f"train {name}") as show,
-        work.scratch(f"train-{name}", __name__, sections, place.inputs) as scratch,
+        display(f"train {name}", shown=parallel.is_main) as show,
+        work.scratch(f"train-{name}", __name__, sections, place.inputs, parallel.is_main) as scratch,
     ):
-        model = make_model(p, place, choose_device(p.training.device))
+        model = make_model(p, place, parallel.device)
         data = {
             split: TrainingData(
                 CORPUS, place.features, split, model.tokenizer, p.model.max_caption_tokens, model.notation
@@ -128,36 +143,72 @@ def train(
             for split in ("train", "validation")
         }
         sizes = {split: len(part.rows) for split, part in data.items()}
-        show.say(f"{sizes['train']} models to train on, {sizes['validation']} to validate on, on {model.device}")
-        figures = train_stage(
-            model,
-            place.stage,
-            p.training,
-            data["train"],
-            data["validation"],
-            p.seed,
-            scratch,
-            lambda s: show(
-                s.step, s.num_steps, f"loss {s.loss:.3f}, {s.tokens_per_s:.0f} tokens/s, {s.seconds_left:.0f} s left"
-            ),
-            show.say,
+        among = f", {parallel.size} processes" * (parallel.size > 1)
+        show.say(f"{sizes['train']} models to train on, {sizes['validation']} to validate on, on {model.device}{among}")
+        mirror = Mirror(p.tracking, name, place.number, place.stage, scratch.name, p.model_dump(mode="json"))
+        ancestors = parent_lineage(place)
+
+        def lineage(validation: dict[str, float]) -> dict[str, Any]:
+            return {
+                "stage": name,
+                "init_from": place.stage.init_from,
+                "inputs_sha256": place.inputs,
+                "params": {key: _plain(value) for key, value in sections.items()},
+                "validation": validation,
+                "parent": ancestors,
+            }
+
+        def write_checkpoint(folder: Path, tensors: TensorFiles, validation: dict[str, float]) -> None:
+            combinations = place.stage.combinations
+            save_checkpoint(folder, model, tensors, combinations, place.inputs["llm"], lineage(validation))
+
+        def save_best(tensors: TensorFiles, validation: dict[str, float]) -> None:
+            if parallel.is_main:
+                with atomic_folder(scratch / BEST) as folder:
+                    write_checkpoint(folder, tensors, validation)
+
+        if parallel.is_main:
+            mirror.start()
+        job = Job(
+            stage=place.stage,
+            training=p.training,
+            train=data["train"],
+            validation=data["validation"],
+            seed=p.seed,
+            scratch=scratch,
+            parallel=parallel,
+            save_best=save_best,
+            open_log=lambda length: StageLog(scratch / LOG, length, speed_log, parallel.is_main, mirror),
+            show=show,
+            say=show.say,
         )
-        log = scratch / LOG
-        run_id = scratch.name
-        mirror(p.tracking, log, name, run_id, name, place.number, place.stage, p.model_dump(mode="json"))
-        lineage = {
-            "stage": name,
-            "init_from": place.stage.init_from,
-            "inputs_sha256": place.inputs,
-            "params": {key: _plain(value) for key, value in sections.items()},
-        }
-        write_text(METRICS / "train" / f"{name}.json", json.dumps(figures, indent=1, sort_keys=True) + "\n")
-        write_plots(name, log)
-        with atomic_folder(CHECKPOINTS / name) as folder:
-            save_checkpoint(folder, model, place.stage.combinations, place.inputs["llm"], lineage)
-            write_text(folder / LOG, log.read_text(encoding="utf-8"))
-        work.clean(scratch)
-        show.say(f"checkpoint in {CHECKPOINTS / name}")
+        figures = Trainer(model, job).train()
+        tensors = trained_tensors(model)
+        if parallel.is_main:
+            found = lineage(figures["validation"])
+            figures["retention_text"] = text_retention(found)
+            if advice := retention_advice(figures["retention_text"], p, name):
+                show.say(f"warning: {advice}")
+            mirror.finish(scratch / LOG, speed_log)
+            write_text(METRICS / "train" / f"{name}.json", json.dumps(figures, indent=1, sort_keys=True) + "\n")
+            for kind, text in plot_tables(scratch / LOG).items():
+                write_text(PLOTS / name / f"{kind}.csv", text)
+            with atomic_folder(CHECKPOINTS / name) as folder:
+                write_checkpoint(folder, tensors, figures["validation"])
+                shutil.copytree(scratch / BEST, folder / BEST)
+                shutil.copyfile(scratch / LOG, folder / LOG)
+            work.clean(scratch)
+            show.say(f"checkpoint in {CHECKPOINTS / name}, the best by validation loss in {CHECKPOINTS / name / BEST}")
+
+
+def parent_lineage(place: Place) -> dict[str, Any] | None:
+    """The lineage of the checkpoint that a stage starts from; None where that is the plain language model."""
+    if "parent" not in place.inputs:
+        return None
+    from pipeline.training.checkpoint import LINEAGE, read_json
+
+    found: dict[str, Any] = read_json(Path(place.stage.init_from) / LINEAGE)
+    return found
 
 
 def _plain(value: Any) -> Any:

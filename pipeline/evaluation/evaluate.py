@@ -19,8 +19,10 @@ from pipeline.model.cad_mllm import CadMllm
 from pipeline.params import CurriculumStage, Evaluation, Kernel, Training
 from pipeline.shards.reader import ShardReader
 from pipeline.training.batches import TrainingData
-from pipeline.training.curriculum import Example, uniform, views_for
-from pipeline.training.loop import validate
+from pipeline.training.curriculum import uniform, views_for
+from pipeline.training.parallel import Parallel
+from pipeline.training.plan import Example
+from pipeline.training.validation import validate
 
 GENERATED = "generated.jsonl"
 PICTURE_SIZE = 224
@@ -53,7 +55,8 @@ def evaluate(
         Figures for each combination, and between which bounds chamfer distances lie.
     """
     stage, limits = setting.stage, setting.evaluation
-    losses = validate(model, validation, stage, setting.training, model.num_tokens(), setting.seed)
+    parallel = Parallel(setting.training)
+    losses = validate(model, validation, stage, setting.training, model.num_tokens(), setting.seed, parallel)
     rows = [row for row in range(len(test.rows)) if geometry.has(test.rows[row].shard, test.rows[row].key)]
     rows = sorted(rows, key=lambda row: uniform(setting.seed, "test", test.keys[row]))[: limits.num_test_models]
     clouds = {row: geometry.array(test.rows[row].shard, test.rows[row].key, "points.npy") for row in rows}

@@ -6,7 +6,9 @@
 Shapes: B samples, L positions, E the language model's width, P loss positions, C CAD tokens.
 """
 
-from dataclasses import dataclass
+import importlib
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +16,14 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, set_seed
 
 from pipeline.cad.grammar import Grammar
 from pipeline.errors import UserError
+from pipeline.model.loss import cross_entropy_sum
 from pipeline.model.notation import CadNotation, Notation, TextNotation
 from pipeline.model.projector import ModalityProjector
-from pipeline.model.vocabulary import initial_rows
+from pipeline.model.vocabulary import TextEmbedding, initial_rows
 from pipeline.params import ModelParams
 
 INSTRUCTION = "CAD program: "
@@ -39,6 +42,7 @@ class Batch:
         gather_BL: (B, L) int64; 0 is padding.
         loss_positions: (P,) int64 into the flattened rectangle: where the next token is predicted.
         targets: (P,) int64.
+        lengths: of each sequence, padding left out; known without asking a GPU.
     """
 
     text_ids: Tensor
@@ -49,16 +53,48 @@ class Batch:
     gather_BL: Tensor
     loss_positions: Tensor
     targets: Tensor
+    lengths: tuple[int, ...]
+
+    @property
+    def num_tokens(self) -> int:
+        """Positions that are filled."""
+        return sum(self.lengths)
 
     def to(self, device: torch.device) -> "Batch":
         """The batch on another device."""
+        return self._with(lambda tensor: tensor.to(device, non_blocking=True))
 
-        moved: dict[str, Any] = {
-            name: None if value is None else value.to(device, non_blocking=True)
-            for name in self.__dataclass_fields__
-            for value in (getattr(self, name),)
-        }
-        return Batch(**moved)
+    def pin(self) -> "Batch":
+        """The batch in page-locked memory, from which a GPU copies while it computes."""
+        return self._with(lambda tensor: tensor.pin_memory())
+
+    def _with(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        values = ((field.name, getattr(self, field.name)) for field in fields(self))
+        changed: dict[str, Any] = {n: change(value) if isinstance(value, Tensor) else value for n, value in values}
+        return Batch(**changed)
+
+
+def _quantized(quantization: str, dtype: torch.dtype) -> Any:
+    """The configuration that loads weights in 4 bits, or None.
+
+    Raises:
+        UserError: bitsandbytes is not installed.
+    """
+    if quantization == "none":
+        return None
+    try:
+        importlib.import_module("bitsandbytes")
+    except ImportError as error:
+        raise UserError(
+            f"training.quantization {quantization} needs bitsandbytes ({error}): pip install bitsandbytes"
+        ) from error
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type=quantization,
+        bnb_4bit_compute_dtype=dtype,
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_quant_storage=dtype,  # one kind of tensor to shard
+    )
 
 
 def _embedding(rows: Tensor) -> nn.Embedding:
@@ -68,7 +104,7 @@ def _embedding(rows: Tensor) -> nn.Embedding:
 
 
 class CadMllm(nn.Module):
-    """The model. Base weights and text embeddings are frozen; LoRA, CAD rows and projectors are trained.
+    """The model. Base weights are frozen; LoRA, embeddings and projectors are trained as a stage says.
 
     Args:
         llm_folder: a plain Hugging Face causal language model.
@@ -76,22 +112,34 @@ class CadMllm(nn.Module):
         grammar: gives the CAD vocabulary.
         seed: of everything that starts at random.
         dtype: of the frozen weights.
+        quantization: ``nf4`` keeps them in 4 bits (QLoRA), and computes in ``dtype``.
     """
 
-    def __init__(self, llm_folder: Path, params: ModelParams, grammar: Grammar, seed: int, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        llm_folder: Path,
+        params: ModelParams,
+        grammar: Grammar,
+        seed: int,
+        dtype: torch.dtype,
+        quantization: str = "none",
+    ) -> None:
         super().__init__()
         self.params, self.grammar, self.seed, self.dtype = params, grammar, seed, dtype
         try:
             self.tokenizer: Any = AutoTokenizer.from_pretrained(llm_folder, local_files_only=True)
-            base = AutoModelForCausalLM.from_pretrained(llm_folder, dtype=dtype, local_files_only=True)
+            base = AutoModelForCausalLM.from_pretrained(
+                llm_folder, dtype=dtype, local_files_only=True, quantization_config=_quantized(quantization, dtype)
+            )
         except (OSError, ValueError) as error:
             raise UserError(f"{llm_folder} holds no language model ({error}); run `cadmllm models`") from error
-        self.text_embedding: nn.Embedding = base.get_input_embeddings().requires_grad_(False)
+        self.text_embedding = TextEmbedding(base.get_input_embeddings())
         if params.vocabulary == "cad":
             self.notation: Notation = CadNotation()
             self._set_vocabulary(base)
         else:
             self.notation = TextNotation(grammar, self.tokenizer)
+            base.set_input_embeddings(self.text_embedding)
         set_seed(seed)
         lora = params.lora
         config = LoraConfig(
@@ -113,7 +161,7 @@ class CadMllm(nn.Module):
 
     def _set_vocabulary(self, base: Any) -> None:
         """Let the language model read and write CAD tokens in place of its own."""
-        rows, outputs = initial_rows(self.grammar, self.text_embedding.weight, self.seed)
+        rows, outputs = initial_rows(self.grammar, self.text_embedding.table.weight, self.seed)
         base.set_input_embeddings(_embedding(rows))
         head = nn.Linear(rows.shape[1], self.grammar.size, bias=False)
         head.weight = nn.Parameter(outputs)
@@ -143,7 +191,7 @@ class CadMllm(nn.Module):
             details: how they were made (encoder, settings); kept so that a user's own input can be encoded alike.
         """
         set_seed(self.seed)
-        std = float(self.text_embedding.weight.float().std())
+        std = float(self.text_embedding.table.weight.float().std())
         self.projectors[modality] = ModalityProjector(
             getattr(self.params.projectors, modality), shape, self.width, std
         ).to(self.device)
@@ -169,33 +217,63 @@ class CadMllm(nn.Module):
         """The adapter's matrices by name."""
         return {name: p for name, p in self.llm.named_parameters() if "lora_" in name}
 
-    def set_trainable_params(self, train_llm: bool, train_projectors: dict[str, bool]) -> None:
-        """Choose what is trained: LoRA with the CAD rows, and each projector. Everything else stays frozen."""
+    def text_rows(self) -> dict[str, Tensor]:
+        """The rows of the language model's own embeddings that are or were trained, and their token ids."""
+        rows = self.text_embedding.rows
+        return {} if rows is None else {"ids": self.text_embedding.trained_ids(), "rows": rows}
+
+    def set_trainable_params(
+        self, train_llm: bool, train_projectors: Collection[str], text_embeddings: str, text_ids: Collection[int] = ()
+    ) -> None:
+        """Choose what is trained; everything else stays frozen, encoders above all: they are not even here.
+
+        Args:
+            train_llm: LoRA.
+            train_projectors: modalities.
+            text_embeddings: ``new``, ``all`` or ``none``, as ``CurriculumStage`` has it.
+            text_ids: for ``all``, tokens that occur in prompts.
+        """
         self.requires_grad_(False)
-        for parameter in (*self.lora().values(), *self.vocabulary().values()):
+        for parameter in self.lora().values():
             parameter.requires_grad_(train_llm)
+        for parameter in self.vocabulary().values():
+            parameter.requires_grad_(text_embeddings != "none")
+        if text_embeddings == "all":
+            self.text_embedding.free(text_ids)
         for modality, projector in self.projectors.items():
-            projector.requires_grad_(train_projectors.get(modality, False))
+            projector.requires_grad_(modality in train_projectors)
 
     # -- forward -----------------------------------------------------------------------------------------
 
     def embed(self, batch: Batch) -> Tensor:
         """(B, L, E) embeddings of whole sequences; padding is zero."""
-        parts = [self.text_embedding(batch.text_ids).float(), self.causal_lm.get_input_embeddings()(batch.cad_ids)]
+        parts = [self.text_embedding(batch.text_ids), self.causal_lm.get_input_embeddings()(batch.cad_ids)]
         if batch.points is not None:
             parts.append(self.projectors["point_cloud"](batch.points.float(), None).flatten(0, 1))
         if batch.images is not None:
             parts.append(self.projectors["image"](batch.images.float(), batch.views).flatten(0, 1))
-        flat = torch.cat([parts[0].new_zeros(1, self.width), *(part.float() for part in parts)])
+        zero = torch.zeros(1, self.width, device=parts[0].device)
+        flat = torch.cat([zero, *(part.float() for part in parts)])
         return F.embedding(batch.gather_BL, flat)
 
     def forward(self, batch: Batch) -> Tensor:
-        """Sum of the cross-entropy over the batch's target tokens, in float32; logits only where the loss is."""
+        """Sum of the cross-entropy over the batch's target tokens, in float32; logits only where the loss is.
+
+        The batch is padded on the right: under causal attention nothing sees the padding, so there is no mask, and
+        attention can skip the half that is never seen.
+        """
         base = self.causal_lm
-        hidden_BLE = base.model(
-            inputs_embeds=self.embed(batch).to(self.dtype), attention_mask=batch.gather_BL.ne(0).long(), use_cache=False
-        ).last_hidden_state
+        hidden_BLE = base.model(inputs_embeds=self.embed(batch).to(self.dtype), use_cache=False).last_hidden_state
         hidden_PE = hidden_BLE.flatten(0, 1)[batch.loss_positions]
-        head = base.get_output_embeddings()
-        logits_PC = head(hidden_PE.to(head.weight.dtype))
-        return F.cross_entropy(logits_PC.float(), batch.targets, reduction="sum")
+        return cross_entropy_sum(hidden_PE, base.get_output_embeddings().weight, batch.targets) + self._unused(batch)
+
+    def _unused(self, batch: Batch) -> Tensor:
+        """Zero, of the trained projectors that this batch has no use for.
+
+        So a parameter's gradient is zero, not missing, whatever share of a step a process happens to see.
+        """
+        shown = {"point_cloud": batch.points, "image": batch.images}
+        unused = [p for m, projector in self.projectors.items() if shown[m] is None for p in projector.parameters()]
+        return sum(
+            (0 * p.flatten()[0] for p in unused if p.requires_grad), torch.zeros((), device=batch.gather_BL.device)
+        )

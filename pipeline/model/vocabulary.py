@@ -1,17 +1,61 @@
-"""The CAD vocabulary's embeddings: few rows of their own beside the language model's own.
+"""Embeddings: the CAD vocabulary's few rows, and the language model's own.
 
 A program's tokens are CAD tokens and nothing else, so the output layer needs these rows alone: logits over
 some 280 entries instead of 49,000 or 150,000, in training and in generation.
 """
 
 import math
+from collections.abc import Iterable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from pipeline.cad.tokens import FINE_OFFSETS, NUM_COMMANDS, Vocabulary
 
 OUTPUT_SCALE = 0.05
+
+
+class TextEmbedding(nn.Module):
+    """The language model's own embeddings: its frozen table, and the rows of it that are trained, in float32.
+
+    Only tokens that occur in the training data can learn, so only their rows are parameters: a few thousand in place of
+    the whole table, for the optimizer as for a checkpoint.
+    """
+
+    slots: Tensor
+
+    def __init__(self, table: nn.Embedding) -> None:
+        super().__init__()
+        self.table = table.requires_grad_(False)
+        self.rows: nn.Parameter | None = None
+        self.register_buffer("slots", torch.full((table.num_embeddings,), -1), persistent=False)
+
+    @property
+    def embedding_dim(self) -> int:
+        return self.table.embedding_dim
+
+    def trained_ids(self) -> Tensor:
+        """Token ids of the rows, in their order."""
+        ids = torch.nonzero(self.slots >= 0).flatten()
+        return ids[self.slots[ids].argsort()]
+
+    def free(self, ids: Iterable[int]) -> None:
+        """Make rows of these tokens too; a new one starts as it is in the table."""
+        known = self.trained_ids().tolist()
+        added = sorted(set(ids) - set(known))
+        device = self.table.weight.device
+        new = self.table.weight[torch.tensor(added, dtype=torch.long, device=device)].detach().float()
+        self.rows = nn.Parameter(new if self.rows is None else torch.cat([self.rows.detach(), new]))
+        self.slots[torch.tensor([*known, *added], device=device)] = torch.arange(len(self.rows), device=device)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        frozen: Tensor = self.table(ids)
+        if self.rows is None:
+            return frozen
+        slots = self.slots[ids]
+        trained = F.embedding(slots.clamp(min=0), self.rows).to(frozen.dtype)
+        return torch.where((slots >= 0).unsqueeze(-1), trained, frozen)
 
 
 def initial_rows(vocabulary: Vocabulary, text_rows: Tensor, seed: int) -> tuple[Tensor, Tensor]:

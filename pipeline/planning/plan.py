@@ -114,7 +114,8 @@ def _training(p: Params, num_models: int, rates: Rates, parameters: float) -> It
             share * sum(shown[m] for m in combination.split("+") if m != "text")
             for combination, share in stage.modality_sample_probs.items()
         )
-        tokens = train * stage.epochs * (text + extra)
+        per_step = p.training.tokens_per_batch * p.training.gradient_accumulation_steps
+        tokens = train * stage.epochs * (text + extra) if stage.epochs else (stage.steps or 0) * per_step
         # Forward, and backward through frozen weights: 4 operations for each parameter and token.
         seconds = 4 * parameters * tokens / (rates.flops * TRAINING_SHARE)
         memory = LIBRARIES + int(weights)

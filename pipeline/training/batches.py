@@ -1,6 +1,6 @@
 """Samples out of shards into batches: only what an example shows is read."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from pipeline.errors import UserError
 from pipeline.model.cad_mllm import INSTRUCTION, Batch
 from pipeline.model.notation import CadNotation, Notation
 from pipeline.shards.reader import IndexRow, ShardReader, read_index
-from pipeline.training.curriculum import Example, Lengths
+from pipeline.training.plan import Example, Lengths
 
 MEMBERS = {"point_cloud": "point_cloud.npy", "image": "image.npy"}
 
@@ -70,6 +70,7 @@ class TrainingData:
                 f"none of the {len(rows)} samples of {split} has features; were they made from this corpus?"
             )
         self.prompts = tokenise_prompts(tokenizer, [row.caption for row in self.rows], max_caption_tokens)
+        self.instruction = tokenise_prompts(tokenizer, [""], max_caption_tokens)[0]
 
     @property
     def keys(self) -> list[str]:
@@ -88,9 +89,10 @@ class TrainingData:
         """What ``curriculum`` plans with."""
         prompts = [len(prompt) for prompt in self.prompts]
         if isinstance(self.notation, CadNotation):
-            return Lengths(prompts, [row.program_tokens for row in self.rows], modalities)
-        programs = [len(self.notation.write(self.program(row).tolist())) for row in range(len(self.rows))]
-        return Lengths(prompts, programs, modalities)
+            programs = [row.program_tokens for row in self.rows]
+        else:
+            programs = [len(self.notation.write(self.program(row).tolist())) for row in range(len(self.rows))]
+        return Lengths(prompts, programs, modalities, len(self.instruction))
 
     def program(self, row: int) -> np.ndarray:
         """CAD token ids of a sample."""
@@ -106,17 +108,16 @@ class TrainingData:
             return self.features[modality].embeddings(where.shard, where.key, MEMBERS[modality])
 
         return Inputs(
-            prompt=self.prompts[example.row],
+            prompt=self.prompts[example.row] if "text" in shown else self.instruction,
             program=self.notation.write(self.program(example.row).tolist()) if with_program else [],
             points=feature("point_cloud") if "point_cloud" in shown else None,
             image=feature("image")[list(example.views)] if "image" in shown else None,
             views=example.views,
         )
 
-    def batches(self, plan: Iterable[Sequence[Example]], num_tokens: dict[str, int]) -> Iterator[Batch]:
-        """Batches in the order of the plan; ``num_tokens`` as for ``collate``."""
-        for examples in plan:
-            yield collate([self.load(example) for example in examples], num_tokens)
+    def batch(self, examples: Sequence[Example], num_tokens: dict[str, int]) -> Batch:
+        """The batch of these examples; ``num_tokens`` as for ``collate``."""
+        return collate([self.load(example) for example in examples], num_tokens)
 
 
 def tokenise_prompts(tokenizer: Any, captions: list[str], max_caption_tokens: int) -> list[list[int]]:
@@ -173,6 +174,7 @@ def collate(inputs: Sequence[Inputs], num_tokens: dict[str, int], left: bool = F
         gather_BL=gather,
         loss_positions=torch.tensor(positions, dtype=torch.long),
         targets=cad_ids,
+        lengths=tuple(len(row) for row in rows),
     )
 
 

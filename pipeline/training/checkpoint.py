@@ -1,12 +1,11 @@
-"""Checkpoints as folders that PEFT and safetensors read, with their lineage, and resumable training states.
+"""Checkpoints as folders that PEFT and safetensors read, with their lineage.
 
-A checkpoint holds the adapter (PEFT's own files), ``projectors.safetensors``, ``vocabulary.safetensors``, the
-tokenizer, ``config.json``, ``lineage.json`` and the log of its training. The frozen language model is not in it
-but named by its sha256. Loading one that does not fit fails.
+A checkpoint holds the adapter (PEFT's own files), ``projectors.safetensors``, ``vocabulary.safetensors``,
+``text_embeddings.safetensors``, the tokenizer, ``config.json`` and ``lineage.json``. The frozen language model is not
+in it but named by its sha256. Loading one that does not fit fails.
 """
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,50 +15,62 @@ from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from pipeline.atomic import atomic_folder, write_text
+from pipeline.atomic import write_text
 from pipeline.cad.grammar import Grammar
 from pipeline.errors import UserError
 from pipeline.fingerprint import sha256_folder
 from pipeline.model.cad_mllm import CadMllm
 from pipeline.params import ModelParams
 from pipeline.state_dicts import check_fit
+from pipeline.training.parallel import whole
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER = "adapter_model.safetensors"
 PROJECTORS = "projectors.safetensors"
 VOCABULARY = "vocabulary.safetensors"
-CONFIG, LINEAGE, LOG = "config.json", "lineage.json", "log.jsonl"
-KEEP_STATES = 2
+TEXT_EMBEDDINGS = "text_embeddings.safetensors"
+TENSOR_FILES = (ADAPTER, PROJECTORS, VOCABULARY, TEXT_EMBEDDINGS)
+CONFIG, LINEAGE, LOG, BEST = "config.json", "lineage.json", "log.jsonl", "best"
+
+TensorFiles = dict[str, dict[str, Tensor]]
 
 
-def trained_tensors(model: CadMllm) -> dict[str, dict[str, Tensor]]:
-    """All that training changes, by file: adapter, projectors, vocabulary."""
-    return {
+def trained_tensors(model: CadMllm) -> TensorFiles:
+    """All that training changes, by file; whole tensors on the CPU. All processes must ask at once."""
+    files = {
         ADAPTER: get_peft_model_state_dict(model.llm, save_embedding_layers=False),
         PROJECTORS: dict(model.projectors.state_dict()),
-        VOCABULARY: {name: parameter.data for name, parameter in model.vocabulary().items()},
+        VOCABULARY: dict(model.vocabulary()),
+        TEXT_EMBEDDINGS: model.text_rows(),
+    }
+    return {
+        file: {name: whole(tensor).cpu().contiguous() for name, tensor in part.items()} for file, part in files.items()
     }
 
 
 def save_checkpoint(
-    folder: Path, model: CadMllm, combinations: tuple[str, ...], llm_sha256: str, lineage: dict[str, Any]
+    folder: Path,
+    model: CadMllm,
+    tensors: TensorFiles,
+    combinations: tuple[str, ...],
+    llm_sha256: str,
+    lineage: dict[str, Any],
 ) -> None:
     """Write a checkpoint into an existing folder.
 
     Args:
+        tensors: as ``trained_tensors`` gives them.
         combinations: modality combinations that it has been trained for.
         lineage: what it was made from, by sha256.
     """
-    model.llm.save_pretrained(str(folder), save_embedding_layers=False)
-    (folder / "README.md").unlink(missing_ok=True)  # PEFT's card, with nothing in it
+    model.llm.peft_config["default"].save_pretrained(str(folder))
     adapter_config = read_json(folder / ADAPTER_CONFIG)
     adapter_config["target_modules"] = sorted(
         adapter_config["target_modules"]
     )  # a set: its order is a matter of chance
     write_text(folder / ADAPTER_CONFIG, json.dumps(adapter_config, indent=1, sort_keys=True) + "\n")
-    tensors = trained_tensors(model)
-    for name in (PROJECTORS, VOCABULARY):
-        save_file({key: value.detach().cpu().contiguous() for key, value in tensors[name].items()}, folder / name)
+    for name, part in tensors.items():
+        save_file(part, folder / name, metadata={"format": "pt"})
     model.tokenizer.save_pretrained(folder)
     config = {
         "format": 1,
@@ -91,12 +102,19 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path} is damaged: {error}") from error
 
 
-def load_checkpoint(folder: Path, llm_folder: Path, dtype: torch.dtype, params: ModelParams | None = None) -> CadMllm:
+def load_checkpoint(
+    folder: Path,
+    llm_folder: Path,
+    dtype: torch.dtype,
+    params: ModelParams | None = None,
+    quantization: str = "none",
+) -> CadMllm:
     """The model of a checkpoint.
 
     Args:
         llm_folder: the frozen language model that it was trained on.
         params: where given, what the checkpoint must have been made with.
+        quantization: of the frozen weights, as ``CadMllm`` takes it.
 
     Raises:
         UserError: it is missing, damaged, or does not fit, and why.
@@ -114,14 +132,19 @@ def load_checkpoint(folder: Path, llm_folder: Path, dtype: torch.dtype, params: 
             raise UserError(f"{folder} was made with another model.{part}; train its stage again")
     if sha256_folder(llm_folder) != expected_llm:
         raise UserError(f"{folder} was trained on another language model than the one in {llm_folder} (sha256 differs)")
-    model = CadMllm(llm_folder, params or made_with, grammar, seed, dtype)
+    model = CadMllm(llm_folder, params or made_with, grammar, seed, dtype, quantization)
     for modality, (shape, details) in features.items():
         model.add_projector(modality, shape, details)
-    load_trained(model, {name: _read_tensors(folder / name) for name in (ADAPTER, PROJECTORS, VOCABULARY)}, folder)
+    load_trained(model, {name: read_tensors(folder / name) for name in TENSOR_FILES}, folder)
     return model
 
 
-def _read_tensors(path: Path) -> dict[str, Tensor]:
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """A safetensors file of a checkpoint.
+
+    Raises:
+        UserError: missing or damaged.
+    """
     if not path.is_file():
         raise UserError(f"{path} is missing; the checkpoint is not whole")
     try:
@@ -131,8 +154,10 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
     return loaded
 
 
-def load_trained(model: CadMllm, files: dict[str, dict[str, Tensor]], place: Path) -> None:
+def load_trained(model: CadMllm, files: TensorFiles, place: Path) -> None:
     """Put trained tensors into the model, all of them or an error."""
+    if files[TEXT_EMBEDDINGS]:
+        model.text_embedding.free(files[TEXT_EMBEDDINGS]["ids"].tolist())
     for name, own in trained_tensors(model).items():
         check_fit(own, files[name], str(place / name), "the model")
     set_peft_model_state_dict(model.llm, files[ADAPTER])
@@ -140,43 +165,5 @@ def load_trained(model: CadMllm, files: dict[str, dict[str, Tensor]], place: Pat
         model.projectors.load_state_dict(files[PROJECTORS])
     for key, parameter in model.vocabulary().items():
         parameter.data.copy_(files[VOCABULARY][key])
-
-
-# -- resumable states -----------------------------------------------------------------------------------------
-
-
-def save_state(
-    folder: Path, step: int, model: CadMllm, optimizer: torch.optim.Optimizer, sums: dict[str, list[float]]
-) -> None:
-    """Keep all that the rest of the stage depends on as ``state-<step>``, and the last few of them."""
-    tensors = {f"{file}/{key}": value for file, part in trained_tensors(model).items() for key, value in part.items()}
-    for number, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer/{number}/{key}": value for key, value in state.items()}
-    with atomic_folder(folder / f"state-{step:08d}") as temporary:
-        save_file(
-            {key: value.detach().cpu().contiguous() for key, value in tensors.items()}, temporary / "state.safetensors"
-        )
-        write_text(temporary / "sums.json", json.dumps(sums))
-    for old in saved_states(folder)[:-KEEP_STATES]:
-        shutil.rmtree(old)
-
-
-def saved_states(folder: Path) -> list[Path]:
-    """The states in scratch, oldest first."""
-    return sorted(folder.glob("state-*"))
-
-
-def load_state(path: Path, model: CadMllm, optimizer: torch.optim.Optimizer) -> tuple[int, dict[str, list[float]]]:
-    """Put a saved state back; the number of steps it has done, and the running sums of the loss."""
-    files: dict[str, dict[str, Tensor]] = {ADAPTER: {}, PROJECTORS: {}, VOCABULARY: {}}
-    moments: dict[int, dict[str, Tensor]] = {}
-    for name, value in _read_tensors(path / "state.safetensors").items():
-        file, _, key = name.partition("/")
-        if file == "optimizer":
-            number, _, moment = key.partition("/")
-            moments.setdefault(int(number), {})[moment] = value
-        else:
-            files[file][key] = value
-    load_trained(model, files, path)
-    optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
-    return int(path.name.removeprefix("state-")), read_json(path / "sums.json")
+    if model.text_embedding.rows is not None:
+        model.text_embedding.rows.data.copy_(files[TEXT_EMBEDDINGS]["rows"])

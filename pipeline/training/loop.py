@@ -1,225 +1,262 @@
-"""One curriculum stage: plan, batch, loss, step, log, validate, save. Read `train_stage` from top to bottom.
+"""One curriculum stage: batch, loss, step, log, save, validate. Read `Trainer.train` first.
 
 The position in training is the optimizer step; the plan, the views and the random numbers of dropout follow
 from it, so a run that was interrupted ends with the weights of one that was not.
 """
 
-import time
-from collections import Counter
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from pipeline import interrupt
-from pipeline.device import autocast
+from pipeline.device import autocast, keep_freed_memory
 from pipeline.errors import UserError
-from pipeline.model.cad_mllm import CadMllm
+from pipeline.model.cad_mllm import Batch, CadMllm
 from pipeline.params import CurriculumStage, Training
 from pipeline.prefetch import prefetch
 from pipeline.training.batches import TrainingData
-from pipeline.training.checkpoint import load_state, save_state, saved_states
+from pipeline.training.checkpoint import TensorFiles, trained_tensors
+from pipeline.training.complexity import adaptations
 from pipeline.training.curriculum import (
-    Example,
+    expected_shares,
+    has_stopped_improving,
     learning_rate_factor,
-    pack,
-    padding_share,
-    plan_stage,
+    objective,
     uniform,
-    views_for,
 )
+from pipeline.training.meters import RunningLoss, Speed, Tally
 from pipeline.training.optimizer import clip_gradients, make_optimizer, set_learning_rates
+from pipeline.training.parallel import Parallel
+from pipeline.training.plan import StagePlan, Step, share
+from pipeline.training.state import Position, collect_moments, load_state, save_state, saved_states, set_moments
 from pipeline.training.tracking import StageLog
+from pipeline.training.validation import validate
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
-    """What a display shows after an optimizer step."""
+class Job:
+    """One stage to be trained.
 
-    step: int
-    num_steps: int
-    loss: float
-    tokens_per_s: float
-    seconds_left: float
+    Attributes:
+        scratch: folder of its resumable states.
+        save_best: writes a checkpoint of the model as it is, with its tensors and validation losses.
+        open_log: the log, given how many of its bytes are to be kept.
+        show: progress: steps done, all steps, a text.
+        say: a line that stays.
+    """
+
+    stage: CurriculumStage
+    training: Training
+    train: TrainingData
+    validation: TrainingData
+    seed: int
+    scratch: Path
+    parallel: Parallel
+    save_best: Callable[[TensorFiles, dict[str, float]], None]
+    open_log: Callable[[int], StageLog]
+    show: Callable[[int, int, str], None]
+    say: Callable[[str], None]
 
 
-def train_stage(
-    model: CadMllm,
-    stage: CurriculumStage,
-    training: Training,
-    train: TrainingData,
-    validation: TrainingData,
-    seed: int,
-    scratch: Path,
-    show: Callable[[Progress], None],
-    say: Callable[[str], None],
-) -> dict[str, Any]:
-    """Train one stage in place, resuming from ``scratch`` where it was interrupted.
-
-    Returns:
-        Figures of the whole stage: steps, samples, target tokens, padding share, realised combinations, parameters.
+class Trainer:
+    """Trains one stage in place, resuming from ``scratch`` where it was interrupted.
 
     Raises:
-        Interrupted: a stop was asked for; the state is saved.
+        UserError: the stage trains nothing, or there is nothing to train on.
     """
-    device = model.device
-    num_tokens = model.num_tokens()
-    views = (model.feature_shapes.get("image", (0,))[0], model.params.views_per_sample)
-    steps = plan_stage(train.keys, train.lengths(num_tokens), stage, training, views, seed)
-    optimizer = prepare(model, stage, training)
-    trained = [p for group in optimizer.param_groups for p in group["params"]]
 
-    done = 0
-    sums: dict[str, list[float]] = {}
-    if states := saved_states(scratch):
-        done, sums = load_state(states[-1], model, optimizer)
-        say(f"resuming after step {done} of {len(steps)} from {states[-1]}")
-    log = StageLog(scratch / "log.jsonl", done)
-    batches = prefetch(train.batches((micro for _, step in steps[done:] for micro in step), num_tokens))
-    precision = autocast(device, model.dtype)
-    losses = RunningLoss(sums)
-    logged = done - done % training.log_every  # the plan's steps from here on are in the next line of the log
-    started, tokens_seen = time.monotonic(), 0
+    def __init__(self, model: CadMllm, job: Job) -> None:
+        self.model, self.job = model, job
+        stage, training, parallel = job.stage, job.training, job.parallel
+        self.num_tokens = model.num_tokens()
+        views = (model.feature_shapes.get("image", (0,))[0], model.params.views_per_sample)
+        self.plan = StagePlan(job.train.keys, job.train.lengths(self.num_tokens), stage, training, views, job.seed)
 
-    def validate_and_log(step: int) -> None:
-        found = validate(model, validation, stage, training, num_tokens, seed)
-        log.write("validation", step, loss=found)
-        say("validation " + ", ".join(f"{name} {value:.3f}" for name, value in found.items()))
+        free_trained_parts(model, stage, training, job.train)
+        states = saved_states(job.scratch)
+        at, moments = load_state(states[-1], model) if states else (Position(), {})
+        self.factors = adaptations(model, job.train, training.projector_lr_adaptation, job.seed)
+        self.wrapped = parallel.wrap(model)
+        self.optimizer = make_optimizer(model, stage, training, self.factors)
+        self.trained = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self.scaler = torch.amp.GradScaler(model.device.type, enabled=training.dtype == "float16")
+        if states:
+            set_moments(self.optimizer, moments)
+            self.scaler.load_state_dict(at.scaler)
+            job.say(f"resuming after step {at.step} of {self.plan.num_steps} from {states[-1]}")
 
-    if done == 0:
-        validate_and_log(0)  # where the stage begins: new projectors may raise the loss at first
-    for step in range(done, len(steps)):
-        epoch, micro_batches = steps[step]
-        examples = [example for micro in micro_batches for example in micro]
-        num_targets = sum(example.num_targets for example in examples)
-        set_learning_rates(
-            optimizer, learning_rate_factor(step, len(steps), training.schedule, training.warmup_fraction)
-        )
-        torch.manual_seed(int(uniform(seed, "step", step) * 2**63))  # dropout follows from the step alone
-        model.train()
+        self.done = at.step
+        self.log = job.open_log(at.log_bytes)
+        self.losses, self.tally = RunningLoss(at.sums, model.device), Tally()
+        self.steps = prefetch(load_steps(self.plan.steps(self.done), job.train, self.num_tokens, parallel))
+        self.speed = Speed(model)
 
-        loss = torch.zeros((), device=device)
-        for _ in micro_batches:
-            with precision:
-                part = model(next(batches).to(device)) / num_targets  # the mean over the step's target tokens
-            part.backward()
+    def train(self) -> dict[str, Any]:
+        """Do what is left of the stage.
+
+        Returns:
+            Figures of the whole stage.
+
+        Raises:
+            Interrupted: a stop was asked for; the state is saved.
+        """
+        training, parallel = self.job.training, self.job.parallel
+        while not (self.validates() and self.ends_early()) and self.done < self.plan.num_steps:
+            with self.speed.waiting():
+                step, batches = next(self.steps)
+            loss, grad_norm = self.optimize(batches, step.num_targets)
+            self.done += 1
+            self.losses.add(loss, step.num_targets)
+            self.tally.add(step, expected_shares(self.job.stage, step.progress))
+            self.log_step(step, grad_norm)
+            stop = parallel.any(interrupt.requested())
+            if stop or self.done % training.save_every == 0 or self.plan.validates_after(self.done):
+                self.save()
+            if stop:
+                interrupt.stop()
+        self.job.say(self.speed.summary())
+        return self.figures()
+
+    def optimize(self, batches: Sequence[tuple[Batch, float]], num_targets: int) -> tuple[Tensor, Tensor]:
+        """One optimizer step: the loss, the mean over the step's target tokens, and the norm of its gradient.
+
+        The mean is the same however the tokens are cut into micro-batches and processes. Gradients are averaged over
+        processes, so each process' part counts as many times as there are.
+        """
+        training, parallel = self.job.training, self.job.parallel
+        decay = learning_rate_factor(self.done, self.plan.num_steps, training.schedule, training.warmup_fraction)
+        set_learning_rates(self.optimizer, decay)
+        torch.manual_seed(int(uniform(self.job.seed, "step", self.done, parallel.rank) * 2**63))  # dropout's
+        self.model.train()
+        loss = torch.zeros((), device=self.model.device)
+        for number, (batch, weight) in enumerate(batches):
+            moved = batch.to(self.model.device)
+            with parallel.accumulating(self.wrapped, last=number + 1 == len(batches)):
+                with autocast(self.model.device, self.model.dtype):
+                    part = self.wrapped(moved) * (weight / num_targets)
+                self.scaler.scale(part * parallel.size).backward()
             loss += part.detach()
-        grad_norm = clip_gradients(trained, training.max_grad_norm)
-        if not torch.isfinite(loss):
-            raise UserError(
-                f"the loss is {float(loss)} at step {step + 1}; lower curriculum.*.lr or use training.dtype bfloat16"
-            )
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+            self.speed.add(moved)
+        self.scaler.unscale_(self.optimizer)
+        grad_norm = clip_gradients(self.trained, training.max_grad_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        return parallel.total(loss), grad_norm
 
-        tokens_seen += sum(example.length for example in examples)
-        losses.add(float(loss), num_targets)
-        if (step + 1) % training.log_every == 0 or step + 1 == len(steps):
-            mean, window_targets = losses.take("window")
-            window = [micro for _, micros in steps[logged : step + 1] for micro in micros]
-            logged = step + 1
-            rates = {group["name"]: group["lr"] for group in optimizer.param_groups}
-            log.write(
+    def log_step(self, step: Step, grad_norm: Tensor) -> None:
+        """Lines of the log that are due. Only here, and where the state is saved, is a GPU waited for."""
+        done, num_steps = self.done, self.plan.num_steps
+        if done % self.job.training.log_every == 0 or done == num_steps:
+            loss, num_targets = self.losses.take("window")
+            rates = {group["name"]: group["lr"] for group in self.optimizer.param_groups}
+            self.log.write(
                 "train",
-                step + 1,
-                epoch=epoch,
-                loss=mean,
+                done,
+                epoch=step.epoch,
+                loss=loss,
                 lr=next(iter(rates.values())),
                 learning_rates=rates,
-                grad_norm=grad_norm,
-                num_targets=window_targets,
-                padding_share=padding_share(window),
-                combinations=combination_shares([example for micro in window for example in micro]),
+                grad_norm=float(grad_norm),
+                num_targets=num_targets,
+                **self.tally.take_window(),
             )
-        elapsed = time.monotonic() - started
-        left = elapsed / (step + 1 - done) * (len(steps) - step - 1)
-        show(Progress(step + 1, len(steps), float(loss), tokens_seen / elapsed, left))
+            if not math.isfinite(loss):
+                raise UserError(f"the loss is {loss} at step {done}; lower curriculum.*.lr, or train in bfloat16")
+            pace = self.speed.take(self.job.parallel)
+            self.log.write_speed(done, **pace)
+            self.job.show(done, num_steps, f"loss {loss:.3f}, {pace['tokens_per_s']:.0f} tokens/s")
+        if step.ends_epoch:
+            self.log.write("epoch", done, epoch=step.epoch, loss=self.losses.take("epoch")[0])
 
-        if step + 1 == len(steps) or steps[step + 1][0] != epoch:
-            log.write("epoch", step + 1, epoch=epoch, loss=losses.take("epoch")[0])
-            if (epoch + 1) % training.validate_every_epochs == 0 or step + 1 == len(steps):
-                validate_and_log(step + 1)
-        if interrupt.requested() or (step + 1) % training.save_every == 0:
-            save_state(scratch, step + 1, model, optimizer, losses.sums)
-            interrupt.check()
+    def save(self) -> None:
+        """Write a resumable state; the first process does."""
+        with self.speed.paused():
+            position = Position(self.done, self.losses.state(), self.scaler.state_dict(), self.log.sync())
+            if not all(math.isfinite(total) for total, _ in position.sums.values()):
+                raise UserError(
+                    f"the loss is not finite by step {self.done}; lower curriculum.*.lr, or train in bfloat16"
+                )
+            tensors, moments = trained_tensors(self.model), collect_moments(self.optimizer)
+            if self.job.parallel.is_main:
+                save_state(self.job.scratch, position, tensors, moments, self.job.training.keep_states)
+            self.job.parallel.wait()
 
-    batches_planned = [micro for _, step in steps for micro in step]
-    return {
-        "steps": len(steps),
-        "samples_shown": sum(len(micro) for micro in batches_planned),
-        "target_tokens": sum(example.num_targets for micro in batches_planned for example in micro),
-        "padding_share": padding_share(batches_planned),
-        "combinations": combination_shares([example for micro in batches_planned for example in micro]),
-        "trainable_parameters": sum(p.numel() for p in trained),
-    }
+    def validates(self) -> bool:
+        """Validate where it is due and has not been done; whether it was."""
+        job, done = self.job, self.done
+        if not self.plan.validates_after(done) or any(line["step"] == done for line in self.log.validations()):
+            return False
+        with self.speed.paused():
+            found = validate(
+                self.model, job.validation, job.stage, job.training, self.num_tokens, job.seed, job.parallel
+            )
+            self.log.write("validation", done, epochs=self.plan.epochs_done(done), loss=found)
+            job.say(f"validation after step {done}: " + ", ".join(f"{name} {loss:.3f}" for name, loss in found.items()))
+            values = [value for _, value in self.history()][1:]
+            if values and values[-1] < min(values[:-1], default=math.inf):
+                job.save_best(trained_tensors(self.model), found)
+        return True
+
+    def history(self) -> list[tuple[float, float]]:
+        """Of each validation, the epochs done and the objective; the first is from before training."""
+        return [(line["epochs"], objective(self.job.stage, line["loss"])) for line in self.log.validations()]
+
+    def ends_early(self) -> bool:
+        """Whether a stage of dynamic length has done what it can."""
+        ends = has_stopped_improving(self.job.stage.early_stopping, self.history())
+        if ends:
+            at = f"after step {self.done} of at most {self.plan.num_steps}"
+            self.job.say(f"validation loss no longer improves: the stage ends {at}")
+        return ends
+
+    def figures(self) -> dict[str, Any]:
+        """Steps, samples, target tokens, padding, combinations meant and shown, parameters, validation losses."""
+        shown = Tally()
+        for step, _ in zip(self.plan.steps(), range(self.done)):
+            shown.add(step, expected_shares(self.job.stage, step.progress))
+        best = min(self.history()[1:], key=lambda each: each[1])
+        return {
+            "steps": self.done,
+            "epochs": self.plan.epochs_done(self.done),
+            "trainable_parameters": sum(p.numel() for p in self.trained),
+            "validation": self.log.validations()[-1]["loss"],
+            "best_objective": best[1],
+            "best_epoch": best[0],
+            "projector_lr_factors": self.factors,
+            **shown.figures(),
+        }
 
 
-def prepare(model: CadMllm, stage: CurriculumStage, training: Training) -> torch.optim.AdamW:
-    """Free the parts that the stage trains, and give their optimizer."""
+def free_trained_parts(model: CadMllm, stage: CurriculumStage, training: Training, data: TrainingData) -> None:
+    """Choose what the stage trains, and how it is computed."""
     if model.device.type == "cpu":
         torch.use_deterministic_algorithms(True)
+        keep_freed_memory()
     if training.gradient_checkpointing:
         model.causal_lm.gradient_checkpointing_enable({"use_reentrant": False})
-    shown = {modality: stage.train_projectors and modality in stage.modalities for modality in model.projectors}
-    model.set_trainable_params(stage.train_llm, shown)
-    return make_optimizer(model, stage, training)
+    if training.compile:
+        for layer in model.causal_lm.model.layers:
+            layer.compile(dynamic=True)
+    text_ids = {token for prompt in data.prompts for token in prompt} if stage.text_embeddings == "all" else set()
+    model.set_trainable_params(stage.train_llm, stage.trained_projectors, stage.text_embeddings, text_ids)
 
 
-class RunningLoss:
-    """Sums of the loss over target tokens since the last line of the log, and since the epoch began."""
+def load_steps(
+    steps: Iterator[Step], data: TrainingData, num_tokens: dict[str, int], parallel: Parallel
+) -> Iterator[tuple[Step, list[tuple[Batch, float]]]]:
+    """Each step with what this process computes of it: batches and their weight.
 
-    def __init__(self, sums: dict[str, list[float]]) -> None:
-        self.sums = sums or {"window": [0.0, 0], "epoch": [0.0, 0]}
-
-    def add(self, loss: float, tokens: int) -> None:
-        for each in self.sums.values():
-            each[0] += loss * tokens
-            each[1] += tokens
-
-    def take(self, name: str) -> tuple[float, int]:
-        """The mean and its number of tokens; begins anew."""
-        total, tokens = self.sums[name]
-        self.sums[name] = [0.0, 0]
-        return total / max(1, tokens), int(tokens)
-
-
-def combination_shares(examples: Sequence[Example]) -> dict[str, float]:
-    """How often each combination was shown."""
-    counts = Counter(example.combination for example in examples)
-    return {name: counts[name] / len(examples) for name in sorted(counts)}
-
-
-@torch.inference_mode()
-def validate(
-    model: CadMllm,
-    data: TrainingData,
-    stage: CurriculumStage,
-    training: Training,
-    num_tokens: dict[str, int],
-    seed: int,
-) -> dict[str, float]:
-    """Mean loss over target tokens for every combination that the model has been trained for.
-
-    The same samples and views each time; dropout off.
+    A process that has nothing to do in a micro-batch repeats a sample with weight 0, so that all of them are in step.
     """
-    model.eval()
-    lengths = data.lengths(num_tokens)
-    rows = sorted(range(len(data.rows)), key=lambda row: uniform(seed, "validation", data.keys[row]))
-    rows = rows[: training.max_validation_samples]
-    num_views, shown = model.feature_shapes.get("image", (0,))[0], model.params.views_per_sample
-    losses = {}
-    for combination in stage.combinations:
-        examples = []
-        for row in rows:
-            views = views_for(num_views, shown, seed, -1, data.keys[row]) if "image" in combination else ()
-            examples.append(Example(row, combination, views, lengths.of(row, combination), lengths.programs[row]))
-        examples.sort(key=lambda e: e.length)
-        plan = pack(examples, training.tokens_per_batch, training.max_batch_size)
-        total = torch.zeros((), dtype=torch.float64)
-        for batch in prefetch(data.batches(plan, num_tokens)):
-            with autocast(model.device, model.dtype):
-                total += model(batch.to(model.device)).double().cpu()
-        losses[combination] = float(total) / sum(e.num_targets for e in examples)
-    return losses
+    for step in steps:
+        mine = []
+        for micro in share(step.micro_batches, parallel.rank, parallel.size):
+            batch = data.batch(micro or step.examples[:1], num_tokens)
+            mine.append((batch.pin() if parallel.device.type == "cuda" else batch, 1.0 if micro else 0.0))
+        yield step, mine

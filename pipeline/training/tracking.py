@@ -1,37 +1,73 @@
 """The log of a stage: JSONL is the truth, W&B its mirror under the names of the curriculum document.
 
-The only module that imports wandb.
+Only what depends on nothing but the inputs is in the log, which is part of a checkpoint. How fast it went is in a file
+of its own. The only module that imports wandb.
 """
 
 import csv
 import io
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from pipeline.params import CurriculumStage, Tracking
+from pipeline.params import MODALITIES, CurriculumStage, Tracking
+
+Line = dict[str, Any]
 
 
 class StageLog:
-    """A JSONL file with a line for each event, cut back to a step on resuming."""
+    """A JSONL file with a line for each event.
 
-    def __init__(self, path: Path, resume_step: int) -> None:
-        self.path = path
-        kept = []
-        if resume_step > 0 and path.is_file():
-            kept = [json.dumps(line) for line in read_log(path) if line["step"] <= resume_step]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+    Args:
+        path: of the log.
+        length: bytes of it that belong to the state that is resumed; what follows them will be written again.
+        speed: of the file that holds how fast it went.
+        writes: whether this process writes; the others read.
+        listener: is given every line too.
+    """
+
+    def __init__(self, path: Path, length: int, speed: Path, writes: bool, listener: Callable[[Line], None]) -> None:
+        self.path, self.speed, self.writes, self.listener = path, speed, writes, listener
+        kept = path.read_bytes()[:length] if length else b""
+        self.lines: list[Line] = [json.loads(line) for line in kept.splitlines()]
+        if writes:
+            for file in (path, speed):
+                file.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(kept)
+            speed.open("a" if length else "w").close()
 
     def write(self, event: str, step: int, **values: Any) -> None:
         """Append one line."""
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps({"event": event, "step": step, **values}) + "\n")
+        line = {"event": event, "step": step, **values}
+        self.lines.append(line)
+        self._append(self.path, line)
+
+    def write_speed(self, step: int, **values: Any) -> None:
+        """Append one line to the file that is part of no result."""
+        self._append(self.speed, {"event": "speed", "step": step, **values})
+
+    def _append(self, path: Path, line: Line) -> None:
+        if self.writes:
+            with open(path, "a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+            self.listener(line)
+
+    def sync(self) -> int:
+        """Force the log to disk; its length in bytes."""
+        if not self.writes or not self.path.is_file():
+            return 0
+        with open(self.path, "rb") as file:
+            os.fsync(file.fileno())
+            return file.seek(0, os.SEEK_END)
+
+    def validations(self) -> list[Line]:
+        """The lines that hold validation losses."""
+        return [line for line in self.lines if line["event"] == "validation"]
 
 
-def read_log(path: Path) -> Iterator[dict[str, Any]]:
+def read_log(path: Path) -> Iterator[Line]:
     """The lines of a log; a last one that was cut off is left out."""
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
@@ -62,59 +98,79 @@ def _csv(header: list[str], rows: list[list[Any]]) -> str:
     return text.getvalue()
 
 
-def wandb_rows(log: Path, stage_name: str, stage_number: int, stage: CurriculumStage) -> Iterator[dict[str, Any]]:
-    """The log's lines under the document's names."""
-    for line in read_log(log):
-        row: dict[str, Any] = {"train/step": line["step"]}
-        if line["event"] == "train":
-            row |= {
-                "train/loss": line["loss"],
-                "train/stage": stage_number,
-                "train/learning_rate": line["lr"],
-                "train/grad_norm": line["grad_norm"],
-                "train/padding_share": line["padding_share"],
-            }
-            row |= {
-                f"train/active_modalities/{m}": float(m in stage.modalities) for m in ("text", "point_cloud", "image")
-            }
-            row |= {f"train/combination/{name}": share for name, share in line["combinations"].items()}
-        elif line["event"] == "epoch":
-            row |= {f"epoch/{stage_name}_loss": line["loss"], "epoch/epoch": line["epoch"]}
-        elif line["event"] == "validation":
-            row |= {f"validation/{name}_loss": loss for name, loss in line["loss"].items()}
-        yield row
+class Mirror:
+    """A stage's run in W&B, under the document's names.
 
-
-def mirror(
-    tracking: Tracking,
-    log: Path,
-    run_name: str,
-    run_id: str,
-    stage_name: str,
-    stage_number: int,
-    stage: CurriculumStage,
-    config: dict[str, Any],
-) -> None:
-    """Send a stage's whole log to W&B as one run.
-
-    It is sent when the stage is done, so that interruptions leave one complete run (an offline run cannot be
-    resumed: W&B would start a second one).
+    Online it follows the log line by line, and goes on after an interruption. An offline run cannot be resumed (W&B
+    would start a second one), so it is written when the stage is done.
     """
-    if tracking.wandb_mode == "disabled":
-        return
-    os.environ.setdefault("WANDB_SILENT", "true")
-    import wandb
 
-    with wandb.init(
-        project=tracking.wandb_project,
-        entity=tracking.wandb_entity,
-        mode=tracking.wandb_mode,
-        name=run_name,
-        id=run_id,
-        config=config,
-        resume="allow" if tracking.wandb_mode == "online" else None,
-        tags=[stage_name, *stage.modalities],
-    ) as run:
-        run.define_metric("*", step_metric="train/step")
-        for row in wandb_rows(log, stage_name, stage_number, stage):
-            run.log(row)
+    def __init__(
+        self, tracking: Tracking, name: str, number: int, stage: CurriculumStage, run_id: str, config: dict[str, Any]
+    ) -> None:
+        self.tracking, self.name, self.number, self.stage = tracking, name, number, stage
+        self.run_id, self.config = run_id, config
+        self._run: Any = None
+        self._sent = -1
+
+    def start(self) -> None:
+        """Open the run, where lines are to be sent as they come."""
+        if self.tracking.wandb_mode == "online":
+            self._open()
+
+    def _open(self) -> None:
+        os.environ.setdefault("WANDB_SILENT", "true")
+        import wandb
+
+        online = self.tracking.wandb_mode == "online"
+        self._run = wandb.init(
+            project=self.tracking.wandb_project,
+            entity=self.tracking.wandb_entity,
+            mode=self.tracking.wandb_mode,
+            name=self.name,
+            id=self.run_id,
+            config=self.config,
+            resume="allow" if online else None,
+            tags=[self.name, *self.stage.modalities],
+        )
+        self._run.define_metric("*", step_metric="train/step")
+        if online:
+            self._sent = int(self._run.summary.get("train/step", -1))
+
+    def __call__(self, line: Line) -> None:
+        """Send one line; those that a resumed run has already are left out."""
+        if self._run is not None and line["step"] >= self._sent:
+            self._run.log(wandb_row(line, self.name, self.number, self.stage))
+
+    def finish(self, *files: Path) -> None:
+        """Close the run; one that could not be written before is written from the files."""
+        if self.tracking.wandb_mode == "offline":
+            self._open()
+            for line in sorted((line for file in files for line in read_log(file)), key=lambda line: line["step"]):
+                self(line)
+        if self._run is not None:
+            self._run.finish()
+
+
+def wandb_row(line: Line, stage_name: str, stage_number: int, stage: CurriculumStage) -> dict[str, Any]:
+    """A line under the document's names."""
+    row: dict[str, Any] = {"train/step": line["step"]}
+    if line["event"] == "train":
+        row |= {
+            "train/loss": line["loss"],
+            "train/stage": stage_number,
+            "train/learning_rate": line["lr"],
+            "train/grad_norm": line["grad_norm"],
+            "train/padding_share": line["padding_share"],
+        }
+        row |= {f"train/active_modalities/{m}": float(m in stage.modalities) for m in MODALITIES}
+        row |= {f"train/learning_rate/{name}": rate for name, rate in line["learning_rates"].items()}
+        row |= {f"train/combination/{name}": share for name, share in line["combinations"].items()}
+        row |= {f"train/intended/{name}": share for name, share in line["intended"].items()}
+    elif line["event"] == "epoch":
+        row |= {f"epoch/{stage_name}_loss": line["loss"], "epoch/epoch": line["epoch"]}
+    elif line["event"] == "validation":
+        row |= {f"validation/{name}_loss": loss for name, loss in line["loss"].items()}
+    elif line["event"] == "speed":
+        row |= {f"speed/{name}": value for name, value in line.items() if name not in ("event", "step")}
+    return row

@@ -1,0 +1,58 @@
+"""Cross-entropy whose logits never exist all at once.
+
+Shapes: P loss positions, E the language model's width, C entries of the vocabulary.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+LOGITS_AT_ONCE = 1 << 24  # 64 MiB in float32
+
+
+class _ChunkedCrossEntropy(torch.autograd.Function):
+    """Gradients are made chunk by chunk in the forward pass: the logits are there, and are not kept."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden_PE: Tensor, weight_CE: Tensor, targets_P: Tensor, chunk: int) -> Tensor:
+        for_hidden, for_weight = ctx.needs_input_grad[:2]
+        grad_PE = torch.empty_like(hidden_PE) if for_hidden else None
+        grad_CE = torch.zeros_like(weight_CE, dtype=torch.float32) if for_weight else None
+        total = hidden_PE.new_zeros((), dtype=torch.float32)
+        for start in range(0, len(hidden_PE), chunk):
+            here = slice(start, start + chunk)
+            hidden, targets = hidden_PE[here].to(weight_CE.dtype), targets_P[here, None]
+            logits = (hidden @ weight_CE.T).float()
+            norm = logits.logsumexp(dim=1, keepdim=True)
+            total += (norm - logits.gather(1, targets)).sum()
+            if grad_PE is None and grad_CE is None:
+                continue
+            surprise = logits.sub_(norm).exp_()
+            surprise.scatter_add_(1, targets, surprise.new_full(targets.shape, -1.0))
+            surprise = surprise.to(weight_CE.dtype)
+            if grad_PE is not None:
+                grad_PE[here] = surprise @ weight_CE
+            if grad_CE is not None:
+                grad_CE += surprise.T @ hidden
+        ctx.save_for_backward(grad_PE, grad_CE)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        grads = (None if grad is None else (grad.float() * upstream[0]).to(grad.dtype) for grad in ctx.saved_tensors)
+        return (*grads, None, None)
+
+
+def cross_entropy_sum(
+    hidden_PE: Tensor, weight_CE: Tensor, targets_P: Tensor, logits_at_once: int = LOGITS_AT_ONCE
+) -> Tensor:
+    """Sum of the cross-entropy of ``hidden_PE @ weight_CE.T`` against the targets, in float32.
+
+    Args:
+        logits_at_once: how many logits may exist; the memory that the vocabulary costs, over 4 bytes.
+    """
+    with torch.autocast(hidden_PE.device.type, enabled=False):
+        chunk = max(1, logits_at_once // len(weight_CE))
+        total: Tensor = _ChunkedCrossEntropy.apply(hidden_PE, weight_CE, targets_P, chunk)  # type: ignore[no-untyped-call]
+    return total

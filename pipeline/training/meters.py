@@ -1,0 +1,152 @@
+"""What is counted while a stage trains: loss over target tokens, what was shown, and how fast it went."""
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipeline.device import matrix_flops, peak_memory
+from pipeline.model.cad_mllm import Batch, CadMllm
+from pipeline.model.flops import FlopCount
+from pipeline.training.parallel import Parallel
+from pipeline.training.plan import Step
+
+GIB = 1 << 30
+
+
+class RunningLoss:
+    """Sums of the loss over target tokens since the last line of the log, and since the epoch began.
+
+    They stay on the device: reading one waits for it.
+    """
+
+    def __init__(self, sums: Mapping[str, list[float]], device: torch.device) -> None:
+        given = sums or {"window": [0.0, 0], "epoch": [0.0, 0]}
+        self._sums = {
+            name: (torch.tensor(total, dtype=torch.float64, device=device), int(tokens))
+            for name, (total, tokens) in given.items()
+        }
+
+    def add(self, loss: Tensor, tokens: int) -> None:
+        self._sums = {name: (total + loss.double() * tokens, n + tokens) for name, (total, n) in self._sums.items()}
+
+    def take(self, name: str) -> tuple[float, int]:
+        """The mean and its number of tokens; begins anew."""
+        total, tokens = self._sums[name]
+        self._sums[name] = (torch.zeros_like(total), 0)
+        return float(total) / max(1, tokens), tokens
+
+    def state(self) -> dict[str, list[float]]:
+        return {name: [float(total), tokens] for name, (total, tokens) in self._sums.items()}
+
+
+class Tally:
+    """What was shown, next to what was meant to be, since the last line of the log and in all."""
+
+    def __init__(self) -> None:
+        self._window, self._all = _Count(), _Count()
+
+    def add(self, step: Step, expected: Mapping[str, float]) -> None:
+        for count in (self._window, self._all):
+            count.add(step, expected)
+
+    def take_window(self) -> dict[str, Any]:
+        """Padding share, realised and intended shares of combinations; begins anew."""
+        count, self._window = self._window, _Count()
+        return count.shares()
+
+    def figures(self) -> dict[str, Any]:
+        return {"samples_shown": self._all.samples, "target_tokens": self._all.targets, **self._all.shares()}
+
+
+class _Count:
+    def __init__(self) -> None:
+        self.samples = self.targets = self.filled = self.positions = 0
+        self.shown: Counter[str] = Counter()
+        self.meant: Counter[str] = Counter()
+
+    def add(self, step: Step, expected: Mapping[str, float]) -> None:
+        examples = step.examples
+        self.samples += len(examples)
+        self.targets += step.num_targets
+        self.filled += sum(e.length for e in examples)
+        self.positions += sum(len(micro) * max(e.length for e in micro) for micro in step.micro_batches)
+        self.shown.update(e.combination for e in examples)
+        for combination, share in expected.items():
+            self.meant[combination] += share * len(examples)  # type: ignore[assignment]
+
+    def shares(self) -> dict[str, Any]:
+        def of(counts: Counter[str]) -> dict[str, float]:
+            return {name: round(counts[name] / self.samples, 6) for name in sorted(counts)}
+
+        return {
+            "padding_share": round(1 - self.filled / self.positions, 6),
+            "combinations": of(self.shown),
+            "intended": of(self.meant),
+        }
+
+
+class Speed:
+    """Tokens per second, the share of time spent waiting for data, and of the machine's matrix rate that is reached."""
+
+    def __init__(self, model: CadMllm) -> None:
+        self._count, self._device = FlopCount(model), model.device
+        self._peak = matrix_flops(model.device, model.dtype)
+        self._window, self._all = _Pace(), _Pace()
+
+    def add(self, batch: Batch) -> None:
+        """Count a batch; nothing is waited for."""
+        for pace in (self._window, self._all):
+            pace.tokens += batch.num_tokens
+            pace.samples += len(batch.gather_BL)
+            pace.flops += self._count(batch)
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Around the wait for data."""
+        started = time.perf_counter()
+        yield
+        for pace in (self._window, self._all):
+            pace.waited += time.perf_counter() - started
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Around what is no training: validation, saving."""
+        started = time.perf_counter()
+        yield
+        for pace in (self._window, self._all):
+            pace.started += time.perf_counter() - started
+
+    def take(self, parallel: Parallel) -> dict[str, float]:
+        """Of all processes, since it was last taken; begins anew."""
+        window, self._window = self._window, _Pace()
+        return self._figures(window, parallel.size)
+
+    def _figures(self, pace: "_Pace", processes: int = 1) -> dict[str, float]:
+        elapsed = max(1e-9, time.perf_counter() - pace.started)
+        return {
+            "tokens_per_s": round(processes * pace.tokens / elapsed, 3),
+            "samples_per_s": round(processes * pace.samples / elapsed, 4),
+            "data_wait_share": round(pace.waited / elapsed, 5),
+            "matrix_rate_share": round(pace.flops / elapsed / self._peak, 4),
+            "peak_memory_gib": round(peak_memory(self._device) / GIB, 3),
+        }
+
+    def summary(self) -> str:
+        """The whole run in a line."""
+        figures = self._figures(self._all)
+        return (
+            f"{figures['tokens_per_s']:.0f} tokens/s, {figures['matrix_rate_share']:.0%} of the matrix rate, "
+            f"{figures['data_wait_share']:.1%} waiting for data, {figures['peak_memory_gib']:.2f} GiB at most"
+        )
+
+
+class _Pace:
+    def __init__(self) -> None:
+        self.started = time.perf_counter()
+        self.tokens = self.samples = 0
+        self.waited = self.flops = 0.0

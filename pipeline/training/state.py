@@ -1,0 +1,87 @@
+"""Resumable states in scratch: all that the rest of a stage depends on, whatever the number of processes."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from pipeline.atomic import atomic_folder, write_text
+from pipeline.model.cad_mllm import CadMllm
+from pipeline.training.checkpoint import TENSOR_FILES, TensorFiles, load_trained, read_json, read_tensors
+from pipeline.training.parallel import sharded_like, whole
+
+TENSORS, POSITION = "state.safetensors", "position.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where training is; views, order and random numbers follow from it.
+
+    Attributes:
+        step: optimizer steps done.
+        sums: of the loss, as ``RunningLoss`` keeps them.
+        scaler: of the loss scale in float16.
+        log_bytes: how long the log was; the history of validation is in it.
+    """
+
+    step: int = 0
+    sums: dict[str, list[float]] = field(default_factory=dict)
+    scaler: dict[str, Any] = field(default_factory=dict)
+    log_bytes: int = 0
+
+
+def collect_moments(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimizer's moments in whole tensors. All processes must ask at once."""
+    return {
+        f"optimizer/{number}/{key}": whole(value).cpu().contiguous()
+        for number, state in optimizer.state_dict()["state"].items()
+        for key, value in state.items()
+    }
+
+
+def save_state(
+    folder: Path, position: Position, tensors: TensorFiles, moments: Mapping[str, Tensor], keep: int
+) -> None:
+    """Write ``state-<step>``, and keep the last few."""
+    flat = {f"{file}/{key}": value for file, part in tensors.items() for key, value in part.items()}
+    with atomic_folder(folder / f"state-{position.step:08d}") as temporary:
+        save_file({**flat, **moments}, temporary / TENSORS)
+        write_text(temporary / POSITION, json.dumps(asdict(position)))
+    for old in saved_states(folder)[:-keep]:
+        shutil.rmtree(old)
+
+
+def saved_states(folder: Path) -> list[Path]:
+    """The states in scratch, oldest first."""
+    return sorted(folder.glob("state-*"))
+
+
+def load_state(path: Path, model: CadMllm) -> tuple[Position, dict[int, dict[str, Tensor]]]:
+    """Put a saved state's weights into the model; where it was, and the optimizer's moments for ``set_moments``."""
+    files: TensorFiles = {name: {} for name in TENSOR_FILES}
+    moments: dict[int, dict[str, Tensor]] = {}
+    for name, value in read_tensors(path / TENSORS).items():
+        file, _, key = name.partition("/")
+        if file == "optimizer":
+            number, _, moment = key.partition("/")
+            moments.setdefault(int(number), {})[moment] = value
+        else:
+            files[file][key] = value
+    load_trained(model, files, path)
+    return Position(**read_json(path / POSITION)), moments
+
+
+def set_moments(optimizer: torch.optim.Optimizer, moments: dict[int, dict[str, Tensor]]) -> None:
+    """Give the optimizer its moments back, cut into shards as its parameters are."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    state = {
+        number: {key: sharded_like(value, parameters[number]) for key, value in found.items()}
+        for number, found in moments.items()
+    }
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

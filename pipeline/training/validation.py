@@ -1,0 +1,60 @@
+"""Validation loss of every modality combination: the same samples and views each time, dropout off."""
+
+import torch
+
+from pipeline import interrupt
+from pipeline.device import autocast
+from pipeline.errors import UserError
+from pipeline.model.cad_mllm import CadMllm
+from pipeline.params import CurriculumStage, Training
+from pipeline.prefetch import prefetch
+from pipeline.training.batches import TrainingData
+from pipeline.training.curriculum import uniform, views_for
+from pipeline.training.parallel import Parallel
+from pipeline.training.plan import Example, pack
+
+
+@torch.no_grad()
+def validate(
+    model: CadMllm,
+    data: TrainingData,
+    stage: CurriculumStage,
+    training: Training,
+    num_tokens: dict[str, int],
+    seed: int,
+    parallel: Parallel,
+) -> dict[str, float]:
+    """Mean loss over target tokens for every combination that is asked of the model.
+
+    Raises:
+        UserError: there is nothing to validate on.
+        Interrupted: a stop was asked for.
+    """
+    if not data.rows:
+        raise UserError("the validation split has no sample; raise data.split.validation")
+    model.eval()
+    lengths = data.lengths(num_tokens)
+    rows = sorted(range(len(data.rows)), key=lambda row: uniform(seed, "validation", data.keys[row]))
+    rows = rows[: training.max_validation_samples]
+    num_views, shown = model.feature_shapes.get("image", (0,))[0], model.params.views_per_sample
+    losses = {}
+    for combination in stage.combinations:
+        examples = []
+        for row in rows:
+            views = views_for(num_views, shown, seed, -1, data.keys[row]) if "image" in combination else ()
+            examples.append(Example(row, combination, views, lengths.of(row, combination), lengths.programs[row]))
+        examples.sort(key=lambda e: (e.length, e.row))
+        packed = pack(examples, training.tokens_per_batch, training.max_batch_size)
+        # Each process takes its turn; where the last round is not full, the first batch is repeated and counts nothing.
+        rounds = -(-len(packed) // parallel.size)
+        turns = [parallel.rank + number * parallel.size for number in range(rounds)]
+        batches = prefetch(data.batch(packed[turn if turn < len(packed) else 0], num_tokens) for turn in turns)
+        total = torch.zeros((), dtype=torch.float64, device=model.device)
+        for turn, batch in zip(turns, batches, strict=True):
+            if parallel.any(interrupt.requested()):
+                interrupt.stop()
+            with autocast(model.device, model.dtype):
+                loss = model(batch.to(model.device)).double()
+            total += loss if turn < len(packed) else 0
+        losses[combination] = float(parallel.total(total)) / sum(e.num_targets for e in examples)
+    return losses
