@@ -1,9 +1,6 @@
 """Where tensors live, and in which precision."""
 
-import ctypes
-import platform
 import resource
-import sys
 import time
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -12,7 +9,6 @@ import torch
 
 from pipeline.errors import UserError
 
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # glibc's malloc.h
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -50,13 +46,3 @@ def peak_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def keep_freed_memory() -> None:
-    """Have glibc keep what is freed: a step takes the same buffers as the one before, and a page fault for each page of
-    them costs a sixth of a step on a CPU."""
-    if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(M_MMAP_MAX, 0)
-        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
-        mallopt(M_TOP_PAD, 64 << 20)

@@ -20,6 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from pipeline.cad.grammar import Grammar
 from pipeline.errors import UserError
+from pipeline.model.fused import fuse
 from pipeline.model.loss import cross_entropy_sum
 from pipeline.model.notation import CadNotation, Notation, TextNotation
 from pipeline.model.projector import ModalityProjector
@@ -155,6 +156,7 @@ class CadMllm(nn.Module):
             raise UserError(
                 f"model.lora.target_modules {list(lora.target_modules)} do not fit {llm_folder}: {error}"
             ) from error
+        fuse(self.llm)
         self.feature_shapes: dict[str, tuple[int, ...]] = {}
         self.feature_details: dict[str, dict[str, Any]] = {}
         self.projectors = nn.ModuleDict()
@@ -240,6 +242,8 @@ class CadMllm(nn.Module):
             parameter.requires_grad_(text_embeddings != "none")
         if text_embeddings == "all":
             self.text_embedding.free(text_ids)
+        if self.text_embedding.rows is not None:
+            self.text_embedding.rows.requires_grad_(text_embeddings == "all")
         for modality, projector in self.projectors.items():
             projector.requires_grad_(modality in train_projectors)
 

@@ -44,6 +44,8 @@ class TextEmbedding(nn.Module):
         """Make rows of these tokens too; a new one starts as it is in the table."""
         known = self.trained_ids().tolist()
         added = sorted(set(ids) - set(known))
+        if not added:
+            return
         device = self.table.weight.device
         new = self.table.weight[torch.tensor(added, dtype=torch.long, device=device)].detach().float()
         self.rows = nn.Parameter(new if self.rows is None else torch.cat([self.rows.detach(), new]))

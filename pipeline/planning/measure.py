@@ -15,6 +15,7 @@ from pipeline.data.corpus import make_synthetic_zip
 from pipeline.data.dataset import Entry, open_dataset
 from pipeline.data.draw import DrawTask, draw
 from pipeline.data.prepare import PrepareTask, prepare
+from pipeline.device import matrix_flops
 from pipeline.encoders.michelangelo import MichelangeloConfig, MichelangeloEncoder
 from pipeline.errors import UserError
 from pipeline.params import Params
@@ -80,7 +81,7 @@ def measure(
         caption_tokens=float(np.mean([len(record["caption"]) for record in records])) / 4,
         image_s=_image_seconds(p, device) * p.geometry.num_views,
         points_s=_points_seconds(p, device),
-        flops=_matrix_flops(device),
+        flops=matrix_flops(device),
         num_models=len(chosen),
     )
 
@@ -172,8 +173,3 @@ def _points_seconds(p: Params, device: torch.device) -> float:
         return _seconds(lambda: encoder(cloud), device)
 
     return _by_layers(seconds, config.num_layers)
-
-
-def _matrix_flops(device: torch.device, size: int = 1024) -> float:
-    a, b = torch.randn(size, size, device=device), torch.randn(size, size, device=device)
-    return 2 * size**3 / _seconds(lambda: a @ b, device)

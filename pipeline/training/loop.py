@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pipeline import interrupt
-from pipeline.device import autocast, keep_freed_memory
+from pipeline.device import autocast
 from pipeline.errors import UserError
 from pipeline.model.cad_mllm import Batch, CadMllm
 from pipeline.params import CurriculumStage, Training
@@ -237,7 +237,7 @@ def free_trained_parts(model: CadMllm, stage: CurriculumStage, training: Trainin
     """Choose what the stage trains, and how it is computed."""
     if model.device.type == "cpu":
         torch.use_deterministic_algorithms(True)
-        keep_freed_memory()
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     if training.gradient_checkpointing:
         model.causal_lm.gradient_checkpointing_enable({"use_reentrant": False})
     if training.compile:

@@ -1,4 +1,4 @@
-"""What is shown when: pure functions of the seed."""
+"""What is shown when, how fast parts learn, when a stage ends: pure functions of seed and position."""
 
 import itertools
 from collections import Counter
@@ -7,22 +7,37 @@ from pathlib import Path
 import pytest
 
 from pipeline import params
+from pipeline.params import CurriculumStage, EarlyStopping
 from pipeline.training.curriculum import (
-    Lengths,
     combination_for,
+    expected_shares,
+    has_stopped_improving,
     learning_rate_factor,
-    padding_share,
-    plan_epoch,
-    plan_stage,
+    objective,
+    probabilities,
     views_for,
+    without,
 )
+from pipeline.training.plan import Lengths, StagePlan, combination_shares, padding_share, share
 
 PARAMS = params.load(Path(__file__).resolve().parents[2] / "presets" / "quickstart.yaml")
 STAGE = PARAMS.curriculum["stage3_all"]
 KEYS = [f"0000{i:08d}_00001" for i in range(3000)]
 LENGTHS = Lengths(
-    [20 + i % 7 for i in range(3000)], [20 + i % 60 for i in range(3000)], {"point_cloud": 16, "image": 8}
+    [20 + i % 7 for i in range(3000)], [20 + i % 60 for i in range(3000)], {"point_cloud": 16, "image": 8}, 5
 )
+
+
+def stage(**changes) -> CurriculumStage:
+    return CurriculumStage.model_validate({**STAGE.model_dump(), **changes})
+
+
+def planned(chosen=STAGE, keys=KEYS, lengths=LENGTHS, **training):
+    return StagePlan(keys, lengths, chosen, PARAMS.training.model_copy(update=training), (8, 2), 0)
+
+
+def micro_batches(plan):
+    return [micro for step in plan.steps() for micro in step.micro_batches]
 
 
 def test_realised_frequencies_are_the_intended_ones():
@@ -45,8 +60,34 @@ def test_views_are_drawn_without_repetition_and_evenly():
     assert min(counts.values()) > 0.8 * 3000 * 2 / 8
 
 
+def test_modality_dropout_drops_so_often_and_never_everything():
+    dropping = stage(modality_dropout={"text": 0.5, "image": 0.25, "point_cloud": 1.0})
+    shown = Counter(combination_for(dropping, 0, 0, key) for key in KEYS)
+    expected = expected_shares(dropping, 0.0)
+    assert sum(expected.values()) == pytest.approx(1)
+    assert not any("point_cloud" in combination for combination in shown)
+    assert set(shown) == set(expected) == {"text", "text+image", "image"}
+    for combination, probability in expected.items():
+        assert shown[combination] / 3000 == pytest.approx(probability, abs=0.03)
+    assert without("text", {"text"}) == "text"
+    assert without("text+image", {"text", "image"}) == "text"
+
+
+def test_scheduled_probabilities_shift_within_the_stage_also_within_one_epoch():
+    shifting = stage(modality_sample_probs={"text": 1.0}, final_modality_sample_probs={"text+image": 1.0}, epochs=1,
+                     point_cloud="data/corpus", train_projectors=("image",))  # fmt: skip
+    assert probabilities(shifting, 0.25) == {"text": 0.75, "text+image": 0.25}
+    steps = list(planned(shifting).steps())
+    quarters = [steps[i * len(steps) // 4 : (i + 1) * len(steps) // 4] for i in range(4)]
+    shares = [combination_shares([e for s in q for e in s.examples]).get("text+image", 0) for q in quarters]
+    assert all(a < b for a, b in itertools.pairwise(shares))
+    assert shares[0] < 0.25
+    assert shares[3] > 0.7
+    assert [step.progress for step in steps] == sorted(step.progress for step in steps)
+
+
 def test_an_epoch_shows_every_sample_once_within_the_budget_with_little_padding():
-    batches = plan_epoch(KEYS, LENGTHS, STAGE, PARAMS.training, (8, 2), 0, 0)
+    batches = micro_batches(planned())
     assert sorted(example.row for batch in batches for example in batch) == list(range(3000))
     assert all(len(b) * max(e.length for e in b) <= PARAMS.training.tokens_per_batch for b in batches)
     assert all(len(e.views) == (2 if "image" in e.combination else 0) for b in batches for e in b)
@@ -54,20 +95,57 @@ def test_an_epoch_shows_every_sample_once_within_the_budget_with_little_padding(
 
 
 def test_a_plan_repeats_exactly_and_steps_stay_within_epochs():
-    training = PARAMS.training.model_copy(update={"gradient_accumulation_steps": 3})
-    stage = STAGE.model_copy(update={"epochs": 2})
-    steps = plan_stage(KEYS, LENGTHS, stage, training, (8, 2), 0)
-    assert steps == plan_stage(KEYS, LENGTHS, stage, training, (8, 2), 0)
-    assert [epoch for epoch, _ in steps] == sorted(epoch for epoch, _ in steps)
+    plan = planned(stage(epochs=2), gradient_accumulation_steps=3)
+    steps = list(plan.steps())
+    assert steps == list(planned(stage(epochs=2), gradient_accumulation_steps=3).steps())
+    assert len(steps) == plan.num_steps == sum(plan.steps_in_epoch)
     for epoch in range(2):
-        rows = [e.row for at, micros in steps if at == epoch for micro in micros for e in micro]
-        assert sorted(rows) == list(range(3000))
+        assert sorted(e.row for s in steps if s.epoch == epoch for e in s.examples) == list(range(3000))
+    assert [s.ends_epoch for s in steps].count(True) == 2
+    for first in (1, plan.steps_in_epoch[0] - 1, plan.steps_in_epoch[0], plan.num_steps - 1):
+        assert list(plan.steps(first)) == steps[first:]
+
+
+def test_a_stage_can_be_so_many_steps_long():
+    in_epoch = planned().num_steps
+    plan = planned(stage(epochs=None, steps=in_epoch + 5))
+    assert plan.num_steps == in_epoch + 5
+    assert [s.epoch for s in plan.steps()][-5:] == [1] * 5
+    assert [s.examples for s in plan.steps()][:in_epoch] == [s.examples for s in planned().steps()]
+
+
+def test_validation_is_due_before_at_the_end_and_every_so_many_epochs():
+    for every in (1, 0.5, 0.25, 1 / 3):
+        plan = planned(stage(epochs=2), validate_every_epochs=every)
+        due = [step for step in range(plan.num_steps + 1) if plan.validates_after(step)]
+        assert due[0] == 0
+        assert due[-1] == plan.num_steps
+        assert len(due) == 1 + round(2 / every)
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2, 3, 5])
+def test_processes_share_a_step_without_loss_in_equal_rounds(num_ranks):
+    for step in itertools.islice(planned(gradient_accumulation_steps=3).steps(), 20):
+        shares = [share(step.micro_batches, rank, num_ranks) for rank in range(num_ranks)]
+        assert len({len(mine) for mine in shares}) == 1
+        dealt = sorted(e.row for mine in shares for micro in mine for e in micro)
+        assert dealt == sorted(e.row for e in step.examples)
+
+
+def test_a_process_with_nothing_to_do_keeps_the_others_company():
+    step = next(planned(keys=KEYS[:1]).steps())
+    assert [share(step.micro_batches, rank, 2) for rank in range(2)] == [step.micro_batches, [[]]]
 
 
 def test_a_sample_longer_than_the_budget_makes_a_batch_of_its_own():
-    lengths = Lengths([10, 10, 10], [20, 5000, 20], {})
-    batches = plan_epoch(KEYS[:3], lengths, PARAMS.curriculum["stage1_text"], PARAMS.training, (0, 2), 0, 0)
+    lengths = Lengths([10, 10, 10], [20, 5000, 20], {}, 5)
+    batches = micro_batches(planned(PARAMS.curriculum["stage1_text"], KEYS[:3], lengths))
     assert sorted(len(batch) for batch in batches) == [1, 2]
+
+
+def test_without_text_a_prompt_is_the_instruction_alone():
+    assert LENGTHS.of(3, "point_cloud") == 5 + 23 + 16
+    assert LENGTHS.of(3, "text+point_cloud") == 23 + 23 + 16
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])
@@ -77,3 +155,20 @@ def test_the_learning_rate_warms_up_and_decays(schedule):
     assert factors[10] == 1
     assert all(a >= b for a, b in itertools.pairwise(factors[10:]))
     assert factors[-1] == (1 if schedule == "constant" else pytest.approx(0, abs=0.02))
+
+
+def test_a_stage_ends_when_validation_stops_improving_within_its_bounds():
+    rule = EarlyStopping(patience=2, min_delta=0.01, min_epochs=1)
+    improving = [(0, 5.0), (0.5, 4.0), (1.0, 3.0), (1.5, 2.9)]
+    assert not has_stopped_improving(rule, improving)
+    assert not has_stopped_improving(rule, [*improving, (2.0, 2.89)])  # too little, once
+    assert has_stopped_improving(rule, [*improving, (2.0, 2.89), (2.5, 2.88)])
+    assert not has_stopped_improving(rule, [*improving, (2.0, 2.89), (2.5, 2.7)])
+    assert not has_stopped_improving(rule, [(0, 1.0), (0.3, 2.0), (0.6, 2.0)])  # before min_epochs
+    assert not has_stopped_improving(None, [(0, 1.0), (9, 2.0), (10, 2.0)])
+
+
+def test_the_objective_weighs_losses_as_the_stage_shows_them():
+    losses = {"text": 1.0, "text+point_cloud": 2.0, "text+image": 3.0, "text+point_cloud+image": 4.0}
+    assert objective(STAGE, losses) == pytest.approx(0.2 * 1 + 0.3 * 2 + 0.2 * 3 + 0.3 * 4)
+    assert objective(stage(final_modality_sample_probs={"text": 1.0}), losses) == pytest.approx(1.0)

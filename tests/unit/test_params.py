@@ -77,6 +77,10 @@ def test_all_faults_are_listed_at_once_with_their_keys():
         (lambda d: d["curriculum"]["stage1_text"].update(image="data/features/image"), "image must be data/corpus"),
         (lambda d: d["curriculum"]["stage3_all"].update(init_from="checkpoints/other"), "is not one of"),
         (lambda d: d["curriculum"]["stage1_text"].update(modality_sample_probs={"smell": 1.0}), "one of text"),
+        (lambda d: d["curriculum"]["stage1_text"].update(steps=10), "either epochs or steps"),
+        (lambda d: d["curriculum"]["stage1_text"].update(modality_dropout={"image": 0.1}), "never shows it"),
+        (lambda d: d["curriculum"]["stage1_text"].update(train_projectors=["image"]), "never shows it"),
+        (lambda d: d["training"].update(distributed="fsdp2", dtype="float16"), "fsdp2 needs"),
         (lambda d: d["model"].update(views_per_sample=8) or d["geometry"].update(num_views=2), "views_per_sample"),
         (lambda d: d["data"]["split"].update(test=0.95), "nothing to train on"),
     ],
@@ -100,7 +104,10 @@ def test_every_stage_knows_what_can_be_asked_of_it():
     curriculum = params.parse(document(), "x").curriculum
     assert curriculum["stage1_text"].combinations == ("text",)
     assert curriculum["stage2_text_pc"].combinations == ("text", "text+point_cloud")
-    assert curriculum["stage3_all"].combinations == params.COMBINATIONS
+    assert curriculum["stage3_all"].combinations == params.COMBINATIONS[:4]
+    document_ = document()
+    document_["curriculum"]["stage3_all"]["modality_sample_probs"] = {"point_cloud": 0.5, "image": 0.5}
+    assert params.parse(document_, "x").curriculum["stage3_all"].combinations == ("point_cloud", "image")
 
 
 def test_own_changes_are_not_overwritten_by_a_preset(tmp_path, monkeypatch):

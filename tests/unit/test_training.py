@@ -1,0 +1,185 @@
+"""The parts of a step: a loss that never holds all logits, fused operations, counted work, logs, retention."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from pipeline.model.flops import FlopCount
+from pipeline.model.fused import fuse
+from pipeline.model.loss import cross_entropy_sum
+from pipeline.model.vocabulary import TextEmbedding
+from pipeline.training.batches import collate
+from pipeline.training.complexity import participation_ratio
+from pipeline.training.retention import lineage_chain, text_retention
+from pipeline.training.tracking import StageLog, read_log
+from tests.unit.test_model import inputs, llm_folder, model, smoke  # noqa: F401 - fixtures
+
+
+@pytest.mark.parametrize("logits_at_once", [1, 50, 1 << 20])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_chunked_loss_and_its_gradients_are_those_of_plain_cross_entropy(logits_at_once, dtype):
+    torch.manual_seed(0)
+    hidden, weight = torch.randn(23, 8, dtype=dtype), torch.randn(11, 8)
+    targets = torch.randint(0, 11, (23,))
+    found, expected = [], []
+    for losses, function in ((found, "chunked"), (expected, "plain")):
+        h, w = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
+        if function == "chunked":
+            loss = cross_entropy_sum(h, w, targets, logits_at_once)
+        else:
+            loss = F.cross_entropy(h.float() @ w.T, targets, reduction="sum")
+        (loss / 7).backward()
+        losses += [loss.detach(), h.grad.float(), w.grad]
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(
+            a, b, rtol=1e-2 if dtype == torch.bfloat16 else 1e-5, atol=1e-2 if dtype == torch.bfloat16 else 1e-5
+        )
+
+
+def small_llama(**changes):
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, **changes,
+    )  # fmt: skip
+    base = LlamaForCausalLM(config)
+    lora = LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj", "o_proj"], task_type="CAUSAL_LM")
+    adapted = get_peft_model(base, lora)
+    with torch.no_grad():
+        for name, parameter in adapted.named_parameters():
+            if "lora_" in name:
+                parameter.normal_(std=0.1)
+            elif "norm" in name:
+                parameter.uniform_(0.5, 1.5)
+    return adapted
+
+
+@pytest.mark.parametrize("changes", [{}, {"attention_bias": True, "mlp_bias": True}])
+def test_fused_operations_give_the_same_numbers_and_gradients(changes):
+    plain, fused = small_llama(**changes), small_llama(**changes)
+    counts = fuse(fused)
+    assert counts == {"lora": 6, "mlp": 0 if changes else 2, "norm": 5}
+    x = torch.randn(3, 17, 32)
+    results = []
+    for llm in (plain, fused):
+        given = x.clone().requires_grad_()
+        out = llm(inputs_embeds=given).logits
+        out.square().mean().backward()
+        grads = {name: p.grad for name, p in llm.named_parameters() if p.requires_grad}
+        results.append((out.detach(), given.grad, grads))
+    (out, grad, grads), (out_fused, grad_fused, grads_fused) = results
+    torch.testing.assert_close(out, out_fused, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(grad, grad_fused, rtol=1e-4, atol=1e-7)
+    assert grads.keys() == grads_fused.keys()
+    for name, value in grads.items():
+        torch.testing.assert_close(value, grads_fused[name], rtol=1e-4, atol=1e-7, msg=name)
+
+
+def test_lora_with_dropout_stays_as_peft_has_it():
+    base = LlamaForCausalLM(LlamaConfig(vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1,
+                                        num_attention_heads=1))  # fmt: skip
+    adapted = get_peft_model(base, LoraConfig(lora_dropout=0.5, target_modules=["q_proj"], task_type="CAUSAL_LM"))
+    assert fuse(adapted)["lora"] == 0
+
+
+def test_counted_work_is_what_torch_counts(model):  # noqa: F811
+    batch = collate(inputs(model)[3:], model.num_tokens())  # one sequence: no padding
+    model.set_trainable_params(True, ("point_cloud", "image"), "new")
+    for module in model.modules():
+        module.__dict__.pop("forward", None)  # operations that torch can see into
+    with FlopCounterMode(display=False) as counter:
+        model(batch).backward()
+    length, config = batch.lengths[0], model.causal_lm.config
+    head_dim = config.hidden_size // config.num_attention_heads
+    # Torch counts attention as a full square, its backward pass as 2.5 times the forward, and on a CPU not at all.
+    attention = 3 * 2 * config.num_hidden_layers * config.num_attention_heads * head_dim * length**2
+    assert counter.get_total_flops() == pytest.approx(FlopCount(model)(batch) - attention, rel=0.02)
+
+
+def test_text_rows_are_trained_in_place_of_the_table(model):  # noqa: F811
+    embedding = TextEmbedding(torch.nn.Embedding(10, 4))
+    table = embedding.table.weight.clone()
+    embedding.free([7, 3])
+    embedding.free([5, 3])
+    assert embedding.trained_ids().tolist() == [3, 7, 5]
+    torch.testing.assert_close(embedding(torch.arange(10)), table)
+    embedding(torch.tensor([[3, 5, 9]])).sum().backward()
+    assert embedding.rows.grad.sum(dim=1).tolist() == [4, 0, 4]
+    assert embedding.table.weight.grad is None
+
+
+def test_participation_ratio_counts_filled_dimensions():
+    rng = np.random.default_rng(0)
+    assert participation_ratio(rng.normal(size=(20_000, 8))) == pytest.approx(8, rel=0.01)
+    assert participation_ratio(np.outer(rng.normal(size=500), np.ones(8))) == pytest.approx(1)
+    assert participation_ratio(np.ones((5, 3))) == 1
+
+
+def test_a_log_is_cut_back_to_the_state_that_is_resumed(tmp_path):
+    path, speed, heard = tmp_path / "log.jsonl", tmp_path / "logs/speed.jsonl", []
+    log = StageLog(path, 0, speed, True, heard.append)
+    log.write("validation", 0, loss={"text": 2.0})
+    length = log.sync()
+    log.write("train", 1, loss=1.0)
+    log.write_speed(1, tokens_per_s=3.0)
+    again = StageLog(path, length, speed, True, heard.append)
+    again.write("train", 1, loss=1.0)
+    assert [line["event"] for line in read_log(path)] == ["validation", "train"]
+    assert again.validations()[0]["loss"] == {"text": 2.0}
+    assert [line["event"] for line in heard] == ["validation", "train", "speed", "train"]
+    assert [json.loads(line)["tokens_per_s"] for line in speed.read_text().splitlines()] == [3.0]
+    reader = StageLog(path, length, speed, False, heard.append)
+    reader.write("train", 9, loss=0.0)
+    assert len(list(read_log(path))) == 2
+
+
+def test_retention_compares_with_the_first_stage():
+    first = {"stage": "a", "validation": {"text": 2.0}, "parent": None}
+    second = {"stage": "b", "validation": {"text+image": 1.0}, "parent": first}
+    third = {"stage": "c", "validation": {"text": 3.0}, "parent": second}
+    assert [each["stage"] for each in lineage_chain(third)] == ["c", "b", "a"]
+    assert text_retention(third) == 1.5
+    assert text_retention(second) is None
+    assert text_retention(first) is None
+
+
+def test_wandb_online_follows_the_log_and_resumes_without_repeating(monkeypatch):
+    import wandb
+
+    from pipeline.params import Tracking
+    from pipeline.training.tracking import Mirror
+    from tests.unit.test_curriculum import STAGE
+
+    rows, opened = [], []
+
+    def init(**settings):
+        opened.append(settings)
+        last = max((row["train/step"] for row in rows), default=-1)
+        return SimpleNamespace(
+            summary={"train/step": last} if rows else {}, define_metric=lambda *_, **__: None,
+            log=rows.append, finish=lambda: opened.append("finished"),
+        )  # fmt: skip
+
+    monkeypatch.setattr(wandb, "init", init)
+    tracking = Tracking(wandb_mode="online", wandb_project="p", wandb_entity=None)
+
+    def run(steps):
+        mirror = Mirror(tracking, "stage3_all", 3, STAGE, "id", {})
+        mirror.start()
+        for step in steps:
+            mirror({"event": "epoch", "step": step, "loss": 1.0, "epoch": 0})
+        return mirror
+
+    run([1, 2, 3])
+    run([2, 3, 4]).finish()
+    assert [row["train/step"] for row in rows] == [1, 2, 3, 3, 4]
+    assert opened[0]["resume"] == "allow"
+    assert opened[-1] == "finished"
+    assert "epoch/stage3_all_loss" in rows[0]
