@@ -12,7 +12,7 @@ from pipeline.params import parse, plain, read_yaml, yaml_parser
 FOLDER = Path("presets")
 BASE = "quickstart"
 # These are replaced whole: keys of the base would not fit another source.
-REPLACED = {"architecture", "modality_sample_probs"}
+REPLACED = {"architecture", "modality_sample_probs", "final_modality_sample_probs"}
 
 
 def names() -> list[str]:
@@ -45,7 +45,9 @@ def compose(name: str) -> CommentedMap:
 def merge(document: Any, changes: dict[str, Any], place: str) -> None:
     """Put ``changes`` into ``document`` in place, key by key."""
     for key, value in changes.items():
-        if isinstance(value, dict) and key not in REPLACED and isinstance(document.get(key), dict):
+        # A curriculum of other stages takes the place of the base's.
+        other = key == "curriculum" and not value.keys() & document[key].keys()
+        if isinstance(value, dict) and key not in REPLACED and not other and isinstance(document.get(key), dict):
             merge(document[key], value, f"{place}{key}.")
         else:
             document[key] = value
