@@ -350,3 +350,17 @@ def test_without_the_grammar_hardly_anything_parses(model):
 def test_a_folder_without_a_model_is_told(tmp_path, smoke):
     with pytest.raises(UserError, match="holds no language model"):
         CadMllm(tmp_path, smoke.model, GRAMMAR, 0, torch.float32)
+
+
+def test_frozen_weights_in_four_bits_learn_too(llm_folder, smoke):
+    pytest.importorskip("bitsandbytes")
+    exact = CadMllm(llm_folder, smoke.model, GRAMMAR, 0, torch.float32)
+    small = CadMllm(llm_folder, smoke.model, GRAMMAR, 0, torch.bfloat16, "nf4")
+    assert any(type(module).__name__ == "Linear4bit" for module in small.llm.modules())
+    small.set_trainable_params(True, (), "new")
+    batch = collate([Inputs(i.prompt, i.program) for i in inputs(exact)], {})
+    with autocast(small.device, small.dtype):
+        loss = small(batch)
+    loss.backward()
+    assert loss.item() == pytest.approx(exact(batch).item(), rel=0.02)
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in small.lora().values())

@@ -1,0 +1,102 @@
+"""Each path carries information: 32 models learnt by heart from one source alone, and not without it."""
+
+import pytest
+import torch
+from ruamel.yaml import YAML
+
+from pipeline import params
+from pipeline.params import CurriculumStage
+from pipeline.training.batches import TrainingData
+from pipeline.training.curriculum import views_for
+from pipeline.training.loop import Job, Trainer
+from pipeline.training.parallel import Parallel
+from pipeline.training.plan import Example
+from pipeline.training.tracking import StageLog
+from tests.func.conftest import make_project
+
+NUM_MODELS = 32
+LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+@pytest.fixture(scope="module")
+def features(tmp_path_factory):
+    """A project with the features of some 50 parts, and a small language model."""
+    project = make_project(tmp_path_factory.mktemp("learning"))
+    yaml = YAML()
+    path = project.folder / "params.yaml"
+    document = yaml.load(path)
+    document["data"]["synthetic"]["num_models"] = 60
+    document["data"]["split"] = {"validation": 0.1, "test": 0.1}
+    models = document["models"]
+    models["llm"]["architecture"].update(
+        hidden_size=128, intermediate_size=256, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2
+    )
+    models["image_encoder"]["architecture"].update(hidden_size=48, num_hidden_layers=2)
+    models["point_cloud_encoder"]["architecture"].update(width=32, num_latents=7)
+    document["model"]["lora"].update(r=32, alpha=64, target_modules=LINEAR)
+    for projector in document["model"]["projectors"].values():
+        projector["hidden"] = 128
+    yaml.dump(document, path)
+    project.run("dvc", "repro", "models", "features")
+    return project.folder
+
+
+def learn(folder, combination, monkeypatch, scratch, blind=False):
+    """Train on 32 models with different captions; the shares of tokens, and of whole programs, predicted right."""
+    from stages.train import Place, make_model
+
+    monkeypatch.chdir(folder)
+    p = params.load()
+    given = {m: f"data/{f'features/{m}' if m in combination else 'corpus'}" for m in ("point_cloud", "image")}
+    stage = CurriculumStage(
+        init_from="models/llm", **given, modality_sample_probs={combination: 1.0}, epochs=150, lr=5e-3,
+        train_llm=True, text_embeddings="new", train_projectors=True,
+    )  # fmt: skip
+    training = p.training.model_copy(
+        update={
+            "tokens_per_batch": 4096, "max_batch_size": 16, "validate_every_epochs": 1000, "save_every": 10000,
+            "projector_lr_multiplier": 1.0, "vocabulary_lr_multiplier": 1.0, "weight_decay": 0.0,
+        }
+    )  # fmt: skip
+    place = Place("x", 1, stage, {})
+    model = make_model(p, place, torch.device("cpu"))
+    data = TrainingData(folder / "data/corpus", place.features, "train", model.tokenizer, 64, model.notation)
+    first = {row.caption: number for number, row in reversed(list(enumerate(data.rows)))}
+    chosen = sorted(first.values())[:NUM_MODELS]
+    assert len(chosen) == NUM_MODELS
+    data.rows, data.prompts = [data.rows[i] for i in chosen], [data.prompts[i] for i in chosen]
+    if blind:
+        data.prompts = [data.instruction] * NUM_MODELS
+    job = Job(
+        stage=stage, training=training, train=data, validation=data, seed=0, scratch=scratch,
+        parallel=Parallel(training), save_best=lambda *_: None,
+        open_log=lambda kept: StageLog(scratch / "log", kept, scratch / "speed", True, lambda _: None),
+        show=lambda *_: None, say=lambda _: None,
+    )  # fmt: skip
+    Trainer(model, job).train()
+    model.eval()
+    right = total = whole = 0
+    for row in range(NUM_MODELS):
+        views = views_for(2, 2, 0, -1, data.keys[row]) if "image" in combination else ()
+        batch = data.batch([Example(row, combination, views, 0, 0)], model.num_tokens())
+        with torch.no_grad():
+            hidden = model.causal_lm.model(inputs_embeds=model.embed(batch)).last_hidden_state.flatten(0, 1)
+            logits = model.causal_lm.get_output_embeddings()(hidden[batch.loss_positions])
+        hits = logits.argmax(dim=1) == batch.targets
+        right, whole = right + int(hits.sum()), whole + int(hits.all())
+        total += len(batch.targets)
+    return right / total, whole / NUM_MODELS
+
+
+@pytest.mark.parametrize("combination", ["text", "point_cloud", "image"])
+def test_models_are_learnt_by_heart_from_one_source(features, combination, monkeypatch, tmp_path):
+    tokens, programs = learn(features, combination, monkeypatch, tmp_path)
+    assert tokens > 0.99
+    assert programs > 0.8
+
+
+def test_without_any_source_they_are_not(features, monkeypatch, tmp_path):
+    # The first tokens give away the rest, so most tokens are right all the same: whole programs are not.
+    tokens, programs = learn(features, "text", monkeypatch, tmp_path, blind=True)
+    assert tokens < 0.98
+    assert programs < 0.2

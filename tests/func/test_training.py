@@ -1,0 +1,168 @@
+"""Training as users run it: in several processes, with every option of the curriculum, from stage to stage."""
+
+import json
+import shutil
+import signal
+import time
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from pipeline.training.tracking import read_log
+
+FILES = ("adapter_model", "projectors", "vocabulary")
+# Losses of the smoke preset's second stage. A change that is meant to change nothing leaves them as they are.
+GOLDEN = {1: 5.0061, 7: 0.0, 14: 0.0, 21: 0.0}
+
+
+def log(project, stage):
+    return list(read_log(project.folder / f"checkpoints/{stage}/log.jsonl"))
+
+
+def losses(project, stage, event="train"):
+    return {line["step"]: line["loss"] for line in log(project, stage) if line["event"] == event}
+
+
+def tensors(folder):
+    return {
+        f"{name}/{key}": value for name in FILES for key, value in load_file(folder / f"{name}.safetensors").items()
+    }
+
+
+def test_golden_losses(done):
+    found = losses(done, "stage2_text_pc")
+    assert {step: found[step] for step in GOLDEN} == pytest.approx(GOLDEN, rel=1e-4)
+
+
+@pytest.mark.parametrize("distributed", ["ddp", "fsdp2"])
+def test_two_processes_train_as_one(copy, distributed):
+    copy.change("    epochs: 3\n    lr: 1e-3", "    epochs: 8\n    lr: 1e-3")
+    copy.change("distributed: ddp", f"distributed: {distributed}")
+    copy.change("gradient_accumulation_steps: 1", "gradient_accumulation_steps: 3")
+    copy.run("cadmllm", "train", "stage3_all")
+    alone, one = losses(copy, "stage3_all"), losses(copy, "stage3_all", "validation")
+    output = copy.run("cadmllm", "train", "stage3_all", "--nproc", "2")
+    assert "2 processes" in output
+    assert output.count("checkpoint in") == 1
+    together = losses(copy, "stage3_all")
+    assert len(alone) >= 20
+    assert together == pytest.approx(alone, rel=1e-4)
+    for step, found in losses(copy, "stage3_all", "validation").items():
+        assert found == pytest.approx(one[step], rel=1e-4)
+
+
+def test_two_processes_stop_together_and_one_goes_on(copy):
+    copy.change("    epochs: 3\n    lr: 1e-3", "    epochs: 30\n    lr: 1e-3")
+    copy.run("cadmllm", "train", "stage3_all")
+    before = tensors(copy.folder / "checkpoints/stage3_all")
+    process = copy.start("cadmllm", "train", "stage3_all", "--nproc", "2")
+    deadline = time.monotonic() + 120
+    while not list(copy.folder.glob("scratch/train-stage3_all/*/state-*")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    output = process.communicate(timeout=60)[0]
+    assert process.returncode == 130, output
+    assert output.count("Go on with: cadmllm train stage3_all") == 1
+    assert "resuming after step" in copy.run("cadmllm", "train", "stage3_all")
+    for name, value in tensors(copy.folder / "checkpoints/stage3_all").items():
+        np.testing.assert_allclose(value, before[name], rtol=1e-3, atol=1e-4, err_msg=name)
+
+
+def test_every_trained_tensor_is_carried_from_stage_to_stage(done):
+    first, second = losses(done, "stage1_text", "validation"), losses(done, "stage2_text_pc", "validation")
+    third = losses(done, "stage3_all", "validation")
+    assert second[0]["text"] == first[max(first)]["text"]
+    for combination in ("text", "text+point_cloud"):
+        assert third[0][combination] == second[max(second)][combination]
+    before, after = (tensors(done.folder / f"checkpoints/{name}") for name in ("stage1_text", "stage2_text_pc"))
+    assert before.keys() < after.keys()
+    for name, value in before.items():
+        assert not np.array_equal(value, after[name]), name
+        assert np.abs(value - after[name]).max() < 0.2, name  # trained on, not begun anew
+    assert any(np.abs(value).max() > 0 for name, value in before.items() if "lora_B" in name)
+
+
+def test_a_checkpoint_knows_its_ancestors_and_the_best_is_one_too(copy):
+    lineage = json.loads(copy.read("checkpoints/stage3_all/lineage.json"))
+    assert [lineage["stage"], lineage["parent"]["stage"], lineage["parent"]["parent"]["stage"]] == [
+        "stage3_all", "stage2_text_pc", "stage1_text",
+    ]  # fmt: skip
+    shown = copy.run("cadmllm", "checkpoint", "show", "checkpoints/stage3_all")
+    assert "stage1_text, from models/llm" in shown
+    validations = losses(copy, "stage2_text_pc", "validation")
+    best = json.loads(copy.read("checkpoints/stage2_text_pc/best/lineage.json"))["validation"]
+    assert best in list(validations.values())[1:]
+    copy.change("init_from: checkpoints/stage2_text_pc", "init_from: checkpoints/stage2_text_pc/best")
+    copy.run("cadmllm", "train", "stage3_all")
+    assert losses(copy, "stage3_all", "validation")[0]["text"] == best["text"]
+
+
+def test_all_options_of_a_stage_work_together(copy):
+    copy.change("gradient_checkpointing: false", "gradient_checkpointing: true")
+    copy.change("projector_lr_adaptation: 0.0", "projector_lr_adaptation: 0.5")
+    copy.change("validate_every_epochs: 1 ", "validate_every_epochs: 0.5 ")
+    copy.change(
+        "    epochs: 3\n    lr: 1e-3\n    train_llm: true\n    text_embeddings: new",
+        "    epochs: 9\n    lr: 1e-1\n    train_llm: true\n    text_embeddings: all\n"
+        "    early_stopping: {patience: 2, min_epochs: 0.5}\n    modality_dropout: {text: 0.3, image: 0.5}\n"
+        "    final_modality_sample_probs: {text+image: 0.5, text+point_cloud+image: 0.5}",
+    )
+    output = copy.run("cadmllm", "train", "stage3_all")
+    figures = json.loads(copy.read("metrics/train/stage3_all.json"))
+    assert "the stage ends" in output  # a rate that breaks the model
+    assert figures["epochs"] < 9
+    assert figures["best_epoch"] <= figures["epochs"]
+    assert set(figures["projector_lr_factors"]) == {"point_cloud", "image"}
+    assert "image" in figures["intended"]
+    assert sum(figures["intended"].values()) == pytest.approx(1, abs=1e-4)
+    assert sum(figures["combinations"].values()) == pytest.approx(1, abs=1e-4)
+    rates = log(copy, "stage3_all")[1]["learning_rates"]
+    assert rates["projector/image"] / rates["lora"] == pytest.approx(5 * figures["projector_lr_factors"]["image"])
+    rows = load_file(copy.folder / "checkpoints/stage3_all/text_embeddings.safetensors")
+    assert len(rows["ids"]) == len(rows["rows"]) > 10
+    assert "warning: text-only loss is" in output
+    assert "modality_sample_probs" in output
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "rel"),
+    [
+        ("gradient_checkpointing: false", "gradient_checkpointing: true", 1e-5),
+        ("compile: false", "compile: true", 1e-4),
+        ("dtype: float32", "dtype: bfloat16", 0.02),
+        ("dtype: float32", "dtype: float16", 0.02),
+        ("quantization: none", "quantization: nf4", 0.05),
+    ],
+)
+def test_other_ways_to_compute_a_step_give_the_same_losses(copy, old, new, rel):
+    if "compile" in new and shutil.which("g++") is None:
+        pytest.skip("torch.compile needs a C++ compiler on a CPU")
+    before = losses(copy, "stage1_text")
+    copy.change(old, new)
+    copy.run("cadmllm", "train", "stage1_text")
+    assert losses(copy, "stage1_text") == pytest.approx(before, rel=rel)
+
+
+def test_how_fast_it_went_is_logged_apart(done):
+    lines = [json.loads(line) for line in done.read("logs/train/stage3_all.jsonl").splitlines()]
+    assert {"tokens_per_s", "data_wait_share", "matrix_rate_share", "peak_memory_gib"} <= lines[-1].keys()
+    assert all(0 <= line["data_wait_share"] < 1 and line["tokens_per_s"] > 0 for line in lines)
+    assert "tokens_per_s" not in done.read("checkpoints/stage3_all/log.jsonl").decode()
+
+
+def test_a_curriculum_of_one_stage_needs_no_code(copy):
+    text = (copy.folder / "params.yaml").read_text()
+    start, end = text.index("curriculum:\n"), text.index("evaluation:\n")
+    direct = (
+        "curriculum:\n  direct:\n    init_from: models/llm\n    point_cloud: data/features/point_cloud\n"
+        "    image: data/features/image\n    modality_sample_probs: {point_cloud: 0.5, text+image: 0.5}\n    steps: 9\n"
+        "    lr: 1e-3\n    train_llm: true\n    text_embeddings: new\n    train_projectors: [image]\n"
+    )
+    (copy.folder / "params.yaml").write_text(text[:start] + direct + text[end:])
+    output = copy.run("dvc", "repro")
+    assert "train@direct" in output
+    summary = json.loads(copy.read("metrics/summary.json"))
+    assert {"point_cloud", "text+image", "text"} <= set(summary["validation_loss"])
+    assert json.loads(copy.read("metrics/train/direct.json"))["steps"] == 9
+    assert "direct" in copy.read("report/index.html").decode()
