@@ -89,9 +89,15 @@ def verify(
 def show_checkpoint(folder: Annotated[Path, typer.Argument(help="For example checkpoints/stage3_all.")]) -> None:
     """Print what a checkpoint is and what it was made from."""
     from pipeline.training.checkpoint import CONFIG, LINEAGE, read_json
+    from pipeline.training.retention import lineage_chain, text_retention
 
     config, lineage = read_json(folder / CONFIG), read_json(folder / LINEAGE)
-    typer.echo(f"stage         {lineage['stage']}, from {lineage['init_from']}")
+    for number, each in enumerate(lineage_chain(lineage)):
+        typer.echo(f"{'stage' if number == 0 else '':13} {each['stage']}, from {each['init_from']}")
+    losses = ", ".join(f"{name} {loss:.3f}" for name, loss in lineage["validation"].items())
+    retention = text_retention(lineage)
+    kept = "" if retention is None else f" (text-only {retention:.2f} times that of the first stage)"
+    typer.echo(f"validation    {losses}{kept}")
     typer.echo(f"trained for   {', '.join(config['combinations'])}")
     typer.echo(f"vocabulary    {config['bits']} bits")
     for name, entry in config["features"].items():

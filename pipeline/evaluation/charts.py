@@ -8,6 +8,9 @@ COLOURS = {
     "text+point_cloud": "#d1662c",
     "text+image": "#3f9256",
     "text+point_cloud+image": "#8556a5",
+    "point_cloud": "#e0a458",
+    "image": "#7cc08f",
+    "point_cloud+image": "#b79ac8",
 }
 Series = Sequence[tuple[float, float]]
 

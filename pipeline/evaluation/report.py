@@ -9,6 +9,7 @@ from typing import Any
 from pipeline.errors import UserError
 from pipeline.evaluation.charts import line_chart
 from pipeline.params import COMBINATIONS, Params
+from pipeline.training.retention import retention_advice
 
 TEMPLATE = "report.html.j2"
 GALLERY_SIZE = 12
@@ -37,14 +38,13 @@ class StageResult:
 def summary(results: list[StageResult]) -> dict[str, Any]:
     """The figures that experiments are compared by: the last stage's, and text-only retention."""
     last = results[-1].evaluation["combinations"]
-    losses = [r.evaluation["combinations"]["text"]["validation_loss"] for r in results]
     counted = sum(figures["num_models"] for figures in last.values())
     return {
         "validity": sum(figures["valid_rate"] * figures["num_models"] for figures in last.values()) / counted,
         "validation_loss": {name: figures["validation_loss"] for name, figures in last.items()},
         "chamfer_median": {name: figures["chamfer_l1_mean_median"] for name, figures in last.items()},
         "chamfer_bounds": results[-1].evaluation["chamfer_l1_mean_bounds"],
-        "retention_text": losses[-1] / losses[0],
+        "retention_text": results[-1].training["retention_text"],
     }
 
 
@@ -109,6 +109,7 @@ def render(
         corpus=corpus,
         rejects=rejects,
         models=models,
+        forgotten=retention_advice(results[-1].training["retention_text"], params, results[-1].name),
         untrained=[name for name, entry in models.items() if not entry["pretrained"]],
         combinations=COMBINATIONS,
         train_chart=line_chart(

@@ -4,6 +4,7 @@ The position in training is the optimizer step; the plan, the views and the rand
 from it, so a run that was interrupted ends with the weights of one that was not.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -93,6 +94,9 @@ class Trainer:
         self.done = at.step
         self.log = job.open_log(at.log_bytes)
         self.losses, self.tally = RunningLoss(at.sums, model.device), Tally()
+        in_window = self.done % training.log_every  # steps that the next line of the log is about too
+        for step in itertools.islice(self.plan.steps(self.done - in_window), in_window):
+            self.tally.add(step, expected_shares(stage, step.progress))
         self.steps = prefetch(load_steps(self.plan.steps(self.done), job.train, self.num_tokens, parallel))
         self.speed = Speed(model)
 

@@ -42,8 +42,10 @@ def test_features_killed_after_a_shard_go_on_to_the_same_bytes(copy):
 
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_training_killed_between_steps_ends_with_the_same_bytes(copy, signum):
-    before = contents(copy.folder / "checkpoints/stage2_text_pc")
+    copy.change("log_every: 1", "log_every: 3")  # a line of the log is about steps before and after the kill
     command = ("cadmllm", "train", "stage2_text_pc")
+    copy.run(*command)
+    before = contents(copy.folder / "checkpoints/stage2_text_pc")
     output, code = kill_when(copy, command, scratch_has(copy, "train-stage2_text_pc/*/state-*"), signum)
     if signum != signal.SIGKILL:
         assert code == 130

@@ -1,0 +1,323 @@
+"""A training step against a plain loop and against the curriculum document's way: prints one JSON object.
+
+    python benchmarks/training.py [--samples 32] [--rounds 3] [--folder DIR]
+
+SmolLM2-135M with LoRA on real Omni-CAD models, stage 3 (text, points, images), float32, no dropout, in one run:
+
+- ``ours``: steps of ``Trainer`` on the samples in its own order, reading features included.
+- ``plain``: transformers and PEFT as they come: batches in the order of the index, padded to the longest, logits over
+  the language model's whole vocabulary and the CAD tokens at every position, the loss over the CAD tokens (so that it
+  is the same number, which is checked).
+- ``document``: DINOv2-large and Michelangelo in every step, the model's JSON as target, cut at and padded to a fixed
+  length, a sample at a time.
+
+The sides take turns and the medians of their ratios are reported, since machines drift. ``--folder`` keeps the prepared
+features for the next time.
+"""
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from pipeline import params, presets
+from pipeline.device import matrix_flops
+from pipeline.model.cad_mllm import CadMllm
+from pipeline.model.flops import FlopCount
+from pipeline.shards.reader import ShardReader
+from pipeline.training.batches import Inputs, TrainingData, collate
+from pipeline.training.loop import Job, Trainer
+from pipeline.training.parallel import Parallel
+from pipeline.training.plan import Example, padding_share
+from pipeline.training.tracking import StageLog
+from stages.train import Place, make_model
+
+ROOT = Path(__file__).resolve().parents[1]
+REAL = ROOT.parent / "shared" / "omnicad"
+STAGES = ("stage1_text", "stage2_text_pc", "stage3_all")
+CPU = torch.device("cpu")
+
+
+def prepare(folder: Path) -> None:
+    """A project in ``folder`` with the features of the real models; nothing is done twice."""
+    os.environ["PYTHONPATH"] = str(ROOT)
+    (folder / "presets").is_dir() or (folder / "presets").symlink_to(ROOT / "presets")
+    os.chdir(folder)
+    document = presets.compose("omnicad-cpu")
+    document["data"]["path"] = str(REAL)
+    presets.write(document, folder / "params.yaml")
+    commands = ["models", "corpus", "geometry", "features --modality image", "features --modality point_cloud"]
+    outs = ["models", "data/corpus", "data/geometry", "data/features/image", "data/features/point_cloud"]
+    for command, out in zip(commands, outs, strict=True):
+        if not (folder / out).is_dir():
+            subprocess.run([sys.executable, "-m", "stages.cli", *command.split()], check=True, capture_output=True)
+
+
+def set_up(stage: str) -> tuple[params.Params, CadMllm, TrainingData]:
+    """The model of a stage, fresh, and its training split."""
+    p = params.load()
+    place = Place(stage, 1, p.curriculum[stage], {})
+    model = make_model(p, place, CPU)
+    limit = p.model.max_caption_tokens
+    return p, model, TrainingData(Path("data/corpus"), place.features, "train", model.tokenizer, limit, model.notation)
+
+
+def make_trainer(p: params.Params, stage: str, model: CadMllm, data: TrainingData) -> Trainer:
+    """A trainer of the stage as ``cadmllm train`` makes it, in a scratch folder of its own."""
+    scratch = Path(tempfile.mkdtemp())
+    job = Job(
+        stage=p.curriculum[stage],
+        training=p.training,
+        train=data,
+        validation=data,
+        seed=p.seed,
+        scratch=scratch,
+        parallel=Parallel(p.training),
+        save_best=lambda *_: None,
+        open_log=lambda kept: StageLog(scratch / "log", kept, scratch / "speed", True, lambda _: None),
+        show=lambda *_: None,
+        say=lambda _: None,
+    )
+    return Trainer(model, job)
+
+
+def run_ours(p: params.Params, model: CadMllm, data: TrainingData) -> tuple[float, float, float]:
+    """One pass over the samples: seconds, operations, share of the time spent waiting for data."""
+    trainer, count, flops = make_trainer(p, "stage3_all", model, data), FlopCount(model), 0.0
+    started, waited = time.perf_counter(), 0.0
+    for _ in range(trainer.plan.steps_in_epoch[0]):
+        asked = time.perf_counter()
+        step, batches = next(trainer.steps)
+        waited += time.perf_counter() - asked
+        float(trainer.optimize(batches, step.num_targets)[0])
+        flops += sum(count(batch) for batch, _ in batches)
+    seconds = time.perf_counter() - started
+    return seconds, flops, waited / seconds
+
+
+def plain_loss(model: CadMllm, inputs: Sequence[Inputs]) -> Tensor:
+    """Sum of the loss as transformers has it: a mask, every position, every token."""
+    batch = collate(inputs, model.num_tokens())
+    base = model.causal_lm
+    hidden = base.model(
+        inputs_embeds=model.embed(batch), attention_mask=batch.gather_BL.ne(0).long(), use_cache=False
+    ).last_hidden_state
+    head = torch.cat([model.text_embedding.table.weight, base.get_output_embeddings().weight])
+    logits = hidden @ head.T
+    labels = torch.full(batch.gather_BL.shape, -100)
+    labels.view(-1)[batch.loss_positions] = batch.targets
+    known = logits[..., len(model.text_embedding.table.weight) :]
+    return F.cross_entropy(known.flatten(0, 1), labels.flatten(), reduction="sum", ignore_index=-100)
+
+
+def run_plain(model: CadMllm, data: TrainingData, examples: Sequence[Example], batch_size: int) -> float:
+    """One pass over the samples in the order as they come: seconds."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-3)
+    started = time.perf_counter()
+    for first in range(0, len(examples), batch_size):
+        chosen = examples[first : first + batch_size]
+        loss = plain_loss(model, [data.load(example) for example in chosen]) / sum(e.num_targets for e in chosen)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        float(loss)
+    return time.perf_counter() - started
+
+
+def document_encoders() -> tuple[torch.nn.Module, torch.nn.Module]:
+    """Networks of the released sizes with random weights."""
+    from transformers import Dinov2Config, Dinov2Model
+
+    from pipeline.encoders.michelangelo import MichelangeloConfig, MichelangeloEncoder
+
+    large = Dinov2Config(hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, patch_size=14, image_size=518)
+    return Dinov2Model(large).eval(), MichelangeloEncoder(MichelangeloConfig(768, 12, 8, 256)).eval()
+
+
+class DocumentWay:
+    """The document's script: encoders in the step, JSON as text, one length for all."""
+
+    def __init__(self, model: CadMllm, data: TrainingData, num_views: int) -> None:
+        self.model, self.data, self.num_views = model, data, num_views
+        self.images, self.points = document_encoders()
+        self.geometry = ShardReader(Path("data/geometry"), "geometry")
+        width = model.width
+        self.projectors = torch.nn.ModuleList([torch.nn.Linear(1024, width), torch.nn.Linear(768, width)])
+        self.trained = [*model.lora().values(), *self.projectors.parameters()]
+        self.optimizer = torch.optim.AdamW(self.trained, lr=1e-3)
+
+    def json_tokens(self, row: int) -> list[int]:
+        text = (REAL / "json" / f"{self.data.rows[row].id}.json").read_text(encoding="utf-8")
+        text = json.dumps(json.loads(text), separators=(",", ":"))
+        ids: list[int] = self.model.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
+
+    def step(self, row: int, max_length: int) -> float:
+        """One sample: seconds."""
+        started = time.perf_counter()
+        where = self.data.rows[row]
+        cloud = torch.from_numpy(self.geometry.array(where.shard, where.key, "points.npy"))[None]
+        with torch.no_grad():
+            seen = self.images(pixel_values=torch.zeros(self.num_views, 3, 224, 224)).last_hidden_state[:, :1]
+            shape = self.points(cloud)
+        shape = shape if isinstance(shape, Tensor) else shape[0]
+        ids = [*self.data.prompts[row], *self.json_tokens(row)][:max_length]
+        ids += [self.model.tokenizer.eos_token_id] * (max_length - len(ids))
+        table = self.model.text_embedding.table.weight
+        text = F.embedding(torch.tensor(ids), table)
+        parts = [self.projectors[0](seen).flatten(0, 1), self.projectors[1](shape.reshape(-1, 768)), text]
+        embeds = torch.cat(parts)[None]
+        hidden = self.model.causal_lm.model(
+            inputs_embeds=embeds, attention_mask=torch.ones(embeds.shape[:2]), use_cache=False
+        ).last_hidden_state
+        logits = hidden[0, -max_length:] @ table.T
+        loss = F.cross_entropy(logits[:-1], torch.tensor(ids[1:]))
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.trained, 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        float(loss)
+        return time.perf_counter() - started
+
+
+def as_peft_has_it(model: CadMllm) -> None:
+    """Take the fused operations out again."""
+    for module in model.modules():
+        module.__dict__.pop("forward", None)
+
+
+def peak_memory(stage: str, encoders: bool) -> float:
+    """GiB of a few steps of a stage in this process."""
+    p, model, data = set_up(stage)
+    loaded = document_encoders() if encoders else ()
+    trainer = make_trainer(p, stage, model, data)
+    longest = sorted(
+        trainer.plan.steps(), key=lambda s: sum(len(m) * max(e.length for e in m) for m in s.micro_batches)
+    )
+    for step in longest[-2:]:
+        if loaded:
+            with torch.no_grad():
+                loaded[0](pixel_values=torch.zeros(2 * len(step.examples), 3, 224, 224))
+                loaded[1](torch.zeros(len(step.examples), 4096, 6))
+        batches = [(data.batch(micro, model.num_tokens()), 1.0) for micro in step.micro_batches]
+        trainer.optimize(batches, step.num_targets)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20)
+
+
+def in_child(stage: str, encoders: bool) -> float:
+    """``peak_memory`` of a process of its own."""
+    command = [sys.executable, str(Path(__file__).resolve()), "--memory", stage, "--folder", str(Path.cwd())]
+    answer = subprocess.run([*command, *(["--encoders"] * encoders)], check=True, capture_output=True, text=True)
+    return round(float(answer.stdout), 2)
+
+
+def rate(around: Callable[[], Any]) -> tuple[Any, float]:
+    """What a function gives, and the mean of the matrix rate before and after it."""
+    before = matrix_flops(CPU, size=2048)
+    result = around()
+    return result, (before + matrix_flops(CPU, size=2048)) / 2
+
+
+def keep(data: TrainingData, rows: Sequence[int]) -> None:
+    """Leave only these rows in a split."""
+    data.rows, data.prompts = [data.rows[row] for row in rows], [data.prompts[row] for row in rows]
+
+
+def against_plain(p: params.Params, ours: CadMllm, plain: CadMllm, data: TrainingData, rounds: int) -> dict[str, Any]:
+    """Medians over rounds in which both sides take their turn."""
+    plan = make_trainer(p, "stage3_all", ours, data).plan
+    micros = [m for step, _ in zip(plan.steps(), range(plan.steps_in_epoch[0])) for m in step.micro_batches]
+    examples = sorted((e for micro in micros for e in micro), key=lambda e: e.row)
+    batch_size = max(1, round(len(examples) / len(micros)))
+    with torch.no_grad():
+        loaded = [data.load(example) for example in examples[:batch_size]]
+        one, other = float(ours(collate(loaded, ours.num_tokens()))), float(plain_loss(plain, loaded))
+    assert abs(one - other) / other < 1e-3, (one, other)
+    over_plain, fractions, waits, per_sample = [], [], [], []
+    for _ in range(rounds):
+        (seconds, flops, wait), matrix = rate(lambda: run_ours(p, ours, data))
+        over_plain.append(run_plain(plain, data, examples, batch_size) / seconds)
+        fractions.append(flops / seconds / matrix)
+        waits.append(wait)
+        per_sample.append(seconds / len(examples))
+        print(f"ours {seconds:.1f} s, plain {over_plain[-1]:.2f} times as long", file=sys.stderr, flush=True)
+    return {
+        "over_plain": round(statistics.median(over_plain), 2),
+        "gemm_fraction": round(statistics.median(fractions), 3),
+        "data_wait_share": round(statistics.median(waits), 4),
+        "seconds_per_sample": round(statistics.median(per_sample), 3),
+        "batch_size_plain": batch_size,
+        "loss_difference": abs(one - other) / other,
+    }
+
+
+def against_document(
+    p: params.Params, ours: CadMllm, plain: CadMllm, data: TrainingData, rounds: int, max_length: int
+) -> float:
+    """Median over rounds of the seconds of a sample; at 4,096 on models whose JSON fits."""
+    document = DocumentWay(plain, data, p.model.views_per_sample)
+    if max_length >= 4096:
+        keep(data, [row for row in range(len(data.rows)) if len(document.json_tokens(row)) < max_length - 80])
+    ratios = []
+    for number in range(rounds):
+        seconds = run_ours(p, ours, data)[0] / len(data.rows)
+        ratios.append(document.step(number, max_length) / seconds)
+        print(f"document at {max_length}: {ratios[-1]:.1f} times as long", file=sys.stderr, flush=True)
+    return round(statistics.median(ratios), 1)
+
+
+def main(num_samples: int, rounds: int) -> dict[str, Any]:
+    """All figures."""
+    torch.manual_seed(0)
+    p, ours, data = set_up("stage3_all")
+    plain = set_up("stage3_all")[1]
+    as_peft_has_it(plain)
+    plain.set_trainable_params(True, ("point_cloud", "image"), "new")
+    whole = make_trainer(p, "stage3_all", ours, data).plan
+    padding = padding_share([micro for step in whole.steps() for micro in step.micro_batches])
+    chosen = np.random.default_rng(0).permutation(len(data.rows))[:num_samples]
+    keep(data, sorted(chosen.tolist()))
+    return {
+        **against_plain(p, ours, plain, data, rounds),
+        "over_document_1024": against_document(p, ours, plain, data, rounds, 1024),
+        "over_document_4096": against_document(p, ours, plain, data, max(1, rounds - 1), 4096),
+        "padding_share": round(padding, 4),
+        "samples": len(chosen),
+        "peak_memory_gib": {name: in_child(name, False) for name in STAGES},
+        "peak_memory_with_encoders_gib": {name: in_child(name, True) for name in STAGES[1:]},
+    }
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--samples", type=int, default=32)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--folder", type=Path, help="where the prepared features are kept; default: nowhere")
+    parser.add_argument("--memory", choices=STAGES, help=argparse.SUPPRESS)
+    parser.add_argument("--encoders", action="store_true", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if not REAL.is_dir():
+        sys.exit(f"{REAL} is not here: real Omni-CAD models are needed")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = (given.folder or Path(temporary)).resolve()
+        folder.mkdir(parents=True, exist_ok=True)
+        prepare(folder)
+        if given.memory:
+            print(peak_memory(given.memory, given.encoders))
+        else:
+            print(json.dumps(main(given.samples, given.rounds)))
