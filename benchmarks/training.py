@@ -1,6 +1,6 @@
 """A training step against a plain loop and against the curriculum document's way: prints one JSON object.
 
-    python benchmarks/training.py [--samples 32] [--rounds 3] [--folder DIR]
+    python benchmarks/training.py [--samples 64] [--rounds 3] [--folder DIR]
 
 SmolLM2-135M with LoRA on real Omni-CAD models, stage 3 (text, points, images), float32, no dropout, in one run:
 
@@ -18,7 +18,6 @@ features for the next time.
 import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -35,6 +34,7 @@ from torch.nn import functional as F
 
 from pipeline import params, presets
 from pipeline.device import matrix_flops
+from pipeline.device import peak_memory as memory_peak
 from pipeline.model.cad_mllm import CadMllm
 from pipeline.model.flops import FlopCount
 from pipeline.shards.reader import ShardReader
@@ -102,7 +102,7 @@ def run_ours(p: params.Params, model: CadMllm, data: TrainingData) -> tuple[floa
         asked = time.perf_counter()
         step, batches = next(trainer.steps)
         waited += time.perf_counter() - asked
-        float(trainer.optimize(batches, step.num_targets)[0])
+        trainer.optimize(batches, step.num_targets)[0].item()
         flops += sum(count(batch) for batch, _ in batches)
     seconds = time.perf_counter() - started
     return seconds, flops, waited / seconds
@@ -135,7 +135,7 @@ def run_plain(model: CadMllm, data: TrainingData, examples: Sequence[Example], b
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        float(loss)
+        loss.item()
     return time.perf_counter() - started
 
 
@@ -191,7 +191,7 @@ class DocumentWay:
         torch.nn.utils.clip_grad_norm_(self.trained, 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        float(loss)
+        loss.item()
         return time.perf_counter() - started
 
 
@@ -216,7 +216,7 @@ def peak_memory(stage: str, encoders: bool) -> float:
                 loaded[1](torch.zeros(len(step.examples), 4096, 6))
         batches = [(data.batch(micro, model.num_tokens()), 1.0) for micro in step.micro_batches]
         trainer.optimize(batches, step.num_targets)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20)
+    return memory_peak(CPU) / (1 << 30)
 
 
 def in_child(stage: str, encoders: bool) -> float:
@@ -246,7 +246,7 @@ def against_plain(p: params.Params, ours: CadMllm, plain: CadMllm, data: Trainin
     batch_size = max(1, round(len(examples) / len(micros)))
     with torch.no_grad():
         loaded = [data.load(example) for example in examples[:batch_size]]
-        one, other = float(ours(collate(loaded, ours.num_tokens()))), float(plain_loss(plain, loaded))
+        one, other = ours(collate(loaded, ours.num_tokens())).item(), plain_loss(plain, loaded).item()
     assert abs(one - other) / other < 1e-3, (one, other)
     over_plain, fractions, waits, per_sample = [], [], [], []
     for _ in range(rounds):
@@ -305,7 +305,7 @@ def main(num_samples: int, rounds: int) -> dict[str, Any]:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--samples", type=int, default=32)
+    parser.add_argument("--samples", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--folder", type=Path, help="where the prepared features are kept; default: nowhere")
     parser.add_argument("--memory", choices=STAGES, help=argparse.SUPPRESS)

@@ -3,6 +3,7 @@
 import resource
 import time
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -45,4 +46,8 @@ def peak_memory(device: torch.device) -> int:
     """Most bytes that were in use: of the GPU, or of this process."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    try:
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
+        return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+    except (OSError, IndexError):  # getrusage counts what the parent had before it started this process
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
