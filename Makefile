@@ -12,7 +12,7 @@ repro: doctor
 	@echo "The report is report/index.html; the figures: dvc metrics show"
 
 test: machine
-	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 unit: $(READY)
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest tests/unit
