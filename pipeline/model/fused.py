@@ -83,7 +83,10 @@ def _flat(x: Tensor, weight: Tensor) -> Tensor:
     return x.reshape(-1, x.shape[-1]).to(weight.dtype)
 
 
-def _lora_forward(self: Any, x: Tensor) -> Tensor:
+def _lora_forward(self: Any, x: Tensor, *args: Any, **options: Any) -> Tensor:
+    if self.merged or self.disable_adapters:
+        plain: Tensor = type(self).forward(self, x, *args, **options)
+        return plain
     weight, a, b = self.base_layer.weight, self.lora_A["default"].weight, self.lora_B["default"].weight
     with torch.autocast(x.device.type, enabled=False):
         out: Tensor = _LoraLinear.apply(  # type: ignore[no-untyped-call]

@@ -64,7 +64,7 @@ def save_checkpoint(
         lineage: what it was made from, by sha256.
     """
     model.llm.peft_config["default"].save_pretrained(str(folder))
-    adapter_config = read_json(folder / ADAPTER_CONFIG)
+    adapter_config = read_json(folder / ADAPTER_CONFIG) | {"inference_mode": True}  # as PEFT itself saves it
     adapter_config["target_modules"] = sorted(
         adapter_config["target_modules"]
     )  # a set: its order is a matter of chance

@@ -82,6 +82,17 @@ def test_fused_operations_give_the_same_numbers_and_gradients(changes):
         torch.testing.assert_close(value, grads_fused[name], rtol=1e-4, atol=1e-7, msg=name)
 
 
+def test_adapters_can_still_be_switched_off_and_merged():
+    plain, fused = small_llama(), small_llama()
+    fuse(fused)
+    x = torch.randn(1, 5, 32)
+    with torch.no_grad():
+        with plain.disable_adapter(), fused.disable_adapter():
+            torch.testing.assert_close(plain(inputs_embeds=x).logits, fused(inputs_embeds=x).logits)
+        before = fused(inputs_embeds=x).logits
+        torch.testing.assert_close(fused.merge_and_unload()(inputs_embeds=x).logits, before)
+
+
 def test_lora_with_dropout_stays_as_peft_has_it():
     base = LlamaForCausalLM(LlamaConfig(vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1,
                                         num_attention_heads=1))  # fmt: skip
