@@ -36,20 +36,20 @@ class TextEmbedding(nn.Module):
         return self.table.embedding_dim
 
     def trained_ids(self) -> Tensor:
-        """Token ids of the rows, in their order."""
-        ids = torch.nonzero(self.slots >= 0).flatten()
-        return ids[self.slots[ids].argsort()]
+        """Token ids of the rows: ascending, whatever was freed first."""
+        return torch.nonzero(self.slots >= 0).flatten()
 
     def free(self, ids: Iterable[int]) -> None:
         """Make rows of these tokens too; a new one starts as it is in the table."""
-        known = self.trained_ids().tolist()
-        added = sorted(set(ids) - set(known))
-        if not added:
+        known = self.trained_ids()
+        wanted = torch.tensor(sorted({*known.tolist(), *ids}), dtype=torch.long, device=known.device)
+        if len(wanted) == len(known):
             return
-        device = self.table.weight.device
-        new = self.table.weight[torch.tensor(added, dtype=torch.long, device=device)].detach().float()
-        self.rows = nn.Parameter(new if self.rows is None else torch.cat([self.rows.detach(), new]))
-        self.slots[torch.tensor([*known, *added], device=device)] = torch.arange(len(self.rows), device=device)
+        rows = self.table.weight[wanted].detach().float()
+        self.slots[wanted] = torch.arange(len(wanted), device=known.device)
+        if self.rows is not None:
+            rows[self.slots[known]] = self.rows.detach()
+        self.rows = nn.Parameter(rows)
 
     def forward(self, ids: Tensor) -> Tensor:
         frozen: Tensor = self.table(ids)

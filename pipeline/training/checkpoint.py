@@ -160,6 +160,8 @@ def load_trained(model: CadMllm, files: TensorFiles, place: Path) -> None:
         model.text_embedding.free(files[TEXT_EMBEDDINGS]["ids"].tolist())
     for name, own in trained_tensors(model).items():
         check_fit(own, files[name], str(place / name), "the model")
+        if "ids" in own and not torch.equal(own["ids"], files[name]["ids"]):
+            raise UserError(f"{place / name} has rows of other tokens than the model")
     set_peft_model_state_dict(model.llm, files[ADAPTER])
     if files[PROJECTORS]:
         model.projectors.load_state_dict(files[PROJECTORS])

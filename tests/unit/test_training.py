@@ -119,10 +119,16 @@ def test_text_rows_are_trained_in_place_of_the_table(model):  # noqa: F811
     table = embedding.table.weight.clone()
     embedding.free([7, 3])
     embedding.free([5, 3])
-    assert embedding.trained_ids().tolist() == [3, 7, 5]
+    assert embedding.trained_ids().tolist() == [3, 5, 7]
+    with torch.no_grad():
+        embedding.rows[2] = 9.0
+    embedding.free([4])
+    assert embedding(torch.tensor([7, 4])).tolist() == [[9.0] * 4, table[4].tolist()]
+    with torch.no_grad():
+        embedding.rows[3] = table[7]
     torch.testing.assert_close(embedding(torch.arange(10)), table)
     embedding(torch.tensor([[3, 5, 9]])).sum().backward()
-    assert embedding.rows.grad.sum(dim=1).tolist() == [4, 0, 4]
+    assert embedding.rows.grad.sum(dim=1).tolist() == [4, 0, 4, 0]
     assert embedding.table.weight.grad is None
 
 
