@@ -40,8 +40,9 @@ from pipeline.model.flops import FlopCount
 from pipeline.shards.reader import ShardReader
 from pipeline.training.batches import Inputs, TrainingData, collate
 from pipeline.training.loop import Job, Trainer
+from pipeline.training.meters import Tally
 from pipeline.training.parallel import Parallel
-from pipeline.training.plan import Example, padding_share
+from pipeline.training.plan import Example
 from pipeline.training.tracking import StageLog
 from stages.train import Place, make_model
 
@@ -289,14 +290,16 @@ def main(num_samples: int, rounds: int) -> dict[str, Any]:
     as_peft_has_it(plain)
     plain.set_trainable_params(True, ("point_cloud", "image"), "new")
     whole = make_trainer(p, "stage3_all", ours, data).plan
-    padding = padding_share([micro for step in whole.steps() for micro in step.micro_batches])
+    shown = Tally()
+    for step in whole.steps():
+        shown.add(step, {})
     chosen = np.random.default_rng(0).permutation(len(data.rows))[:num_samples]
     keep(data, sorted(chosen.tolist()))
     return {
         **against_plain(p, ours, plain, data, rounds),
         "over_document_1024": against_document(p, ours, plain, data, rounds, 1024),
         "over_document_4096": against_document(p, ours, plain, data, max(1, rounds - 1), 4096),
-        "padding_share": round(padding, 4),
+        "padding_share": shown.shares()["padding_share"],
         "samples": len(chosen),
         "peak_memory_gib": {name: in_child(name, False) for name in STAGES},
         "peak_memory_with_encoders_gib": {name: in_child(name, True) for name in STAGES[1:]},

@@ -2,6 +2,7 @@
 
 import resource
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -29,17 +30,23 @@ def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager
     return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)
 
 
-def matrix_flops(device: torch.device, dtype: torch.dtype = torch.float32, size: int = 1024) -> float:
-    """Operations per second of a square matrix product: the best of five, which is what a step is compared with."""
-    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+@torch.inference_mode()
+def fastest_s(work: Callable[[], object], device: torch.device, runs: int = 3) -> float:
+    """Seconds that some work takes: the fastest of so many runs after one to warm up."""
     times = []
-    for _ in range(6):
+    for _ in range(runs + 1):
         started = time.perf_counter()
-        a @ b
+        work()
         if device.type == "cuda":
             torch.cuda.synchronize()
         times.append(time.perf_counter() - started)
-    return 2 * size**3 / min(times[1:])
+    return min(times[1:])
+
+
+def matrix_flops(device: torch.device, dtype: torch.dtype = torch.float32, size: int = 1024) -> float:
+    """Operations per second of a square matrix product: what a training step is compared with."""
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    return 2 * size**3 / fastest_s(lambda: a @ b, device, runs=5)
 
 
 def peak_memory(device: torch.device) -> int:

@@ -1,23 +1,20 @@
 """``params.yaml`` as frozen models. Every key is documented here; unknown keys and impossible values are errors."""
 
 import os
-from io import StringIO
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from pipeline.errors import UserError
+from pipeline.yaml_files import plain, read_yaml
 
 PARAMS_FILE = Path("params.yaml")
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
 MODALITIES = ("text", "point_cloud", "image")
 Encoded = Literal["point_cloud", "image"]  # modalities that come as features of an encoder
-Combination = str  # modalities joined by "+", in the order of MODALITIES
-COMBINATIONS: tuple[Combination, ...] = (
+COMBINATIONS = (  # modalities joined by "+", in the order of MODALITIES
     "text",
     "text+point_cloud",
     "text+image",
@@ -26,7 +23,7 @@ COMBINATIONS: tuple[Combination, ...] = (
     "image",
     "point_cloud+image",
 )
-Probabilities = dict[Combination, Fraction]
+Probabilities = dict[str, Fraction]
 
 
 class Section(BaseModel):
@@ -285,20 +282,23 @@ class CurriculumStage(Section):
         return self.train_projectors
 
     @property
-    def combinations(self) -> tuple[Combination, ...]:
+    def combinations(self) -> tuple[str, ...]:
         """Combinations that are asked of the model: all with text that it knows, and those without that were shown."""
         given = {*self.modality_sample_probs, *(self.final_modality_sample_probs or ())}
+        without_text = self.modality_dropout.get("text", 0) > 0
         return tuple(
-            c for c in COMBINATIONS if c in given or ("text" in c and set(c.split("+")) <= set(self.modalities))
+            c
+            for c in COMBINATIONS
+            if c in given or (("text" in c or without_text) and set(c.split("+")) <= set(self.modalities))
         )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         for name in ("modality_sample_probs", "final_modality_sample_probs"):
-            for combination in getattr(self, name) or ():
+            given = getattr(self, name)
+            for combination in given or ():
                 if combination not in COMBINATIONS:
                     raise ValueError(f"{name}.{combination}: one of {', '.join(COMBINATIONS)}")
-            given = getattr(self, name)
             if given is not None and abs(sum(given.values()) - 1) > 1e-6:
                 raise ValueError(f"{name} add up to {sum(given.values()):g}, not 1")
         if (self.epochs is None) == (self.steps is None):
@@ -366,32 +366,6 @@ class Params(Section):
         return self
 
 
-def yaml_parser() -> YAML:
-    """YAML 1.2 as DVC reads it (``1e-4`` is a number), keeping comments."""
-    yaml = YAML(typ="rt")
-    yaml.width = 120
-    yaml.representer.add_representer(type(None), lambda r, _: r.represent_scalar("tag:yaml.org,2002:null", "null"))
-    yaml.indent(mapping=2, sequence=4, offset=2)
-    return yaml
-
-
-def read_yaml(path: Path) -> Any:
-    """A YAML file with its comments.
-
-    Raises:
-        UserError: it is missing or is not YAML.
-    """
-    try:
-        return yaml_parser().load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(
-            f"{path} is not here ({Path.cwd()}); run in the project's folder, or choose a preset with "
-            "`cadmllm preset use NAME`"
-        ) from error
-    except (YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
-
-
 def load(path: Path = PARAMS_FILE) -> Params:
     """Read and check params.yaml.
 
@@ -416,13 +390,6 @@ def parse(document: Any, name: str) -> Params:
                 message += f" (got {fault['input']!r})"
             lines.append(f"  {key}: {message}")
         raise UserError(f"{name} has {len(lines)} fault{'s' * (len(lines) > 1)}:\n" + "\n".join(lines)) from error
-
-
-def plain(document: Any) -> Any:
-    """ruamel's commented containers as plain ones."""
-    stream = StringIO()
-    yaml_parser().dump(document, stream)
-    return YAML(typ="safe", pure=True).load(stream.getvalue())
 
 
 def num_workers() -> int:

@@ -7,7 +7,8 @@ from ruamel.yaml.comments import CommentedMap
 
 from pipeline.atomic import atomic_open
 from pipeline.errors import UserError
-from pipeline.params import parse, plain, read_yaml, yaml_parser
+from pipeline.params import parse
+from pipeline.yaml_files import plain, read_yaml, yaml_parser
 
 FOLDER = Path("presets")
 BASE = "quickstart"

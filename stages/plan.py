@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline import params
+from pipeline import params, yaml_files
 from pipeline.shards.manifest import Manifest
 from stages.runner import CORPUS, command
 
@@ -31,7 +31,7 @@ def plan(
     from pipeline.planning.plan import plan as make_plan
     from pipeline.planning.sizes import OMNICAD_MODELS
 
-    p = params.load() if preset is None else params.parse(params.plain(presets.compose(preset)), f"preset {preset}")
+    p = params.load() if preset is None else params.parse(yaml_files.plain(presets.compose(preset)), f"preset {preset}")
     device, workers = choose_device("auto"), params.num_workers()
     counts = None
     if models is None and preset is None and (CORPUS / "manifest.json").is_file():

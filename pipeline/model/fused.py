@@ -1,7 +1,8 @@
 """The parts of a decoder layer whose weights are frozen, as single operations with gradients written out.
 
 Autograd keeps what a frozen matrix does not need and walks over each activation several times; written out, a step with
-LoRA takes some 5 % less time on a CPU and 15 % less memory, and gives the same numbers up to rounding.
+LoRA takes a little less time on a CPU and a sixth less memory (SmolLM2-135M: 2.7 to 2.2 GiB), and gives the same
+numbers up to rounding.
 
 Shapes: N positions, D and O widths in and out, R the rank of LoRA, H the width inside the MLP.
 """

@@ -15,7 +15,7 @@ from pipeline.data.corpus import make_synthetic_zip
 from pipeline.data.dataset import Entry, open_dataset
 from pipeline.data.draw import DrawTask, draw
 from pipeline.data.prepare import PrepareTask, prepare
-from pipeline.device import matrix_flops
+from pipeline.device import fastest_s, matrix_flops
 from pipeline.encoders.michelangelo import MichelangeloConfig, MichelangeloEncoder
 from pipeline.errors import UserError
 from pipeline.params import Params
@@ -120,19 +120,6 @@ def _timed_draw(
     return [answer for answer in answers if not isinstance(answer, Failure)], seconds
 
 
-@torch.inference_mode()
-def _seconds(work: Callable[[], object], device: torch.device) -> float:
-    """The faster of three runs after one to warm up."""
-    times = []
-    for _ in range(4):
-        started = time.perf_counter()
-        work()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - started)
-    return min(times[1:])
-
-
 def _by_layers(seconds: Callable[[int], float], num_layers: int) -> float:
     """Time of all layers from that of one and of two."""
     one, two = seconds(1), seconds(2)
@@ -158,7 +145,7 @@ def _image_seconds(p: Params, device: torch.device) -> float:
             image_size=grid * patch,
         )
         model = Dinov2Model(config).eval().to(device)
-        return _seconds(lambda: model(pixel_values=pixels), device) / views
+        return fastest_s(lambda: model(pixel_values=pixels), device) / views
 
     return _by_layers(seconds, layers)
 
@@ -170,6 +157,6 @@ def _points_seconds(p: Params, device: torch.device) -> float:
     def seconds(num_layers: int) -> float:
         sized = MichelangeloConfig(config.width, config.num_heads, num_layers, config.num_latents)
         encoder = MichelangeloEncoder(sized).eval().to(device)
-        return _seconds(lambda: encoder(cloud), device)
+        return fastest_s(lambda: encoder(cloud), device)
 
     return _by_layers(seconds, config.num_layers)

@@ -168,11 +168,12 @@ class Trainer:
                 learning_rates=rates,
                 grad_norm=float(grad_norm),
                 num_targets=num_targets,
-                **self.tally.take_window(),
+                **self.tally.shares(),
             )
+            self.tally = Tally()
             if not math.isfinite(loss):
                 raise UserError(f"the loss is {loss} at step {done}; lower curriculum.*.lr, or train in bfloat16")
-            pace = self.speed.take(self.job.parallel)
+            pace = self.speed.take()
             self.log.write_speed(done, **pace)
             self.job.show(done, num_steps, f"loss {loss:.3f}, {pace['tokens_per_s']:.0f} tokens/s")
         if step.ends_epoch:
@@ -233,7 +234,9 @@ class Trainer:
             "best_objective": best[1],
             "best_epoch": best[0],
             "projector_lr_factors": self.factors,
-            **shown.figures(),
+            "samples_shown": shown.samples,
+            "target_tokens": shown.targets,
+            **shown.shares(),
         }
 
 

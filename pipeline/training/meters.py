@@ -1,7 +1,7 @@
 """What is counted while a stage trains: loss over target tokens, what was shown, and how fast it went."""
 
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -12,7 +12,6 @@ from torch import Tensor
 from pipeline.device import matrix_flops, peak_memory
 from pipeline.model.cad_mllm import Batch, CadMllm
 from pipeline.model.flops import FlopCount
-from pipeline.training.parallel import Parallel
 from pipeline.training.plan import Step
 
 GIB = 1 << 30
@@ -45,29 +44,12 @@ class RunningLoss:
 
 
 class Tally:
-    """What was shown, next to what was meant to be, since the last line of the log and in all."""
+    """What was shown, next to what was meant to be."""
 
-    def __init__(self) -> None:
-        self._window, self._all = _Count(), _Count()
-
-    def add(self, step: Step, expected: Mapping[str, float]) -> None:
-        for count in (self._window, self._all):
-            count.add(step, expected)
-
-    def take_window(self) -> dict[str, Any]:
-        """Padding share, realised and intended shares of combinations; begins anew."""
-        count, self._window = self._window, _Count()
-        return count.shares()
-
-    def figures(self) -> dict[str, Any]:
-        return {"samples_shown": self._all.samples, "target_tokens": self._all.targets, **self._all.shares()}
-
-
-class _Count:
     def __init__(self) -> None:
         self.samples = self.targets = self.filled = self.positions = 0
-        self.shown: Counter[str] = Counter()
-        self.meant: Counter[str] = Counter()
+        self.shown: defaultdict[str, float] = defaultdict(float)
+        self.meant: defaultdict[str, float] = defaultdict(float)
 
     def add(self, step: Step, expected: Mapping[str, float]) -> None:
         examples = step.examples
@@ -75,12 +57,15 @@ class _Count:
         self.targets += step.num_targets
         self.filled += sum(e.length for e in examples)
         self.positions += sum(len(micro) * max(e.length for e in micro) for micro in step.micro_batches)
-        self.shown.update(e.combination for e in examples)
+        for example in examples:
+            self.shown[example.combination] += 1
         for combination, share in expected.items():
-            self.meant[combination] += share * len(examples)  # type: ignore[assignment]
+            self.meant[combination] += share * len(examples)
 
     def shares(self) -> dict[str, Any]:
-        def of(counts: Counter[str]) -> dict[str, float]:
+        """Of padding among all positions; of each combination among samples, as shown and as meant."""
+
+        def of(counts: Mapping[str, float]) -> dict[str, float]:
             return {name: round(counts[name] / self.samples, 6) for name in sorted(counts)}
 
         return {
@@ -91,7 +76,7 @@ class _Count:
 
 
 class Speed:
-    """Tokens per second, the share of time spent waiting for data, and of the machine's matrix rate that is reached."""
+    """How fast this process is: tokens per second, time spent waiting for data, share of the matrix rate."""
 
     def __init__(self, model: CadMllm) -> None:
         self._count, self._device = FlopCount(model), model.device
@@ -121,16 +106,16 @@ class Speed:
         for pace in (self._window, self._all):
             pace.started += time.perf_counter() - started
 
-    def take(self, parallel: Parallel) -> dict[str, float]:
-        """Of all processes, since it was last taken; begins anew."""
+    def take(self) -> dict[str, float]:
+        """Since it was last taken; begins anew."""
         window, self._window = self._window, _Pace()
-        return self._figures(window, parallel.size)
+        return self._figures(window)
 
-    def _figures(self, pace: "_Pace", processes: int = 1) -> dict[str, float]:
+    def _figures(self, pace: "_Pace") -> dict[str, float]:
         elapsed = max(1e-9, time.perf_counter() - pace.started)
         return {
-            "tokens_per_s": round(processes * pace.tokens / elapsed, 3),
-            "samples_per_s": round(processes * pace.samples / elapsed, 4),
+            "tokens_per_s": round(pace.tokens / elapsed, 3),
+            "samples_per_s": round(pace.samples / elapsed, 4),
             "data_wait_share": round(pace.waited / elapsed, 5),
             "matrix_rate_share": round(pace.flops / elapsed / self._peak, 4),
             "peak_memory_gib": round(peak_memory(self._device) / GIB, 3),

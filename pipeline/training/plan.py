@@ -6,7 +6,6 @@ Samples are shuffled, then grouped by length within windows, so that padding sta
 import itertools
 import math
 import random
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -15,7 +14,7 @@ from pipeline.params import CurriculumStage, Training
 from pipeline.training.curriculum import combination_for, uniform, views_for
 
 WINDOW = 64  # micro-batches that are grouped by length together
-BATCH_COST = 0.04
+BATCH_COST = 0.04  # of a micro-batch, as a share of the budget
 SCHEDULE_WINDOWS = 8  # at least, in an epoch whose probabilities shift: a window has one set of probabilities
 
 
@@ -186,7 +185,7 @@ def pack(examples: Sequence[Example], tokens_per_batch: int, max_batch_size: int
     """Cut a list sorted by length into batches whose rectangle stays within the budget (one sample always fits).
 
     Of all cuts the one that costs least: positions, padding included, and for each batch as much as BATCH_COST of the
-    budget, which is what its weights cost to read. (Filling one batch after the other pads half as much again.)
+    budget, which is what its weights cost to read.
     """
     cost, begins = [0.0], [0]
     for end, example in enumerate(examples, start=1):
@@ -214,16 +213,3 @@ def share(micro_batches: Sequence[MicroBatch], rank: int, num_ranks: int) -> lis
         rest = sorted(itertools.chain.from_iterable(micro_batches[whole:]), key=lambda e: (e.length, e.row))
         mine.append(rest[rank::num_ranks])
     return mine
-
-
-def padding_share(batches: Sequence[MicroBatch]) -> float:
-    """The part of all positions that is padding."""
-    filled = sum(example.length for batch in batches for example in batch)
-    total = sum(len(batch) * max((example.length for example in batch), default=0) for batch in batches)
-    return 1 - filled / total if total else 0.0
-
-
-def combination_shares(examples: Sequence[Example]) -> dict[str, float]:
-    """How often each combination was shown."""
-    counts = Counter(example.combination for example in examples)
-    return {name: counts[name] / len(examples) for name in sorted(counts)}

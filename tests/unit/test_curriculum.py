@@ -18,7 +18,8 @@ from pipeline.training.curriculum import (
     views_for,
     without,
 )
-from pipeline.training.plan import Lengths, StagePlan, combination_shares, padding_share, share
+from pipeline.training.meters import Tally
+from pipeline.training.plan import Lengths, StagePlan, share
 
 PARAMS = params.load(Path(__file__).resolve().parents[2] / "presets" / "quickstart.yaml")
 STAGE = PARAMS.curriculum["stage3_all"]
@@ -34,6 +35,13 @@ def stage(**changes) -> CurriculumStage:
 
 def planned(chosen=STAGE, keys=KEYS, lengths=LENGTHS, **training):
     return StagePlan(keys, lengths, chosen, PARAMS.training.model_copy(update=training), (8, 2), 0)
+
+
+def tallied(steps):
+    tally = Tally()
+    for step in steps:
+        tally.add(step, {})
+    return tally.shares()
 
 
 def micro_batches(plan):
@@ -79,7 +87,7 @@ def test_scheduled_probabilities_shift_within_the_stage_also_within_one_epoch():
     assert probabilities(shifting, 0.25) == {"text": 0.75, "text+image": 0.25}
     steps = list(planned(shifting).steps())
     quarters = [steps[i * len(steps) // 4 : (i + 1) * len(steps) // 4] for i in range(4)]
-    shares = [combination_shares([e for s in q for e in s.examples]).get("text+image", 0) for q in quarters]
+    shares = [tallied(quarter)["combinations"].get("text+image", 0) for quarter in quarters]
     assert all(a < b for a, b in itertools.pairwise(shares))
     assert shares[0] < 0.25
     assert shares[3] > 0.7
@@ -91,7 +99,7 @@ def test_an_epoch_shows_every_sample_once_within_the_budget_with_little_padding(
     assert sorted(example.row for batch in batches for example in batch) == list(range(3000))
     assert all(len(b) * max(e.length for e in b) <= PARAMS.training.tokens_per_batch for b in batches)
     assert all(len(e.views) == (2 if "image" in e.combination else 0) for b in batches for e in b)
-    assert padding_share(batches) < 0.05
+    assert tallied(planned().steps())["padding_share"] < 0.05
 
 
 def test_a_plan_repeats_exactly_and_steps_stay_within_epochs():

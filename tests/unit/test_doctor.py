@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from pipeline import params, presets
+from pipeline import params, presets, yaml_files
 from stages import doctor
 from stages.cli import app
 
@@ -25,7 +25,7 @@ def test_missing_libraries_come_with_one_command(monkeypatch):
 
 
 def faults(preset, memory=24, gpu=0):
-    document = params.plain(presets.compose(preset))
+    document = yaml_files.plain(presets.compose(preset))
     return doctor.fit(params.parse(document, preset), memory * GIB, gpu * GIB)
 
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 from transformers import GenerationConfig, LogitsProcessorList
 
-from pipeline import params
+from pipeline import params, yaml_files
 from pipeline.cad import synthesis
 from pipeline.cad.codec import Codec
 from pipeline.cad.grammar import Grammar
@@ -46,7 +46,7 @@ def _compose():
     before = Path.cwd()
     os.chdir(ROOT)
     try:
-        return params.plain(presets.compose("smoke"))
+        return yaml_files.plain(presets.compose("smoke"))
     finally:
         os.chdir(before)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from pipeline import params, presets
+from pipeline import params, presets, yaml_files
 from pipeline.errors import UserError
 from stages.cli import app
 
@@ -20,7 +20,7 @@ def _in_project(monkeypatch):
 
 
 def document():
-    return params.plain(params.read_yaml(ROOT / "presets" / "quickstart.yaml"))
+    return yaml_files.plain(yaml_files.read_yaml(ROOT / "presets" / "quickstart.yaml"))
 
 
 def test_the_committed_params_are_the_quickstart_preset():
@@ -29,7 +29,7 @@ def test_the_committed_params_are_the_quickstart_preset():
 
 @pytest.mark.parametrize("name", presets.names() if Path("presets").is_dir() else [])
 def test_every_preset_is_valid_and_says_its_name(name):
-    composed = params.plain(presets.compose(name))
+    composed = yaml_files.plain(presets.compose(name))
     assert composed["preset"] == name
     assert params.parse(composed, name).preset == name
 
@@ -105,6 +105,9 @@ def test_every_stage_knows_what_can_be_asked_of_it():
     assert curriculum["stage1_text"].combinations == ("text",)
     assert curriculum["stage2_text_pc"].combinations == ("text", "text+point_cloud")
     assert curriculum["stage3_all"].combinations == params.COMBINATIONS[:4]
+    dropping = document()
+    dropping["curriculum"]["stage3_all"]["modality_dropout"] = {"text": 0.1}
+    assert params.parse(dropping, "x").curriculum["stage3_all"].combinations == params.COMBINATIONS
     document_ = document()
     document_["curriculum"]["stage3_all"]["modality_sample_probs"] = {"point_cloud": 0.5, "image": 0.5}
     assert params.parse(document_, "x").curriculum["stage3_all"].combinations == ("point_cloud", "image")

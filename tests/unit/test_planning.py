@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pipeline import params, presets
+from pipeline import params, presets, yaml_files
 from pipeline.errors import UserError
 from pipeline.params import Model
 from pipeline.planning.measure import Rates
@@ -34,7 +34,7 @@ def test_the_size_of_feature_shards_is_exact(tmp_path, dtype, shape, number):
 
 @pytest.mark.parametrize("name", presets.names())
 def test_every_preset_can_be_planned(name):
-    p = params.parse(params.plain(presets.compose(name)), name)
+    p = params.parse(yaml_files.plain(presets.compose(name)), name)
     counts = shard_counts(p, 1000)
     assert sum(counts) == 1000
     assert max(counts) <= p.data.shard_size
@@ -48,7 +48,7 @@ def test_every_preset_can_be_planned(name):
 
 
 def test_shapes_follow_the_settings():
-    p = params.parse(params.plain(presets.compose("single-gpu")), "single-gpu")
+    p = params.parse(yaml_files.plain(presets.compose("single-gpu")), "single-gpu")
     assert image_shape(p) == (8, 16, 768)
     assert image_shape(p, pool=16, views=2) == (2, 1, 768)
     assert points_shape(p) == (257, 768)
