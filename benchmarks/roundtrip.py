@@ -18,13 +18,13 @@ import numpy as np
 
 from pipeline.cad import kernel, omnicad
 from pipeline.cad.codec import Codec
+from pipeline.cad.distances import chamfer
 from pipeline.cad.mesh import Mesh, Surface, volumetric_iou, watertight
 from pipeline.cad.program import Frame
 from pipeline.cad.sampling import sample_surface
 from pipeline.cad.sandbox import Failure, Sandbox, cores
 from pipeline.data.dataset import open_dataset
 from pipeline.errors import RejectError
-from pipeline.evaluation.geometry import chamfer
 from pipeline.params import load
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -35,7 +35,7 @@ from torch.nn import functional as F
 from pipeline import params, presets
 from pipeline.device import matrix_flops
 from pipeline.device import peak_memory as memory_peak
-from pipeline.model.cad_mllm import CadMllm
+from pipeline.model.cad_mllm import CadMllmModel
 from pipeline.model.flops import FlopCount
 from pipeline.shards.reader import ShardReader
 from pipeline.training.batches import Inputs, TrainingData, collate
@@ -67,7 +67,7 @@ def prepare(folder: Path) -> None:
             subprocess.run([sys.executable, "-m", "stages.cli", *command.split()], check=True, capture_output=True)
 
 
-def set_up(stage: str) -> tuple[params.Params, CadMllm, TrainingData]:
+def set_up(stage: str) -> tuple[params.Params, CadMllmModel, TrainingData]:
     """The model of a stage, fresh, and its training split."""
     p = params.load()
     place = Place(stage, 1, p.curriculum[stage], {})
@@ -76,7 +76,7 @@ def set_up(stage: str) -> tuple[params.Params, CadMllm, TrainingData]:
     return p, model, TrainingData(Path("data/corpus"), place.features, "train", model.tokenizer, limit, model.notation)
 
 
-def make_trainer(p: params.Params, stage: str, model: CadMllm, data: TrainingData) -> Trainer:
+def make_trainer(p: params.Params, stage: str, model: CadMllmModel, data: TrainingData) -> Trainer:
     """A trainer of the stage as ``cadmllm train`` makes it, in a scratch folder of its own."""
     scratch = Path(tempfile.mkdtemp())
     job = Job(
@@ -95,7 +95,7 @@ def make_trainer(p: params.Params, stage: str, model: CadMllm, data: TrainingDat
     return Trainer(model, job)
 
 
-def run_ours(p: params.Params, model: CadMllm, data: TrainingData) -> tuple[float, float, float]:
+def run_ours(p: params.Params, model: CadMllmModel, data: TrainingData) -> tuple[float, float, float]:
     """One pass over the samples: seconds, operations, share of the time spent waiting for data."""
     trainer, count, flops = make_trainer(p, "stage3_all", model, data), FlopCount(model), 0.0
     started, waited = time.perf_counter(), 0.0
@@ -109,7 +109,7 @@ def run_ours(p: params.Params, model: CadMllm, data: TrainingData) -> tuple[floa
     return seconds, flops, waited / seconds
 
 
-def plain_loss(model: CadMllm, inputs: Sequence[Inputs]) -> Tensor:
+def plain_loss(model: CadMllmModel, inputs: Sequence[Inputs]) -> Tensor:
     """Sum of the loss as transformers has it: a mask, every position, every token."""
     batch = collate(inputs, model.num_tokens())
     base = model.causal_lm
@@ -124,7 +124,7 @@ def plain_loss(model: CadMllm, inputs: Sequence[Inputs]) -> Tensor:
     return F.cross_entropy(known.flatten(0, 1), labels.flatten(), reduction="sum", ignore_index=-100)
 
 
-def run_plain(model: CadMllm, data: TrainingData, examples: Sequence[Example], batch_size: int) -> float:
+def run_plain(model: CadMllmModel, data: TrainingData, examples: Sequence[Example], batch_size: int) -> float:
     """One pass over the samples in the order as they come: seconds."""
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-3)
@@ -153,7 +153,7 @@ def document_encoders() -> tuple[torch.nn.Module, torch.nn.Module]:
 class DocumentWay:
     """The document's script: encoders in the step, JSON as text, one length for all."""
 
-    def __init__(self, model: CadMllm, data: TrainingData, num_views: int) -> None:
+    def __init__(self, model: CadMllmModel, data: TrainingData, num_views: int) -> None:
         self.model, self.data, self.num_views = model, data, num_views
         self.images, self.points = document_encoders()
         self.geometry = ShardReader(Path("data/geometry"), "geometry")
@@ -196,7 +196,7 @@ class DocumentWay:
         return time.perf_counter() - started
 
 
-def as_peft_has_it(model: CadMllm) -> None:
+def as_peft_has_it(model: CadMllmModel) -> None:
     """Take the fused operations out again."""
     for module in model.modules():
         module.__dict__.pop("forward", None)
@@ -239,7 +239,9 @@ def keep(data: TrainingData, rows: Sequence[int]) -> None:
     data.rows, data.prompts = [data.rows[row] for row in rows], [data.prompts[row] for row in rows]
 
 
-def against_plain(p: params.Params, ours: CadMllm, plain: CadMllm, data: TrainingData, rounds: int) -> dict[str, Any]:
+def against_plain(
+    p: params.Params, ours: CadMllmModel, plain: CadMllmModel, data: TrainingData, rounds: int
+) -> dict[str, Any]:
     """Medians over rounds in which both sides take their turn."""
     plan = make_trainer(p, "stage3_all", ours, data).plan
     micros = [m for step, _ in zip(plan.steps(), range(plan.steps_in_epoch[0])) for m in step.micro_batches]
@@ -268,7 +270,7 @@ def against_plain(p: params.Params, ours: CadMllm, plain: CadMllm, data: Trainin
 
 
 def against_document(
-    p: params.Params, ours: CadMllm, plain: CadMllm, data: TrainingData, rounds: int, max_length: int
+    p: params.Params, ours: CadMllmModel, plain: CadMllmModel, data: TrainingData, rounds: int, max_length: int
 ) -> float:
     """Median over rounds of the seconds of a sample; at 4,096 on models whose JSON fits."""
     document = DocumentWay(plain, data, p.model.views_per_sample)

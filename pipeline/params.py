@@ -320,6 +320,19 @@ class Evaluation(Section):
     max_new_tokens: Annotated[int, Field(ge=16)]
     batch_size: Positive
     num_points: Annotated[int, Field(ge=16)] = Field(description="points of each side of a chamfer distance")
+    num_candidates: Positive = Field(description="programs for each prompt, of which the best by its input is kept")
+    temperature: Annotated[float, Field(gt=0)] = Field(description="of all candidates but the first, which is greedy")
+    completion: bool = Field(description="also complete the first half of test programs")
+
+
+class Robustness(Section):
+    """Worse inputs, tried on the last stage. Lists may be empty."""
+
+    noise: tuple[Annotated[float, Field(gt=0)], ...] = Field(
+        description="standard deviation of Gaussian noise on points, in the normalised frame"
+    )
+    dropped: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(description="share of the points left out")
+    rotations_deg: tuple[float, ...] = Field(description="turns of the part about z before it is seen")
 
 
 class Tracking(Section):
@@ -345,6 +358,7 @@ class Params(Section):
     training: Training
     curriculum: dict[str, CurriculumStage] = Field(min_length=1)
     evaluation: Evaluation
+    robustness: Robustness
     tracking: Tracking
 
     @model_validator(mode="after")

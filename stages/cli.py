@@ -13,9 +13,11 @@ from stages.evaluate import evaluate
 from stages.features import features
 from stages.generate import generate
 from stages.geometry import geometry
+from stages.metrics import metrics
 from stages.models import models
 from stages.plan import plan
 from stages.report import report
+from stages.robustness import robustness
 from stages.status import status
 from stages.tools import checkpoint, preset, verify
 from stages.train import train
@@ -64,10 +66,12 @@ COMMANDS: dict[str, dict[str, Callable[..., None] | typer.Typer]] = {
         "features": features,
         "train": train,
         "evaluate": evaluate,
+        "robustness": robustness,
         "report": report,
     },
     TOOLS: {
         "generate": generate,
+        "metrics": metrics,
         "cad": cad,
         "plan": plan,
         "status": status,

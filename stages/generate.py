@@ -1,14 +1,18 @@
 """``cadmllm generate``: a model from a caption, a cloud and pictures."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipeline import params
-from pipeline.errors import RejectError
+from pipeline.cad.captions import count
+from pipeline.errors import RejectError, UserError
 from stages.cad import facts_text
 from stages.runner import CHECKPOINTS, MODELS, command
+
+if TYPE_CHECKING:
+    from pipeline.cad.program import CadProgram
 
 
 @command
@@ -21,38 +25,75 @@ def generate(
         Path | None, typer.Option(help="A point cloud, .npy or .npz: (N, 3) or (N, 6) with normals.")
     ] = None,
     image: Annotated[list[Path] | None, typer.Option(help="A picture; repeat for more views, in their order.")] = None,
+    start: Annotated[
+        Path | None, typer.Option(help="A program to go on from, .json (Omni-CAD) or .tokens.", dir_okay=False)
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Take only so many extrusions of --start.")] = None,
+    candidates: Annotated[
+        int, typer.Option(min=1, help="Write so many, keep the best: nearest to the cloud, or likeliest.")
+    ] = 1,
     checkpoint: Annotated[Path | None, typer.Option(help="Default: that of the last curriculum stage.")] = None,
     size_mm: Annotated[
-        float, typer.Option(min=0.001, help="Longest side of the result, where no cloud gives it.")
+        float, typer.Option(min=0.001, help="Longest side of the result, where no cloud and no start gives it.")
     ] = 100.0,
-    temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
+    temperature: Annotated[
+        float | None,
+        typer.Option(min=0.0, help="0 is greedy. Default: the first candidate greedy, the others sampled at 0.7."),
+    ] = None,
+    top_p: Annotated[float, typer.Option(min=0.01, max=1.0, help="For sampling: the likeliest of this share.")] = 1.0,
     seed: Annotated[int, typer.Option(min=0, help="For sampling.")] = 0,
     max_tokens: Annotated[int, typer.Option(min=16, help="Length limit of the program.")] = 512,
 ) -> None:
     """Generate a CAD model and write it as a solid, a mesh, a picture or a program."""
-    from pipeline.cad.codec import Codec
-    from pipeline.cad.files import ConvertTask, WriteOptions, check_writable, convert
-    from pipeline.cad.program import Frame
-    from pipeline.cad.sandbox import Failure, Sandbox
-    from pipeline.device import DTYPES, choose_device
-    from pipeline.generation.generate import generate_tokens
-    from pipeline.generation.prompt import make_prompt, read_inputs
-    from pipeline.training.checkpoint import load_checkpoint
+    from pipeline.cad.files import WriteOptions, check_writable
+    from pipeline.generation.pretrained import CadMllm
+    from pipeline.generation.prompt import read_inputs
 
     check_writable(out)
+    if steps is not None and start is None:
+        raise UserError("--steps says how much of --start is taken; give --start too")
     given = read_inputs(caption, points, image or [])
+    first = None if start is None else read_start(start, steps)
     p = params.load()
     folder = checkpoint or CHECKPOINTS / list(p.curriculum)[-1]
-    model = load_checkpoint(folder, MODELS / "llm", DTYPES[p.training.dtype]).to(choose_device(p.training.device))
-    tokens = generate_tokens(model, [make_prompt(model, MODELS, given)], max_tokens, temperature, seed)[0]
-    program = Codec(model.grammar.bits).decode(tokens)
-    frame = given.frame or Frame((0.0, 0.0, 0.0), size_mm / 2000)
-    options = WriteOptions(model.grammar.bits, p.codec.tolerance)
-    with Sandbox(convert, 1, p.kernel.timeout_s, p.kernel.memory_mib) as sandbox:
-        result = next(sandbox.map([ConvertTask(program.restored(frame), out.resolve(), options)]))
-    if isinstance(result, Failure):
-        hint = "another caption, --temperature 0.7 or another --seed may do better"
-        raise RejectError(
-            result.reason, f"the generated program ({len(tokens)} tokens) makes no solid: {result.detail}; {hint}"
-        )
-    typer.echo(f"{out}: {len(tokens)} tokens{facts_text({'extrusions': len(program.extrudes), **result})}")
+    model = CadMllm.from_pretrained(folder, MODELS, p.training.device, p.training.dtype)
+    workers = min(candidates, params.num_workers())
+    found = model.generate_from(
+        given, candidates, first, size_mm, temperature, top_p, max_tokens, seed, num_workers=workers
+    )
+    best, bits = found[0], model.model.grammar.bits
+    options = WriteOptions(bits, p.codec.tolerance)
+    try:
+        facts = best.write(out, options, p.kernel.timeout_s, p.kernel.memory_mib)
+    except RejectError as error:
+        hint = "another caption, more --candidates, --temperature 0.7 or another --seed may do better"
+        raise RejectError(error.reason, f"{error.detail}; {hint}") from error
+    solids = sum(candidate.is_valid for candidate in found)
+    shown = "" if candidates == 1 else f" (best of {count(len(found), 'different candidate')}, {solids} of them solid)"
+    typer.echo(
+        f"{out}: {len(best.candidate.tokens)} tokens{shown}"
+        f"{facts_text({'extrusions': len(best.program.extrudes), **facts})}"
+    )
+    if best.candidate.distance is not None:
+        typer.echo(f"chamfer distance to the cloud: {best.candidate.distance:.4f} of its longest half-side")
+
+
+def read_start(path: Path, steps: int | None) -> "CadProgram":
+    """The first extrusions of a program file, in metres.
+
+    Raises:
+        UserError: the file holds no program. RejectError: it cannot be read, or has fewer extrusions.
+    """
+    from pipeline.cad.files import PROGRAMS, check_readable, read_program
+    from pipeline.cad.program import CadProgram
+
+    check_readable(path)
+    if path.suffix.lower() not in PROGRAMS:
+        raise UserError(f"{path}: only {' and '.join(PROGRAMS)} hold a program")
+    try:
+        program = read_program(path)
+    except RejectError as error:
+        raise RejectError(error.reason, f"{path}: {error.detail}") from error
+    if steps is not None and steps > len(program.extrudes):
+        raise UserError(f"--steps {steps}: {path} has {count(len(program.extrudes), 'extrusion')}")
+    return CadProgram(program.extrudes[:steps])

@@ -1,12 +1,11 @@
 """The ``report`` stage: metrics, plots and one page to look at."""
 
-import csv
-import io
 import json
-from typing import Any
 
 from pipeline import params
 from pipeline.atomic import atomic_folder, write_text
+from pipeline.csv_files import csv_text
+from pipeline.errors import UserError
 from pipeline.progress import display
 from stages.runner import CHECKPOINTS, CORPUS, EVALUATIONS, GEOMETRY, METRICS, MODELS, PLOTS, REPORT, stage
 
@@ -15,7 +14,7 @@ from stages.runner import CHECKPOINTS, CORPUS, EVALUATIONS, GEOMETRY, METRICS, M
 def report() -> None:
     """Write report/index.html, metrics/summary.json and the plots over all stages."""
     from pipeline.encoders.weights import read_models
-    from pipeline.evaluation.report import plot_rows, read_result, render, summary
+    from pipeline.evaluation.report import Inputs, plot_tables, read_result, render, summary
     from pipeline.shards.manifest import Manifest, read_rejects, reasons
 
     p = params.load()
@@ -23,18 +22,15 @@ def report() -> None:
         results = [read_result(name, CHECKPOINTS / name, METRICS, EVALUATIONS / name) for name in p.curriculum]
         folders = {"corpus": CORPUS, "geometry": GEOMETRY}
         rejects = {step: reasons(read_rejects(folder)) for step, folder in folders.items()}
-        for name, rows in plot_rows(results).items():
-            write_text(PLOTS / f"{name}.csv", _csv(rows))
+        try:
+            worse = json.loads((METRICS / "robustness.json").read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise UserError(f"{error.filename} is missing; run `cadmllm robustness`") from error
+        for name, table in plot_tables(results).items():
+            write_text(PLOTS / f"{name}.csv", csv_text(*table))
         write_text(METRICS / "summary.json", json.dumps(summary(results), indent=1, sort_keys=True) + "\n")
-        page = render(p, results, Manifest.read(CORPUS, "corpus").details, rejects, read_models(MODELS))
+        inputs = Inputs(Manifest.read(CORPUS, "corpus").details, rejects, read_models(MODELS), worse)
+        page = render(p, results, inputs)
         with atomic_folder(REPORT) as folder:
             write_text(folder / "index.html", page)
         show.say(f"{REPORT / 'index.html'}: {len(page) >> 10} KiB")
-
-
-def _csv(rows: list[dict[str, Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()

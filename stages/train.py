@@ -22,7 +22,7 @@ from stages.runner import CHECKPOINTS, CORPUS, FEATURES, LOGS, METRICS, MODELS, 
 if TYPE_CHECKING:
     import torch
 
-    from pipeline.model.cad_mllm import CadMllm
+    from pipeline.model.cad_mllm import CadMllmModel
     from pipeline.training.parallel import Parallel
 
 
@@ -64,11 +64,11 @@ def find_stage(p: Params, name: str) -> Place:
     return Place(name, list(p.curriculum).index(name) + 1, chosen, inputs)
 
 
-def make_model(p: Params, place: Place, device: "torch.device") -> "CadMllm":
+def make_model(p: Params, place: Place, device: "torch.device") -> "CadMllmModel":
     """The model that the stage starts from, with a projector for every modality that it shows."""
     from pipeline.cad.grammar import Grammar
     from pipeline.device import DTYPES
-    from pipeline.model.cad_mllm import CadMllm
+    from pipeline.model.cad_mllm import CadMllmModel
     from pipeline.training.checkpoint import load_checkpoint
 
     dtype, quantization = DTYPES[p.training.dtype], p.training.quantization
@@ -79,7 +79,7 @@ def make_model(p: Params, place: Place, device: "torch.device") -> "CadMllm":
                 f"{place.stage.init_from} was trained with codec.bits {model.grammar.bits}, not {p.codec.bits}"
             )
     else:
-        model = CadMllm(MODELS / "llm", p.model, Grammar(p.codec.bits), p.seed, dtype, quantization)
+        model = CadMllmModel(MODELS / "llm", p.model, Grammar(p.codec.bits), p.seed, dtype, quantization)
     for modality, folder in place.features.items():
         manifest = Manifest.read(folder)
         shape = tuple(manifest.fields[f"{modality}.npy"]["shape"])

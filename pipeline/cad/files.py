@@ -12,7 +12,7 @@ from pipeline.atomic import write_bytes
 from pipeline.cad import kernel, omnicad
 from pipeline.cad.codec import TOLERANCE, Codec
 from pipeline.cad.kernel import StepSchema
-from pipeline.cad.mesh import Mesh, Surface, merge_vertices, watertight
+from pipeline.cad.mesh import Mesh, Surface, flat_mesh, merge_vertices, watertight
 from pipeline.cad.program import CadProgram, Frame
 from pipeline.cad.rendering import contact_sheet, render_views
 from pipeline.cad.tokens import GrammarError, Vocabulary
@@ -222,13 +222,7 @@ def _write_surface(surface: Surface, task: ConvertTask) -> dict[str, Any]:
 
     suffix = task.target.suffix.lower()
     if suffix in PICTURES:
-        corners = surface.vertices[surface.triangles]
-        frame = Frame.of_box(*(tuple(end(surface.vertices, axis=0).tolist()) for end in (np.min, np.max)))
-        normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-        normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-300)
-        flat = np.arange(3 * len(corners)).reshape(-1, 3)
-        mesh = Mesh(corners.reshape(-1, 3), normals.repeat(3, axis=0), flat, np.arange(len(corners)))
-        write_bytes(task.target, _picture(mesh, frame, task.options))
+        write_bytes(task.target, _picture(flat_mesh(surface), surface.frame, task.options))
     else:
         vertices = surface.vertices
         if suffix == ".glb":  # glTF: y is up, metres

@@ -43,6 +43,10 @@ class Surface:
     vertices: np.ndarray
     triangles: np.ndarray
 
+    def normalised(self, frame: Frame) -> "Surface":
+        """The surface in a frame's normalised coordinates."""
+        return replace(self, vertices=(self.vertices - np.array(frame.centre)) / frame.scale)
+
     @property
     def is_watertight(self) -> bool:
         """Whether every edge is passed as often one way as the other."""
@@ -51,10 +55,25 @@ class Surface:
         return len(edges) > 0 and bool((np.sort(there) == np.sort(back)).all())
 
     @property
+    def frame(self) -> Frame:
+        """The frame that its bounding box defines."""
+        low, high = self.vertices.min(axis=0), self.vertices.max(axis=0)
+        return Frame.of_box(tuple(low.tolist()), tuple(high.tolist()))
+
+    @property
     def volume(self) -> float:
         """Enclosed volume."""
         a, b, c = (self.vertices[self.triangles[:, i]] for i in range(3))
         return float(np.einsum("ij,ij->", a, np.cross(b, c)) / 6)
+
+
+def flat_mesh(surface: Surface) -> Mesh:
+    """A surface's triangles, each a face of its own with its own normal."""
+    corners = surface.vertices[surface.triangles]
+    normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-300)
+    numbers = np.arange(3 * len(corners)).reshape(-1, 3)
+    return Mesh(corners.reshape(-1, 3), normals.repeat(3, axis=0), numbers, np.arange(len(corners)))
 
 
 def merge_vertices(vertices: np.ndarray, triangles: np.ndarray, tolerance: float) -> Surface:

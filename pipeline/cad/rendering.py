@@ -7,11 +7,15 @@ frame, so that sizes can be read from the images.
 import functools
 import io
 import itertools
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pipeline.cad.mesh import Mesh
 from pipeline.errors import RejectError
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 # The signs of the direction in which each view looks.
 VIEW_DIRECTIONS = tuple(itertools.product((-1.0, 1.0), repeat=3))
@@ -116,9 +120,17 @@ def read_image(data: bytes, name: str, size: int | None) -> np.ndarray:
 
     try:
         with Image.open(io.BytesIO(data)) as image:
-            rgba = image.convert("RGBA")
+            grey = on_white(image)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise RejectError("bad_image", f"{name}: {error}") from error
-    white = Image.new("RGBA", rgba.size, "white")
-    grey = Image.alpha_composite(white, rgba).convert("L")
-    return np.asarray(grey if size is None else grey.resize((size, size), Image.Resampling.BICUBIC))
+    if size is None:
+        return grey
+    return np.asarray(Image.fromarray(grey).resize((size, size), Image.Resampling.BICUBIC))
+
+
+def on_white(image: "Image.Image") -> np.ndarray:
+    """A picture as (H, W) uint8 grey values, what is transparent as white."""
+    from PIL import Image
+
+    rgba = image.convert("RGBA")
+    return np.asarray(Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("L"))

@@ -1,7 +1,9 @@
 """The report's curves as SVG, the same bytes for the same numbers."""
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 COLOURS = {
     "text": "#3b6fb6",
@@ -12,7 +14,52 @@ COLOURS = {
     "image": "#7cc08f",
     "point_cloud+image": "#b79ac8",
 }
+DISTURBANCES = {
+    "noise": "noise on the points (standard deviation)",
+    "dropped": "share of the points left out",
+    "rotation": "part turned before it is seen (degrees)",
+}
 Series = Sequence[tuple[float, float]]
+
+
+def disturbance_chart(figures: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
+    """Median chamfer distance over the level of each disturbance as an SVG element.
+
+    Args:
+        figures: by disturbance and level, as ``metrics/robustness.json`` has them.
+    """
+    base = figures.get("noise", {}).get("0")
+    with _figure(len(figures)) as (plot, svg):
+        for axes, (name, levels) in zip(plot, sorted(figures.items()), strict=True):
+            rows = list(levels.values())
+            rows += [base] if base is not None and "0" not in levels else []
+            rows = sorted(rows, key=lambda row: row["level"])
+            combination = rows[0]["input"]
+            medians = [row["chamfer_l1_mean"]["median"] for row in rows]
+            axes.plot([row["level"] for row in rows], medians, color=COLOURS[combination], marker="o", markersize=3.5)
+            axes.set_title(f"{combination}: {DISTURBANCES[name]}", fontsize=9)
+            axes.set_ylim(bottom=0)
+        plot[0].set_ylabel("median chamfer distance")
+    return svg()
+
+
+@contextmanager
+def _figure(columns: int) -> Iterator[tuple[Any, Callable[[], str]]]:
+    """Axes beside each other, and what gives the SVG element once the block has ended."""
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    from matplotlib import pyplot as plt
+
+    buffer = io.StringIO()
+    with mpl.rc_context({"svg.hashsalt": "cadmllm", "svg.fonttype": "none", "font.size": 9}):
+        figure, plot = plt.subplots(1, columns, figsize=(7.2, 2.9), layout="constrained", squeeze=False)
+        for axes in plot[0]:
+            axes.spines[["top", "right"]].set_visible(False)
+            axes.grid(axis="y", color="#e5e5e5", linewidth=0.7)
+        yield plot[0], lambda: buffer.getvalue()[buffer.getvalue().index("<svg") :]
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+        plt.close(figure)
 
 
 def line_chart(
@@ -25,13 +72,7 @@ def line_chart(
         boundaries: where a curriculum stage begins, and its name.
         smooth: draw the points faintly and their running mean over them.
     """
-    import matplotlib as mpl
-
-    mpl.use("svg")
-    from matplotlib import pyplot as plt
-
-    with mpl.rc_context({"svg.hashsalt": "cadmllm", "svg.fonttype": "none", "font.size": 9}):
-        figure, axes = plt.subplots(figsize=(7.2, 2.9), layout="constrained")
+    with _figure(1) as ((axes,), svg):
         for name, points in series.items():
             colour = COLOURS.get(name, "#333333")
             steps, values = [p[0] for p in points], [p[1] for p in points]
@@ -53,15 +94,9 @@ def line_chart(
             )
         axes.set_xlabel("optimizer step, all stages")
         axes.set_ylabel(y_label)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(axis="y", color="#e5e5e5", linewidth=0.7)
         if not smooth:
             axes.legend(frameon=False, fontsize=8)
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-        plt.close(figure)
-    text = buffer.getvalue()
-    return text[text.index("<svg") :]
+    return svg()
 
 
 def running_mean(values: Sequence[float], weight: float = 0.9) -> list[float]:

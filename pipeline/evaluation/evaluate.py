@@ -1,9 +1,10 @@
-"""The evaluate stage: validation loss, and test models generated and built, for every combination."""
+"""The evaluate stage: validation loss, and test models generated, built and measured, for every combination."""
 
+import base64
 import json
 import statistics
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,23 @@ import numpy as np
 
 from pipeline import interrupt
 from pipeline.atomic import write_text
+from pipeline.cad.codec import Codec
+from pipeline.cad.distances import chamfer
+from pipeline.cad.mesh import Surface
+from pipeline.cad.program import CadProgram
 from pipeline.cad.sandbox import Failure, Sandbox
 from pipeline.data.draw import sample_seed
-from pipeline.evaluation.geometry import AssessTask, assess, chamfer
-from pipeline.generation.generate import generate_tokens
-from pipeline.model.cad_mllm import CadMllm
+from pipeline.errors import RejectError
+from pipeline.evaluation.assess import AssessTask, assess
+from pipeline.evaluation.geometry import no_answer_metrics
+from pipeline.evaluation.sequence import sequence_accuracy
+from pipeline.evaluation.statistics import summarise
+from pipeline.generation.generate import Decoding, generate_tokens, score
+from pipeline.generation.select import build_candidate, select
+from pipeline.model.cad_mllm import CadMllmModel
 from pipeline.params import CurriculumStage, Evaluation, Kernel, Training
 from pipeline.shards.reader import ShardReader
-from pipeline.training.batches import TrainingData
+from pipeline.training.batches import Inputs, TrainingData
 from pipeline.training.curriculum import uniform, views_for
 from pipeline.training.parallel import Parallel
 from pipeline.training.plan import Example
@@ -26,6 +36,7 @@ from pipeline.training.validation import validate
 
 GENERATED = "generated.jsonl"
 PICTURE_SIZE = 224
+COMPLETION = "completion"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,134 +50,232 @@ class Setting:
     seed: int
 
 
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One test model, as it is shown and measured.
+
+    Attributes:
+        row: of the test data.
+        inputs: the prompt, with the start of the program where it is to be completed.
+        cloud: what the model is shown, (N, 6), or None.
+        true_points: (N, 6) on the true surface.
+    """
+
+    row: int
+    inputs: Inputs
+    cloud: np.ndarray | None
+    true_points: np.ndarray
+
+
+class Evaluator:
+    """Generates for test models and measures what was written.
+
+    Args:
+        geometry: true clouds and views of the corpus.
+        folder: pictures and finished results go there; what is finished is not done again.
+    """
+
+    def __init__(
+        self,
+        model: CadMllmModel,
+        test: TrainingData,
+        geometry: ShardReader,
+        setting: Setting,
+        folder: Path,
+        num_workers: int,
+    ) -> None:
+        self.model, self.test, self.geometry, self.setting, self.folder = model, test, geometry, setting, folder
+        self.num_workers = num_workers
+        rows = [row for row in range(len(test.rows)) if geometry.has(test.rows[row].shard, test.rows[row].key)]
+        rows = sorted(rows, key=lambda row: uniform(setting.seed, "test", test.keys[row]))
+        self.rows = rows[: setting.evaluation.num_test_models]
+        self.clouds = {row: self._array(row, "points.npy") for row in self.rows}
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def _array(self, row: int, member: str) -> np.ndarray:
+        where = self.test.rows[row]
+        return self.geometry.array(where.shard, where.key, member)
+
+    def views(self, row: int) -> tuple[int, ...]:
+        """The views that a test model is shown by."""
+        num_views, shown = self.model.feature_shapes.get("image", (0,))[0], self.model.params.views_per_sample
+        return views_for(num_views, shown, self.setting.seed, -1, self.test.keys[row])
+
+    def cases(self, combination: str) -> list[Case]:
+        """Every test model, shown by a combination."""
+        found = []
+        for row in self.rows:
+            views = self.views(row) if "image" in combination else ()
+            inputs = self.test.load(Example(row, combination, views, 0, 0), with_program=False)
+            cloud = self.clouds[row] if "point_cloud" in combination else None
+            found.append(Case(row, inputs, cloud, self.clouds[row]))
+        return found
+
+    def completions(self, combination: str) -> list[Case]:
+        """Test models of several extrusions, with the first half of these given."""
+        found = []
+        for case in self.cases(combination):
+            tokens = self.test.program(case.row).tolist()
+            begins = [at for at, token in enumerate(tokens) if self.model.grammar.starts_extrude(token)]
+            if len(begins) > 1:
+                start = self.test.notation.start(tokens[: begins[len(begins) // 2]])
+                inputs = replace(case.inputs, program=start)
+                found.append(replace(case, inputs=inputs))
+        return found
+
+    def measure(self, name: str, cases: list[Case], pictures: bool = True) -> list[dict[str, Any]]:
+        """Generate for all cases and measure; lines of ``generated.jsonl``.
+
+        Args:
+            name: of this set of cases: a combination, or what else makes it different.
+        """
+        finished = self.folder / f"{name}.json"
+        if not finished.is_file():
+            programs = self._generate(cases)
+            results = self._assess(name, cases, programs, pictures)
+            write_text(finished, json.dumps(results))
+        found: list[dict[str, Any]] = json.loads(finished.read_text(encoding="utf-8"))
+        return found
+
+    def _generate(self, cases: list[Case]) -> list[tuple[int, ...]]:
+        """The chosen program for each case."""
+        limits, kernel = self.setting.evaluation, self.setting.kernel
+        greedy = Decoding(limits.max_new_tokens)
+        found: list[tuple[int, ...]] = []
+        bits = self.model.grammar.bits
+        with Sandbox(build_candidate, self.num_workers, kernel.timeout_s, kernel.memory_mib) as sandbox:
+            for start in range(0, len(cases), limits.batch_size):
+                interrupt.check()
+                batch = cases[start : start + limits.batch_size]
+                prompts = [case.inputs for case in batch]
+                programs = generate_tokens(self.model, prompts, greedy)
+                if limits.num_candidates > 1:
+                    more = Decoding(
+                        limits.max_new_tokens,
+                        limits.num_candidates - 1,
+                        limits.temperature,
+                        seed=self.setting.seed + start,
+                    )
+                    sampled = generate_tokens(self.model, prompts, more)
+                    programs = [[*own, *others] for own, others in zip(programs, sampled)]
+                    likelihoods = [score(self.model, p, own) for p, own in zip(prompts, programs)]
+                    clouds = [None if case.cloud is None else case.cloud[: limits.num_points] for case in batch]
+                    found += [best[0].tokens for best in select(programs, likelihoods, clouds, bits, sandbox)]
+                else:
+                    found += [tuple(own[0]) for own in programs]
+        return found
+
+    def _assess(
+        self, name: str, cases: list[Case], programs: Sequence[tuple[int, ...]], pictures: bool
+    ) -> list[dict[str, Any]]:
+        limits, kernel = self.setting.evaluation, self.setting.kernel
+        tasks = [
+            AssessTask(
+                tokens,
+                tuple(self.test.program(case.row).tolist()),
+                self.model.grammar.bits,
+                case.true_points,
+                limits.num_points,
+                sample_seed(self.setting.seed, self.test.keys[case.row]),
+                PICTURE_SIZE,
+            )
+            for case, tokens in zip(cases, programs, strict=True)
+        ]
+        with Sandbox(assess, self.num_workers, kernel.timeout_s, kernel.memory_mib) as sandbox:
+            answers = sandbox.map(tasks)
+            return [self._result(name, *each, pictures) for each in zip(cases, tasks, answers, strict=True)]
+
+    def _result(
+        self, name: str, case: Case, task: AssessTask, answer: dict[str, Any] | Failure, pictures: bool
+    ) -> dict[str, Any]:
+        """One line of ``generated.jsonl``; the picture goes beside it."""
+        where = self.test.rows[case.row]
+        predicted, true = _parsed(task.tokens, task.bits), _parsed(task.true_tokens, task.bits)
+        assert true is not None, "the corpus holds programs that parse"
+        result: dict[str, Any] = {
+            "id": where.id,
+            "key": where.key,
+            "combination": name,
+            "caption": where.caption,
+            "views": list(case.inputs.views),
+            "tokens": list(task.tokens),
+            "true_tokens": list(task.true_tokens),
+            "extrusions": len(true.extrudes),
+            "parses": predicted is not None,
+            "builds": not isinstance(answer, Failure),
+            "sequence": sequence_accuracy(predicted, true),
+        }
+        if isinstance(answer, Failure):
+            nothing = no_answer_metrics(case.true_points)
+            return {**result, "valid": False, "reason": answer.reason, "detail": answer.detail, "metrics": nothing}
+        if pictures:
+            (self.folder / f"{where.key}.{name}.png").write_bytes(answer["picture"])
+            result["mesh"], result["true_mesh"] = packed(answer["body"]), packed(answer["true_body"])
+        result |= {"metrics": answer["metrics"], "volume": answer["volume"], "valid": answer["watertight"]}
+        return result if result["valid"] else {**result, "reason": "not_watertight"}
+
+    def finish(self, names: Sequence[str]) -> None:
+        """Write all results to one file, the true pictures and shown views beside it; the parts go."""
+        for row in self.rows:
+            where = self.test.rows[row]
+            shown = [("true", 0)]
+            if "image" in self.model.feature_shapes:
+                shown += [(f"view{number}", view) for number, view in enumerate(self.views(row))]
+            for name, view in shown:
+                picture = self.geometry.bytes(where.shard, where.key, f"view{view}.png")
+                (self.folder / f"{where.key}.{name}.png").write_bytes(picture)
+        lines = [line for name in names for line in json.loads((self.folder / f"{name}.json").read_text("utf-8"))]
+        write_text(self.folder / GENERATED, "".join(json.dumps(line, sort_keys=True) + "\n" for line in lines))
+        for name in names:
+            (self.folder / f"{name}.json").unlink()
+
+
 def evaluate(
-    model: CadMllm,
-    validation: TrainingData,
-    test: TrainingData,
-    geometry: ShardReader,
-    setting: Setting,
-    scratch: Path,
-    num_workers: int,
-    progress: Callable[[int, int, str], None],
+    evaluator: Evaluator, validation: TrainingData, progress: Callable[[int, int, str], None]
 ) -> dict[str, Any]:
-    """Measure a model; generated programs and pictures are written to ``scratch``.
+    """Measure a model; generated programs and pictures are written to the evaluator's folder.
 
     Returns:
-        Figures for each combination, and between which bounds chamfer distances lie.
+        Figures for each combination; those of completing programs; and between which bounds chamfer distances lie.
     """
+    model, setting = evaluator.model, evaluator.setting
     stage, limits = setting.stage, setting.evaluation
     parallel = Parallel(setting.training)
     losses = validate(model, validation, stage, setting.training, model.num_tokens(), setting.seed, parallel)
-    rows = [row for row in range(len(test.rows)) if geometry.has(test.rows[row].shard, test.rows[row].key)]
-    rows = sorted(rows, key=lambda row: uniform(setting.seed, "test", test.keys[row]))[: limits.num_test_models]
-    clouds = {row: geometry.array(test.rows[row].shard, test.rows[row].key, "points.npy") for row in rows}
-    scratch.mkdir(parents=True, exist_ok=True)
+    names = list(stage.combinations)
+    total = len(names) + int(limits.completion)
     figures: dict[str, Any] = {}
-    everything: list[dict[str, Any]] = []
-    with Sandbox(assess, num_workers, setting.kernel.timeout_s, setting.kernel.memory_mib) as sandbox:
-        for number, combination in enumerate(stage.combinations):
-            progress(number * len(rows), len(stage.combinations) * len(rows), f"generating from {combination}")
-            finished = scratch / f"{combination}.json"
-            if not finished.is_file():
-                results = _measure(model, test, rows, combination, setting, clouds, sandbox, scratch)
-                write_text(finished, json.dumps(results))
-            results = json.loads(finished.read_text(encoding="utf-8"))
-            figures[combination] = {"validation_loss": losses[combination], **summarise(results)}
-            everything += results
-    for row in rows:
-        where = test.rows[row]
-        (scratch / f"{where.key}.true.png").write_bytes(geometry.bytes(where.shard, where.key, "view0.png"))
-    for combination in stage.combinations:
-        (scratch / f"{combination}.json").unlink()
-    progress(1, 1, "solids built and measured")
-    write_text(scratch / GENERATED, "".join(json.dumps(r, sort_keys=True) + "\n" for r in everything))
-    return {"combinations": figures, "chamfer_l1_mean_bounds": bounds(list(clouds.values()), limits.num_points)}
+    for number, combination in enumerate(stage.combinations):
+        progress(number, total, f"generating from {combination}")
+        results = evaluator.measure(combination, evaluator.cases(combination))
+        figures[combination] = {"validation_loss": losses[combination], **summarise(results)}
+    found: dict[str, Any] = {"combinations": figures}
+    if limits.completion:
+        progress(total - 1, total, f"completing from {names[-1]}")
+        results = evaluator.measure(COMPLETION, evaluator.completions(names[-1]))
+        if results:
+            found[COMPLETION] = {"combination": names[-1], **summarise(results)}
+        names.append(COMPLETION)
+    evaluator.finish(names)
+    progress(total, total, "solids built and measured")
+    return {**found, "chamfer_l1_mean_bounds": bounds(list(evaluator.clouds.values()), limits.num_points)}
 
 
-def _measure(
-    model: CadMllm,
-    test: TrainingData,
-    rows: list[int],
-    combination: str,
-    setting: Setting,
-    clouds: dict[int, np.ndarray],
-    sandbox: Sandbox[AssessTask, dict[str, Any]],
-    folder: Path,
-) -> list[dict[str, Any]]:
-    """Generate from one combination, build what was written, and compare it with the true clouds."""
-    programs = _generate(model, test, rows, combination, setting)
-    tasks = [
-        AssessTask(
-            tuple(tokens),
-            model.grammar.bits,
-            clouds[row],
-            setting.evaluation.num_points,
-            sample_seed(setting.seed, test.keys[row]),
-            PICTURE_SIZE,
-        )
-        for row, tokens in zip(rows, programs, strict=True)
-    ]
-    return [
-        _result(test, row, combination, tokens, answer, folder)
-        for row, tokens, answer in zip(rows, programs, sandbox.map(tasks), strict=True)
-    ]
+def _parsed(tokens: Sequence[int], bits: int) -> CadProgram | None:
+    try:
+        return Codec(bits).decode(tokens)
+    except RejectError:
+        return None
 
 
-def _generate(
-    model: CadMllm, test: TrainingData, rows: list[int], combination: str, setting: Setting
-) -> list[list[int]]:
-    """Greedy, grammar-constrained programs for test rows."""
-    num_views, shown = model.feature_shapes.get("image", (0,))[0], model.params.views_per_sample
-    programs: list[list[int]] = []
-    for start in range(0, len(rows), setting.evaluation.batch_size):
-        interrupt.check()
-        inputs = []
-        for row in rows[start : start + setting.evaluation.batch_size]:
-            views = views_for(num_views, shown, setting.seed, -1, test.keys[row]) if "image" in combination else ()
-            inputs.append(test.load(Example(row, combination, views, 0, 0), with_program=False))
-        programs += generate_tokens(model, inputs, setting.evaluation.max_new_tokens)
-    return programs
-
-
-def _result(
-    test: TrainingData, row: int, combination: str, tokens: list[int], answer: dict[str, Any] | Failure, folder: Path
-) -> dict[str, Any]:
-    """One line of ``generated.jsonl``; the picture goes beside it."""
-    where = test.rows[row]
-    result: dict[str, Any] = {
-        "id": where.id,
-        "key": where.key,
-        "combination": combination,
-        "caption": where.caption,
-        "tokens": tokens,
-        "true_tokens": test.program(row).tolist(),
-    }
-    if isinstance(answer, Failure):
-        return {**result, "valid": False, "reason": answer.reason, "detail": answer.detail}
-    (folder / f"{where.key}.{combination}.png").write_bytes(answer["picture"])
-    return {**result, "valid": True, **{name: value for name, value in answer.items() if name != "picture"}}
-
-
-def summarise(results: list[dict[str, Any]]) -> dict[str, Any]:
-    """Rates and distances of one combination. Failures count as infinitely far in the median of all."""
-    valid = [r for r in results if r["valid"]]
-    distances = [r["chamfer_l1_mean"] for r in valid]
-    failed = len(results) - len(valid)
-    median_of_all = statistics.median(distances + [float("inf")] * failed)
-    exact = sum(r["tokens"] == r["true_tokens"] for r in results)
+def packed(surface: Surface) -> dict[str, str]:
+    """A mesh as text for the report's viewer: base64 of int16 positions in 1/8192 and of uint32 indices,
+    little-endian."""
+    steps = np.clip(np.round(surface.vertices * 8192), -32767, 32767).astype("<i2")
+    indices = surface.triangles.astype("<u4")
     return {
-        "num_models": len(results),
-        "valid_rate": len(valid) / len(results),
-        "exact_rate": exact / len(results),
-        "chamfer_l1_mean_median": statistics.median(distances) if distances else None,
-        "chamfer_l1_mean_median_failures_counted": median_of_all if np.isfinite(median_of_all) else None,
-        "chamfer_l1_mean_mean": statistics.fmean(distances) if distances else None,
-        "chamfer_squared_sum_median": statistics.median(r["chamfer_squared_sum"] for r in valid) if valid else None,
-        "tokens_mean": statistics.fmean(len(r["tokens"]) for r in results),
-        "reasons": {
-            reason: sum(r.get("reason") == reason for r in results)
-            for reason in sorted({r["reason"] for r in results if not r["valid"]})
-        },
+        "positions": base64.b64encode(steps.tobytes()).decode(),
+        "indices": base64.b64encode(indices.tobytes()).decode(),
     }
 
 

@@ -1,58 +1,125 @@
-"""How far a generated solid is from the true one."""
+"""How far a solid is from the true one: clouds, volumes, topology. Conventions are in the names.
 
+Everything is measured in the truth's normalised frame, where the longest half-side of its bounding box is 1, so a part
+in the wrong place or of the wrong size is wrong.
+"""
+
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.spatial import cKDTree
 
-from pipeline.cad import kernel
-from pipeline.cad.codec import Codec
-from pipeline.cad.rendering import encode_png, render_views
+from pipeline.cad.distances import chamfer_of, nearest
+from pipeline.cad.mesh import MERGE, Mesh, Surface, closed, merge_vertices, volumetric_iou
 from pipeline.cad.sampling import sample_surface
-from pipeline.data.draw import DEFLECTION
+from pipeline.errors import RejectError
+from pipeline.evaluation.topology import merged_figures, topology
 
-
-def chamfer(a: np.ndarray, b: np.ndarray) -> dict[str, float]:
-    """Distances between two clouds, (N, 3) and (M, 3), by both common conventions.
-
-    Returns:
-        ``chamfer_l1_mean``: mean distance to the nearest point of the other cloud, averaged over both ways (the
-        scale that CAD-MLLM prints times 100); ``chamfer_squared_sum``: mean *squared* distances, added (cadrille).
-    """
-    to_b, _ = cKDTree(b).query(a)
-    to_a, _ = cKDTree(a).query(b)
-    return {
-        "chamfer_l1_mean": float((to_b.mean() + to_a.mean()) / 2),
-        "chamfer_squared_sum": float((to_b**2).mean() + (to_a**2).mean()),
-    }
+F_SCORE_RADIUS = 0.05  # CAD-MLLM's
+UNIT_CUBE = 0.5  # from the normalised frame to a box whose longest side is 1, cadrille's frame
 
 
 @dataclass(frozen=True, slots=True)
-class AssessTask:
-    """A generated sequence and the true cloud, both in the normalised frame."""
+class Body:
+    """What is compared.
 
-    tokens: tuple[int, ...]
-    bits: int
-    true_points: np.ndarray
-    num_points: int
-    seed: int
-    picture_size: int
+    Attributes:
+        mesh: triangles with normals, in the truth's normalised frame.
+        surface: the same with shared vertices.
+        is_watertight: whether the surface closes.
+    """
+
+    mesh: Mesh
+    surface: Surface
+    is_watertight: bool
+
+    @classmethod
+    def of(cls, mesh: Mesh) -> "Body":
+        """The body of a tessellated solid."""
+        surface = closed(mesh)
+        if surface is not None:
+            return cls(mesh, surface, True)
+        size = float(np.ptp(mesh.vertices, axis=0).max())
+        return cls(mesh, merge_vertices(mesh.vertices, mesh.triangles, MERGE[0] * size), False)
 
 
-def assess(task: AssessTask) -> dict[str, Any]:
-    """Build what was generated, in a sandboxed worker: chamfer distances and a picture.
+def cloud_metrics(predicted: np.ndarray, true: np.ndarray) -> dict[str, float]:
+    """Distances between clouds with normals, (N, 6) and (M, 6).
+
+    Returns:
+        ``chamfer_l1_mean`` and ``chamfer_squared_sum`` as ``chamfer``; ``chamfer_squared_sum_unit_cube``: cadrille's,
+        in a frame where the longest side is 1; ``f_score_005``: harmonic mean of the shares of points within 0.05 of
+        the other cloud; ``normal_consistency``: mean absolute cosine between the normals of nearest points, both ways
+        averaged.
+    """
+    (to_true, partner), (to_predicted, back) = nearest(predicted, true), nearest(true, predicted)
+    precision, recall = ((distances <= F_SCORE_RADIUS).mean() for distances in (to_true, to_predicted))
+    cosines = [
+        np.abs(np.einsum("ij,ij->i", predicted[:, 3:], true[partner, 3:])).mean(),
+        np.abs(np.einsum("ij,ij->i", true[:, 3:], predicted[back, 3:])).mean(),
+    ]
+    distances = chamfer_of(to_true, to_predicted)
+    return {
+        **distances,
+        "chamfer_squared_sum_unit_cube": distances["chamfer_squared_sum"] * UNIT_CUBE**2,
+        "f_score_005": float(2 * precision * recall / max(precision + recall, 1e-12)),
+        "normal_consistency": float(np.mean(cosines)),
+    }
+
+
+def no_answer_metrics(true: np.ndarray) -> dict[str, float]:
+    """What a program that makes no solid is counted as: a single point at the middle of the true model's box, (M, 6).
+
+    So every mean and median includes failures, and stays finite.
+    """
+    found = cloud_metrics(np.zeros((1, 6)), true)
+    return {**found, "f_score_005": 0.0, "normal_consistency": 0.0, "volumetric_iou": 0.0}
+
+
+def topology_figures(surface: Surface) -> dict[str, Any]:
+    """A surface's own topology, after the paper's tools and, merged only, beside it.
 
     Raises:
-        RejectError: it does not parse or does not build.
+        RejectError: there is no mesh to speak of.
     """
-    shape = kernel.build(Codec(task.bits).decode(task.tokens))
-    mesh = kernel.tessellate(shape, DEFLECTION)
-    points = sample_surface(mesh, task.num_points, task.seed)
-    rng = np.random.default_rng(task.seed)
-    chosen = rng.permutation(len(task.true_points))[: task.num_points]
+    found = topology(surface.vertices, surface.triangles)
+    flux = found.flux_enclosure_error
     return {
-        **chamfer(points[:, :3], task.true_points[chosen, :3]),
-        "volume": kernel.volume(shape),
-        "picture": encode_png(render_views(mesh, 1, task.picture_size)[0]),
+        "segments": found.segments,
+        "dangling_edge_length": found.dangling_edge_length,
+        "self_intersection_ratio": found.self_intersection_ratio,
+        "flux_enclosure_error": None if math.isnan(flux) else flux,
+        **merged_figures(surface.vertices, surface.triangles),
     }
+
+
+def compare(predicted: Body, true: Body, true_points: np.ndarray, num_points: int, seed: int) -> dict[str, Any]:
+    """All geometric and topological figures of one prediction.
+
+    Args:
+        true_points: (M, 6) on the true surface; ``num_points`` of them are used, and as many drawn from the prediction.
+
+    Returns:
+        Those of ``cloud_metrics``; ``volumetric_iou``, None where one of the two does not enclose a volume;
+        ``topology_figures`` of the prediction; ``segment_error``: how many components more or less than the truth.
+    """
+    chosen = np.random.default_rng(seed).permutation(len(true_points))[:num_points]
+    points = sample_surface(predicted.mesh, num_points, seed)
+    own = topology_figures(predicted.surface)
+    truth = topology(true.surface.vertices, true.surface.triangles)
+    return {
+        **cloud_metrics(points, true_points[chosen]),
+        "volumetric_iou": _iou(predicted, true),
+        **own,
+        "segment_error": abs(own["segments"] - truth.segments),
+    }
+
+
+def _iou(predicted: Body, true: Body) -> float | None:
+    if not (predicted.is_watertight and true.is_watertight):
+        return None
+    try:
+        return volumetric_iou(predicted.surface, true.surface)
+    except RejectError:
+        return None

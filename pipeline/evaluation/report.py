@@ -1,18 +1,28 @@
 """The report: one HTML page that needs nothing else, and the summary that DVC tracks as a metric."""
 
-import base64
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UserError
-from pipeline.evaluation.charts import line_chart
+from pipeline.evaluation.charts import disturbance_chart, line_chart
+from pipeline.evaluation.gallery import gallery, meshes_json
 from pipeline.params import COMBINATIONS, Params
-from pipeline.training.retention import retention_advice
+from pipeline.training.retention import lineage_chain, retention_advice
 
 TEMPLATE = "report.html.j2"
-GALLERY_SIZE = 12
+VIEWER = "viewer.js"
+
+# Table 2 of CAD-MLLM (Xu et al. 2024, 2411.04954), as printed: chamfer, F-score, normal consistency and flux times 100,
+# self-intersection in percent.
+PAPER = (
+    ("point cloud only", 1.85, 90.88, 79.71, 1.66, 0.46, 1.31, 0.044),
+    ("multimodal model, point input", 2.63, 85.17, 73.64, 1.53, 0.47, 1.32, 0.035),
+    ("image only", 3.77, 76.70, 59.62, 1.97, 0.79, 2.07, 0.063),
+    ("multimodal model, image input", 3.22, 80.82, 62.07, 1.56, 0.51, 1.36, 0.050),
+    ("DeepCAD, point input", 4.51, 71.83, 63.68, 8.98, 1.26, 5.73, 0.347),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +31,7 @@ class StageResult:
 
     Attributes:
         log: lines of its training log.
+        lineage: its checkpoint's.
         training: its training figures.
         evaluation: its evaluation figures.
         generated: lines of its generated.jsonl.
@@ -29,10 +40,28 @@ class StageResult:
 
     name: str
     log: list[dict[str, Any]]
+    lineage: dict[str, Any]
     training: dict[str, Any]
     evaluation: dict[str, Any]
     generated: list[dict[str, Any]]
     pictures: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What went in.
+
+    Attributes:
+        corpus: the corpus manifest's details.
+        rejects: reasons and counts, by step.
+        models: the models manifest.
+        robustness: figures by disturbance and level.
+    """
+
+    corpus: dict[str, Any]
+    rejects: dict[str, dict[str, int]]
+    models: dict[str, Any]
+    robustness: dict[str, dict[str, Any]]
 
 
 def summary(results: list[StageResult]) -> dict[str, Any]:
@@ -42,25 +71,35 @@ def summary(results: list[StageResult]) -> dict[str, Any]:
     return {
         "validity": sum(figures["valid_rate"] * figures["num_models"] for figures in last.values()) / counted,
         "validation_loss": {name: figures["validation_loss"] for name, figures in last.items()},
-        "chamfer_median": {name: figures["chamfer_l1_mean_median"] for name, figures in last.items()},
+        "chamfer_median": {name: _metric(figures, "chamfer_l1_mean", "median") for name, figures in last.items()},
+        "volumetric_iou_mean": {name: _metric(figures, "volumetric_iou", "mean") for name, figures in last.items()},
         "chamfer_bounds": results[-1].evaluation["chamfer_l1_mean_bounds"],
         "retention_text": results[-1].training["retention_text"],
     }
 
 
-def plot_rows(results: list[StageResult]) -> dict[str, list[dict[str, Any]]]:
-    """Rows over all stages for ``dvc plots``: training loss, and validation loss of each combination."""
-    train, validation = [], []
+def _metric(figures: dict[str, Any], name: str, kind: str) -> float | None:
+    value: float | None = figures["metrics"][name][kind]
+    return value
+
+
+Table = tuple[list[str], list[list[Any]]]
+
+
+def plot_tables(results: list[StageResult]) -> dict[str, Table]:
+    """Tables over all stages for ``dvc plots``: training loss, and validation loss of each combination."""
+    train: list[list[Any]] = []
+    validation: list[list[Any]] = []
     for start, result in _with_starts(results):
         for line in result.log:
             if line["event"] == "train":
-                train.append({"step": start + line["step"], "stage": result.name, "loss": line["loss"]})
+                train.append([start + line["step"], result.name, line["loss"]])
             elif line["event"] == "validation":
-                validation += [
-                    {"step": start + line["step"], "stage": result.name, "combination": name, "loss": loss}
-                    for name, loss in line["loss"].items()
-                ]
-    return {"train_loss": train, "validation_loss": validation}
+                validation += [[start + line["step"], result.name, name, loss] for name, loss in line["loss"].items()]
+    return {
+        "train_loss": (["step", "stage", "loss"], train),
+        "validation_loss": (["step", "stage", "combination", "loss"], validation),
+    }
 
 
 def _with_starts(results: list[StageResult]) -> list[tuple[int, StageResult]]:
@@ -72,91 +111,63 @@ def _with_starts(results: list[StageResult]) -> list[tuple[int, StageResult]]:
     return starts
 
 
-def render(
-    params: Params,
-    results: list[StageResult],
-    corpus: dict[str, Any],
-    rejects: dict[str, dict[str, int]],
-    models: dict[str, Any],
-) -> str:
-    """The page.
-
-    Args:
-        corpus: the corpus manifest's details.
-        rejects: reasons and counts, by step.
-        models: the models manifest.
-    """
+def render(params: Params, results: list[StageResult], inputs: Inputs) -> str:
+    """The page."""
     import jinja2
 
-    rows = plot_rows(results)
+    tables = plot_tables(results)
     boundaries = [(start, result.name) for start, result in _with_starts(results)]
     validation = {
-        name: [(row["step"], row["loss"]) for row in rows["validation_loss"] if row["combination"] == name]
+        name: [(step, loss) for step, _, combination, loss in tables["validation_loss"][1] if combination == name]
         for name in COMBINATIONS
     }
+    here, last = Path(__file__).parent, results[-1]
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        loader=jinja2.FileSystemLoader(here),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": _number, "percent": _percent}
+    environment.filters |= {"number": _number, "percent": _percent, "times": _times}
+    ranked_by = list(last.evaluation["combinations"])[-1]
+    parts = gallery(last.generated, last.pictures, ranked_by)
     return environment.get_template(TEMPLATE).render(
         params=params,
         results=results,
+        last=last,
         summary=summary(results),
-        corpus=corpus,
-        rejects=rejects,
-        models=models,
-        forgotten=retention_advice(results[-1].training["retention_text"], params, results[-1].name),
-        untrained=[name for name, entry in models.items() if not entry["pretrained"]],
-        combinations=COMBINATIONS,
+        inputs=inputs,
+        forgotten=retention_advice(last.training["retention_text"], params, last.name),
+        untrained=[name for name, entry in inputs.models.items() if not entry["pretrained"]],
+        paper=PAPER,
         train_chart=line_chart(
-            {"loss": [(row["step"], row["loss"]) for row in rows["train_loss"]]},
+            {"loss": [(step, loss) for step, _, loss in tables["train_loss"][1]]},
             "training loss",
             boundaries,
             smooth=True,
         ),
         validation_chart=line_chart({k: v for k, v in validation.items() if v}, "validation loss", boundaries),
-        gallery=gallery(results[-1]),
+        robustness_chart=disturbance_chart(inputs.robustness) if inputs.robustness else "",
+        gallery=parts,
+        meshes=meshes_json(parts),
+        ranked_by=ranked_by,
+        chains=[(result.name, lineage_chain(result.lineage)) for result in results],
+        viewer=(here / VIEWER).read_text(encoding="utf-8"),
     )
-
-
-def gallery(result: StageResult) -> list[dict[str, Any]]:
-    """Test models with the true picture and what each combination made of them."""
-    models: dict[str, dict[str, Any]] = {}
-    for line in result.generated:
-        model = models.setdefault(
-            line["key"],
-            {
-                "id": line["id"],
-                "caption": line["caption"],
-                "attempts": [],
-                "true": _data_uri(result.pictures / f"{line['key']}.true.png"),
-            },
-        )
-        attempt = {"combination": line["combination"], "valid": line["valid"], "reason": line.get("reason", "")}
-        if line["valid"]:
-            attempt["picture"] = _data_uri(result.pictures / f"{line['key']}.{line['combination']}.png")
-            attempt["chamfer"] = line["chamfer_l1_mean"]
-        model["attempts"].append(attempt)
-    return list(models.values())[:GALLERY_SIZE]
-
-
-def _data_uri(path: Path) -> str:
-    try:
-        return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
-    except FileNotFoundError as error:
-        raise UserError(f"{path} is missing; run `cadmllm evaluate {path.parent.name}` again") from error
 
 
 def _number(value: float | None, digits: int = 3) -> str:
     return "–" if value is None else f"{value:.{digits}f}"
 
 
-def _percent(value: float) -> str:
-    return f"{value:.0%}"
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{value:.0%}"
+
+
+def _times(value: float | None, factor: float, digits: int = 2) -> str:
+    """A value in the paper's unit."""
+    return "–" if value is None else f"{value * factor:.{digits}f}"
 
 
 def read_result(name: str, checkpoint: Path, metrics: Path, evaluations: Path) -> StageResult:
@@ -167,12 +178,17 @@ def read_result(name: str, checkpoint: Path, metrics: Path, evaluations: Path) -
     """
     from pipeline.training.tracking import read_log
 
+    def read_json(path: Path) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return found
+
     try:
         return StageResult(
             name,
             list(read_log(checkpoint / "log.jsonl")),
-            json.loads((metrics / "train" / f"{name}.json").read_text(encoding="utf-8")),
-            json.loads((metrics / "evaluate" / f"{name}.json").read_text(encoding="utf-8")),
+            read_json(checkpoint / "lineage.json"),
+            read_json(metrics / "train" / f"{name}.json"),
+            read_json(metrics / "evaluate" / f"{name}.json"),
             [json.loads(line) for line in (evaluations / "generated.jsonl").read_text(encoding="utf-8").splitlines()],
             evaluations,
         )

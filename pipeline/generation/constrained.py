@@ -1,47 +1,70 @@
 """The grammar as a logits processor for ``transformers.generate``: greedy, sampling and beams."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
 from transformers import LogitsProcessor
 
 from pipeline.cad.grammar import Grammar, State
-from pipeline.cad.tokens import TOKEN
+from pipeline.cad.tokens import OPERATION_TOKENS, TOKEN
+
+Key = tuple[int, tuple[int, ...]]  # which prompt, and what was written after it
 
 
 class GrammarProcessor(LogitsProcessor):  # type: ignore[misc]
     """Lets through only tokens after which the program can still end within the budget.
 
-    Use one for each call of ``generate``, with ``inputs_embeds``: ``input_ids`` then hold CAD tokens alone.
+    Use one for each call of ``generate``, with ``inputs_embeds``: ``input_ids`` then hold new tokens alone.
 
     Args:
         grammar: of the model's vocabulary.
         max_new_tokens: the budget, END included.
+        starts: for each prompt the tokens of the program that it ends with: whole extrusions, or nothing. A program
+            that has begun goes on with another operation, or ends.
+
+    Raises:
+        GrammarError: a start is none.
     """
 
-    def __init__(self, grammar: Grammar, max_new_tokens: int) -> None:
+    def __init__(self, grammar: Grammar, max_new_tokens: int, starts: Sequence[Sequence[int]] = ((),)) -> None:
         self.grammar = grammar
         self.max_new_tokens = max_new_tokens
-        # Rows change places in beam search: states are found by what was written, not by row.
-        self._states: dict[tuple[int, ...], State] = {(): State()}
+        self.starts = starts
+        # Rows change places in beam search, within a prompt: states are found by what was written, not by row.
+        self._states: dict[Key, State] = {}
+        for number, start in enumerate(starts):
+            state = State()
+            for token in start:
+                state = grammar.advance(state, token)
+            self._states[number, ()] = state
+        self._next_step = np.zeros(grammar.size, bool)
+        self._next_step[[TOKEN["END"], *(TOKEN[name] for name in OPERATION_TOKENS.values())]] = True
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        prefixes = [tuple(row) for row in input_ids.tolist()]
-        states = {prefix: self._state(prefix) for prefix in prefixes}
+        written = input_ids.tolist()
+        copies = len(written) // len(self.starts)  # of each prompt: samples or beams
+        keys = [(row // copies, tuple(tokens)) for row, tokens in enumerate(written)]
+        states = {key: self._state(key) for key in keys}
         self._states = states  # what no row continues is forgotten
         remaining = self.max_new_tokens - input_ids.shape[1]
-        masks = np.stack([self._allowed(states[prefix], remaining) for prefix in prefixes])
-        return scores.masked_fill(~torch.from_numpy(masks).to(scores.device), -torch.inf)
+        masks = {key: self._allowed(key, state, remaining) for key, state in states.items()}
+        mask = np.stack([masks[key] for key in keys])
+        return scores.masked_fill(~torch.from_numpy(mask).to(scores.device), -torch.inf)
 
-    def _state(self, prefix: tuple[int, ...]) -> State:
-        if prefix in self._states:
-            return self._states[prefix]
-        before = self._states[prefix[:-1]]
-        return before if before.slot == "done" else self.grammar.advance(before, prefix[-1], checked=False)
+    def _state(self, key: Key) -> State:
+        if key in self._states:
+            return self._states[key]
+        prompt, written = key
+        before = self._states[prompt, written[:-1]]
+        return before if before.slot == "done" else self.grammar.advance(before, written[-1], checked=False)
 
-    def _allowed(self, state: State, remaining: int) -> np.ndarray:
+    def _allowed(self, key: Key, state: State, remaining: int) -> np.ndarray:
         if state.slot == "done":  # finished rows are filled up while others go on
             mask = np.zeros(self.grammar.size, bool)
             mask[TOKEN["END"]] = True
             return mask
-        return self.grammar.allowed(state, remaining)
+        mask = self.grammar.allowed(state, remaining)
+        prompt, written = key
+        return mask & self._next_step if not written and self.starts[prompt] else mask

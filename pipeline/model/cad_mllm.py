@@ -104,7 +104,7 @@ def _embedding(rows: Tensor) -> nn.Embedding:
     return embedding
 
 
-class CadMllm(nn.Module):
+class CadMllmModel(nn.Module):
     """The model. Base weights are frozen; LoRA, embeddings and projectors are trained as a stage says.
 
     Args:

@@ -1,6 +1,6 @@
 """Floating-point operations of a training step: the useful ones, padding and recomputation left out."""
 
-from pipeline.model.cad_mllm import Batch, CadMllm
+from pipeline.model.cad_mllm import Batch, CadMllmModel
 
 
 class FlopCount:
@@ -10,7 +10,7 @@ class FlopCount:
     Causal attention counts half the square of the length, forward once and backward twice.
     """
 
-    def __init__(self, model: CadMllm) -> None:
+    def __init__(self, model: CadMllmModel) -> None:
         config = model.causal_lm.config
         head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         frozen, adapters = decoder_weights(model)
@@ -32,7 +32,7 @@ class FlopCount:
         return total
 
 
-def decoder_weights(model: CadMllm) -> tuple[int, int]:
+def decoder_weights(model: CadMllmModel) -> tuple[int, int]:
     """Weights in the frozen matrices of the decoder layers, and in LoRA's."""
     frozen = adapters = 0
     for name, module in model.causal_lm.model.named_modules():

@@ -19,6 +19,9 @@ class Notation(Protocol):
     def write(self, program: Sequence[int]) -> list[int]:
         """The ids of a program in CAD tokens, END included."""
 
+    def start(self, program: Sequence[int]) -> list[int]:
+        """The ids of the first extrusions of a program, without END, which the model is to go on from."""
+
     def read(self, ids: Sequence[int]) -> list[int]:
         """The CAD tokens of generated ids, up to the end; what is none is left out with all that follows."""
 
@@ -29,6 +32,9 @@ class CadNotation:
     end = TOKEN["END"]
 
     def write(self, program: Sequence[int]) -> list[int]:
+        return list(program)
+
+    def start(self, program: Sequence[int]) -> list[int]:
         return list(program)
 
     def read(self, ids: Sequence[int]) -> list[int]:
@@ -49,8 +55,12 @@ class TextNotation:
         self.end: int = tokenizer.eos_token_id
 
     def write(self, program: Sequence[int]) -> list[int]:
-        text = " ".join(self.grammar.name(token) for token in program[:-1])
-        return [*self.tokenizer(text, add_special_tokens=False)["input_ids"], self.end]
+        return [*self.start(program[:-1]), self.end]
+
+    def start(self, program: Sequence[int]) -> list[int]:
+        text = " ".join(self.grammar.name(token) for token in program)
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
 
     def read(self, ids: Sequence[int]) -> list[int]:
         ids = list(ids)

@@ -1,7 +1,6 @@
 """What a folder of shards holds: ``manifest.json`` beside them."""
 
 import csv
-import io
 import json
 from collections import Counter
 from collections.abc import Iterable
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.atomic import write_text
+from pipeline.csv_files import csv_text
 from pipeline.errors import UserError
 
 SCHEMA_VERSION = 1
@@ -90,11 +90,8 @@ class Reject:
 
 def write_rejects(folder: Path, rejects: Iterable[Reject]) -> None:
     """Write ``rejects.csv``."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["id", "step", "reason", "detail"])
-    writer.writerows([r.id, r.step, r.reason, r.detail] for r in sorted(rejects))
-    write_text(folder / REJECTS, text.getvalue())
+    rows = [[r.id, r.step, r.reason, r.detail] for r in sorted(rejects)]
+    write_text(folder / REJECTS, csv_text(["id", "step", "reason", "detail"], rows))
 
 
 def read_rejects(folder: Path) -> list[Reject]:

@@ -19,7 +19,7 @@ from pipeline.atomic import write_text
 from pipeline.cad.grammar import Grammar
 from pipeline.errors import UserError
 from pipeline.fingerprint import sha256_folder
-from pipeline.model.cad_mllm import CadMllm
+from pipeline.model.cad_mllm import CadMllmModel
 from pipeline.params import ModelParams
 from pipeline.state_dicts import check_fit
 from pipeline.training.parallel import whole
@@ -35,7 +35,7 @@ CONFIG, LINEAGE, LOG, BEST = "config.json", "lineage.json", "log.jsonl", "best"
 TensorFiles = dict[str, dict[str, Tensor]]
 
 
-def trained_tensors(model: CadMllm) -> TensorFiles:
+def trained_tensors(model: CadMllmModel) -> TensorFiles:
     """All that training changes, by file; whole tensors on the CPU. All processes must ask at once."""
     files = {
         ADAPTER: get_peft_model_state_dict(model.llm, save_embedding_layers=False),
@@ -50,7 +50,7 @@ def trained_tensors(model: CadMllm) -> TensorFiles:
 
 def save_checkpoint(
     folder: Path,
-    model: CadMllm,
+    model: CadMllmModel,
     tensors: TensorFiles,
     combinations: tuple[str, ...],
     llm_sha256: str,
@@ -108,13 +108,13 @@ def load_checkpoint(
     dtype: torch.dtype,
     params: ModelParams | None = None,
     quantization: str = "none",
-) -> CadMllm:
+) -> CadMllmModel:
     """The model of a checkpoint.
 
     Args:
         llm_folder: the frozen language model that it was trained on.
         params: where given, what the checkpoint must have been made with.
-        quantization: of the frozen weights, as ``CadMllm`` takes it.
+        quantization: of the frozen weights, as ``CadMllmModel`` takes it.
 
     Raises:
         UserError: it is missing, damaged, or does not fit, and why.
@@ -132,7 +132,7 @@ def load_checkpoint(
             raise UserError(f"{folder} was made with another model.{part}; train its stage again")
     if sha256_folder(llm_folder) != expected_llm:
         raise UserError(f"{folder} was trained on another language model than the one in {llm_folder} (sha256 differs)")
-    model = CadMllm(llm_folder, params or made_with, grammar, seed, dtype, quantization)
+    model = CadMllmModel(llm_folder, params or made_with, grammar, seed, dtype, quantization)
     for modality, (shape, details) in features.items():
         model.add_projector(modality, shape, details)
     load_trained(model, {name: read_tensors(folder / name) for name in TENSOR_FILES}, folder)
@@ -154,7 +154,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     return loaded
 
 
-def load_trained(model: CadMllm, files: TensorFiles, place: Path) -> None:
+def load_trained(model: CadMllmModel, files: TensorFiles, place: Path) -> None:
     """Put trained tensors into the model, all of them or an error."""
     if files[TEXT_EMBEDDINGS]:
         model.text_embedding.free(files[TEXT_EMBEDDINGS]["ids"].tolist())

@@ -5,7 +5,7 @@ A projector whose input spreads over many directions has more to align before it
 
 import numpy as np
 
-from pipeline.model.cad_mllm import CadMllm
+from pipeline.model.cad_mllm import CadMllmModel
 from pipeline.training.batches import MEMBERS, TrainingData
 from pipeline.training.curriculum import uniform
 
@@ -25,7 +25,7 @@ def participation_ratio(vectors: np.ndarray) -> float:
     return float(np.trace(covariance) ** 2 / norm) if norm > 0 else 1.0
 
 
-def adaptations(model: CadMllm, data: TrainingData, strength: float, seed: int) -> dict[str, float]:
+def adaptations(model: CadMllmModel, data: TrainingData, strength: float, seed: int) -> dict[str, float]:
     """A factor on the learning rate for each modality's projector; none where ``strength`` is 0.
 
     Args:

@@ -17,7 +17,7 @@ from torch import Tensor
 from pipeline import interrupt
 from pipeline.device import autocast
 from pipeline.errors import UserError
-from pipeline.model.cad_mllm import Batch, CadMllm
+from pipeline.model.cad_mllm import Batch, CadMllmModel
 from pipeline.params import CurriculumStage, Training
 from pipeline.prefetch import prefetch
 from pipeline.training.batches import TrainingData
@@ -71,7 +71,7 @@ class Trainer:
         UserError: the stage trains nothing, or there is nothing to train on.
     """
 
-    def __init__(self, model: CadMllm, job: Job) -> None:
+    def __init__(self, model: CadMllmModel, job: Job) -> None:
         self.model, self.job = model, job
         stage, training, parallel = job.stage, job.training, job.parallel
         self.num_tokens = model.num_tokens()
@@ -240,7 +240,7 @@ class Trainer:
         }
 
 
-def free_trained_parts(model: CadMllm, stage: CurriculumStage, training: Training, data: TrainingData) -> None:
+def free_trained_parts(model: CadMllmModel, stage: CurriculumStage, training: Training, data: TrainingData) -> None:
     """Choose what the stage trains, and how it is computed."""
     if model.device.type == "cpu":
         torch.use_deterministic_algorithms(True)

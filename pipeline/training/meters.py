@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pipeline.device import matrix_flops, peak_memory
-from pipeline.model.cad_mllm import Batch, CadMllm
+from pipeline.model.cad_mllm import Batch, CadMllmModel
 from pipeline.model.flops import FlopCount
 from pipeline.training.plan import Step
 
@@ -78,7 +78,7 @@ class Tally:
 class Speed:
     """How fast this process is: tokens per second, time spent waiting for data, share of the matrix rate."""
 
-    def __init__(self, model: CadMllm) -> None:
+    def __init__(self, model: CadMllmModel) -> None:
         self._count, self._device = FlopCount(model), model.device
         self._peak = matrix_flops(model.device, model.dtype)
         self._window, self._all = _Pace(), _Pace()

@@ -6,13 +6,13 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import UserError
-from pipeline.model.cad_mllm import CadMllm
+from pipeline.model.cad_mllm import CadMllmModel
 from pipeline.params import CurriculumStage, Training
 from pipeline.training.parallel import whole
 
 
 def make_optimizer(
-    model: CadMllm, stage: CurriculumStage, training: Training, adaptation: Mapping[str, float] | None = None
+    model: CadMllmModel, stage: CurriculumStage, training: Training, adaptation: Mapping[str, float] | None = None
 ) -> torch.optim.AdamW:
     """The document's parameter groups: the LLM at the stage's rate, projectors at ``projector_lr_multiplier`` times it.
 

@@ -13,7 +13,7 @@ from torch import Tensor, distributed, nn
 
 from pipeline.device import choose_device
 from pipeline.errors import UserError
-from pipeline.model.cad_mllm import CadMllm
+from pipeline.model.cad_mllm import CadMllmModel
 from pipeline.params import Training
 
 
@@ -50,7 +50,7 @@ class Parallel:
     def is_main(self) -> bool:
         return self.rank == 0
 
-    def wrap(self, model: CadMllm) -> nn.Module:
+    def wrap(self, model: CadMllmModel) -> nn.Module:
         """The module that gradients are exchanged through. Sharding replaces the model's own parameters."""
         if self._accelerator is None:
             return model

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from pipeline.atomic import atomic_folder, write_text
-from pipeline.model.cad_mllm import CadMllm
+from pipeline.model.cad_mllm import CadMllmModel
 from pipeline.training.checkpoint import TENSOR_FILES, TensorFiles, load_trained, read_json, read_tensors
 from pipeline.training.parallel import sharded_like, whole
 
@@ -62,7 +62,7 @@ def saved_states(folder: Path) -> list[Path]:
     return sorted(folder.glob("state-*"))
 
 
-def load_state(path: Path, model: CadMllm) -> tuple[Position, dict[int, dict[str, Tensor]]]:
+def load_state(path: Path, model: CadMllmModel) -> tuple[Position, dict[int, dict[str, Tensor]]]:
     """Put a saved state's weights into the model; where it was, and the optimizer's moments for ``set_moments``."""
     files: TensorFiles = {name: {} for name in TENSOR_FILES}
     moments: dict[int, dict[str, Tensor]] = {}

@@ -4,14 +4,13 @@ Only what depends on nothing but the inputs is in the log, which is part of a ch
 of its own. The only module that imports wandb.
 """
 
-import csv
-import io
 import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from pipeline.csv_files import csv_text
 from pipeline.params import MODALITIES, CurriculumStage, Tracking
 
 Line = dict[str, Any]
@@ -87,15 +86,9 @@ def plot_tables(log: Path) -> dict[str, str]:
         for combination, loss in line["loss"].items()
     ]
     return {
-        "train": _csv(["step", "loss", "lr", "grad_norm"], train),
-        "validation": _csv(["step", "combination", "loss"], validation),
+        "train": csv_text(["step", "loss", "lr", "grad_norm"], train),
+        "validation": csv_text(["step", "combination", "loss"], validation),
     }
-
-
-def _csv(header: list[str], rows: list[list[Any]]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([header, *rows])
-    return text.getvalue()
 
 
 class Mirror:

@@ -5,7 +5,7 @@ import torch
 from pipeline import interrupt
 from pipeline.device import autocast
 from pipeline.errors import UserError
-from pipeline.model.cad_mllm import CadMllm
+from pipeline.model.cad_mllm import CadMllmModel
 from pipeline.params import CurriculumStage, Training
 from pipeline.prefetch import prefetch
 from pipeline.training.batches import TrainingData
@@ -16,7 +16,7 @@ from pipeline.training.plan import Example, pack
 
 @torch.no_grad()
 def validate(
-    model: CadMllm,
+    model: CadMllmModel,
     data: TrainingData,
     stage: CurriculumStage,
     training: Training,

@@ -22,7 +22,7 @@ from pipeline.errors import RejectError, UserError
 from pipeline.fingerprint import sha256_folder
 from pipeline.generation.constrained import GrammarProcessor
 from pipeline.generation.generate import generate_tokens
-from pipeline.model.cad_mllm import CadMllm
+from pipeline.model.cad_mllm import CadMllmModel
 from pipeline.training.batches import Inputs, collate, tokenise_prompts
 from pipeline.training.checkpoint import load_checkpoint, save_checkpoint, trained_tensors
 from pipeline.training.optimizer import make_optimizer
@@ -63,7 +63,7 @@ def llm_folder(request, tmp_path_factory, smoke):
 
 @pytest.fixture
 def model(llm_folder, smoke):
-    made = CadMllm(llm_folder, smoke.model, GRAMMAR, 0, torch.float32)
+    made = CadMllmModel(llm_folder, smoke.model, GRAMMAR, 0, torch.float32)
     made.add_projector("point_cloud", (4, 16), DETAILS)
     made.add_projector("image", (2, 4, 16), DETAILS)
     made.set_trainable_params(True, ("point_cloud", "image"), "new")
@@ -118,7 +118,7 @@ def test_the_end_token_is_learnt_and_nothing_else_is_overwritten(model):
 
 
 def test_the_first_loss_is_that_of_a_blind_guess(llm_folder, smoke):
-    untrained = CadMllm(llm_folder, smoke.model, GRAMMAR, 0, torch.float32)
+    untrained = CadMllmModel(llm_folder, smoke.model, GRAMMAR, 0, torch.float32)
     batch = collate([Inputs(i.prompt, i.program) for i in inputs(untrained)], {})
     with torch.no_grad():
         loss = float(untrained(batch)) / len(batch.targets)
@@ -126,7 +126,9 @@ def test_the_first_loss_is_that_of_a_blind_guess(llm_folder, smoke):
 
 
 def test_bfloat16_is_close_and_generates(llm_folder, smoke):
-    exact, half = (CadMllm(llm_folder, smoke.model, GRAMMAR, 0, dtype) for dtype in (torch.float32, torch.bfloat16))
+    exact, half = (
+        CadMllmModel(llm_folder, smoke.model, GRAMMAR, 0, dtype) for dtype in (torch.float32, torch.bfloat16)
+    )
     batch = collate([Inputs(i.prompt, i.program) for i in inputs(exact)], {})
     with torch.no_grad(), autocast(half.device, half.dtype):
         assert float(half(batch)) == pytest.approx(float(exact(batch)), rel=0.01)
@@ -251,7 +253,7 @@ def test_other_parameters_are_refused(model, llm_folder, tmp_path, smoke):
 
 def test_a_saved_state_goes_on_to_the_same_weights(llm_folder, smoke, tmp_path):
     def fresh():
-        model = CadMllm(llm_folder, smoke.model, GRAMMAR, 0, torch.float32)
+        model = CadMllmModel(llm_folder, smoke.model, GRAMMAR, 0, torch.float32)
         model.add_projector("point_cloud", (4, 16), DETAILS)
         model.add_projector("image", (2, 4, 16), DETAILS)
         model.set_trainable_params(True, ("point_cloud", "image"), "all", text_ids=range(60, 90))
@@ -312,7 +314,7 @@ def test_beams_stay_within_the_grammar(model):
 
 @pytest.fixture
 def text_model(llm_folder, smoke):
-    return CadMllm(llm_folder, smoke.model.model_copy(update={"vocabulary": "text"}), GRAMMAR, 0, torch.float32)
+    return CadMllmModel(llm_folder, smoke.model.model_copy(update={"vocabulary": "text"}), GRAMMAR, 0, torch.float32)
 
 
 def test_programs_as_text_come_back_and_add_no_token(text_model):
@@ -360,13 +362,13 @@ def test_without_the_grammar_hardly_anything_parses(model):
 
 def test_a_folder_without_a_model_is_told(tmp_path, smoke):
     with pytest.raises(UserError, match="holds no language model"):
-        CadMllm(tmp_path, smoke.model, GRAMMAR, 0, torch.float32)
+        CadMllmModel(tmp_path, smoke.model, GRAMMAR, 0, torch.float32)
 
 
 def test_frozen_weights_in_four_bits_learn_too(llm_folder, smoke):
     pytest.importorskip("bitsandbytes")
-    exact = CadMllm(llm_folder, smoke.model, GRAMMAR, 0, torch.float32)
-    small = CadMllm(llm_folder, smoke.model, GRAMMAR, 0, torch.bfloat16, "nf4")
+    exact = CadMllmModel(llm_folder, smoke.model, GRAMMAR, 0, torch.float32)
+    small = CadMllmModel(llm_folder, smoke.model, GRAMMAR, 0, torch.bfloat16, "nf4")
     assert any(type(module).__name__ == "Linear4bit" for module in small.llm.modules())
     small.set_trainable_params(True, (), "new")
     batch = collate([Inputs(i.prompt, i.program) for i in inputs(exact)], {})

@@ -1,0 +1,116 @@
+"""Generated programs and pairs of files, built and measured; run in a sandbox."""
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.cad import kernel
+from pipeline.cad.codec import Codec
+from pipeline.cad.files import MESHES, PROGRAMS, read_program, read_surface
+from pipeline.cad.mesh import flat_mesh
+from pipeline.cad.program import Frame
+from pipeline.cad.rendering import encode_png, render_views
+from pipeline.cad.sampling import sample_surface
+from pipeline.data.draw import DEFLECTION
+from pipeline.errors import RejectError
+from pipeline.evaluation.geometry import Body, compare, no_answer_metrics
+
+
+@dataclass(frozen=True, slots=True)
+class AssessTask:
+    """A generated sequence and the true one, with the true cloud in the normalised frame, (N, 6)."""
+
+    tokens: tuple[int, ...]
+    true_tokens: tuple[int, ...]
+    bits: int
+    true_points: np.ndarray
+    num_points: int
+    seed: int
+    picture_size: int
+
+
+def assess(task: AssessTask) -> dict[str, Any]:
+    """Build what was generated.
+
+    Returns:
+        ``metrics`` as ``compare`` gives them, ``watertight``, ``volume``, a ``picture`` as PNG, and the surfaces
+        ``body`` and ``true_body``.
+
+    Raises:
+        RejectError: it does not parse or does not build.
+    """
+    shape = kernel.build(Codec(task.bits).decode(task.tokens))
+    body = Body.of(kernel.tessellate(shape, DEFLECTION))
+    true = _true_body(task.true_tokens, task.bits)
+    return {
+        "metrics": compare(body, true, task.true_points, task.num_points, task.seed),
+        "watertight": body.is_watertight,
+        "volume": kernel.volume(shape),
+        "picture": encode_png(render_views(body.mesh, 1, task.picture_size)[0]),
+        "body": body.surface,
+        "true_body": true.surface,
+    }
+
+
+@functools.lru_cache(maxsize=64)
+def _true_body(tokens: tuple[int, ...], bits: int) -> Body:
+    return Body.of(kernel.tessellate(kernel.build(Codec(bits).decode(tokens)), DEFLECTION))
+
+
+@dataclass(frozen=True, slots=True)
+class CompareTask:
+    """Two CAD files.
+
+    Attributes:
+        predicted: None where there is no prediction.
+        aligned: the prediction is measured in a frame of its own, for files of different units or places.
+    """
+
+    predicted: Path | None
+    true: Path
+    num_points: int
+    seed: int
+    aligned: bool
+
+
+def compare_files(task: CompareTask) -> dict[str, Any]:
+    """All figures of a predicted file against the true one, STEP, STL, PLY, GLB, JSON or tokens.
+
+    Returns:
+        ``builds``, ``valid`` (watertight), ``metrics``, and ``reason`` and ``detail`` where the prediction is no solid.
+
+    Raises:
+        RejectError: the true file cannot be used.
+    """
+    true, frame = read_body(task.true, None)
+    true_points = sample_surface(true.mesh, task.num_points, task.seed + 1)
+    try:
+        if task.predicted is None:
+            raise RejectError("missing", "there is no such file")
+        predicted, _ = read_body(task.predicted, None if task.aligned else frame)
+        found = compare(predicted, true, true_points, task.num_points, task.seed)
+    except RejectError as error:
+        nothing = no_answer_metrics(true_points)
+        return {"builds": False, "valid": False, "metrics": nothing, "reason": error.reason, "detail": error.detail}
+    return {"builds": True, "valid": predicted.is_watertight, "metrics": found}
+
+
+def read_body(path: Path, frame: Frame | None) -> tuple[Body, Frame]:
+    """A file's solid or mesh in a frame, its own if None, and that frame.
+
+    Raises:
+        RejectError: it cannot be read or built.
+    """
+    suffix = path.suffix.lower()
+    if suffix in MESHES:
+        surface = read_surface(path)
+        frame = frame or surface.frame
+        moved = surface.normalised(frame)
+        return Body(flat_mesh(moved), moved, moved.is_watertight), frame
+    shape = kernel.build(read_program(path)) if suffix in PROGRAMS else kernel.read_step(path)
+    own = Frame.of_box(*kernel.bounding_box(shape))
+    frame = frame or own
+    return Body.of(kernel.tessellate(shape, DEFLECTION * own.scale).normalised(frame)), frame

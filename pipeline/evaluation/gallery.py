@@ -1,0 +1,104 @@
+"""The report's gallery: test models beside what was made of them, the best, the middle and the worst."""
+
+import base64
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import UserError
+
+EACH = 4  # models in each part of the gallery
+MAX_TRIANGLES = 3000  # of a solid that can be turned in the page: about 30 kB
+PARTS = ("best", "middle", "worst")
+
+
+def gallery(generated: list[dict[str, Any]], pictures: Path, ranked_by: str) -> dict[str, list[dict[str, Any]]]:
+    """Models in parts ``best``, ``middle`` and ``worst`` by the chamfer distance of one combination's programs.
+
+    Args:
+        generated: lines of ``generated.jsonl``.
+        pictures: folder of the pictures beside it.
+        ranked_by: the combination.
+
+    Raises:
+        UserError: a picture is missing.
+    """
+    ranked = sorted((line for line in generated if line["combination"] == ranked_by), key=_badness)
+    count = len(ranked)
+    if count <= 3 * EACH:
+        cuts = (0, (count + 2) // 3, (2 * count + 2) // 3, count)
+        chosen = [ranked[a:b] for a, b in itertools.pairwise(cuts)]
+    else:
+        middle = (count - EACH) // 2
+        chosen = [ranked[:EACH], ranked[middle : middle + EACH], ranked[-EACH:]]
+    return {
+        part: [_model([line for line in generated if line["key"] == each["key"]], pictures) for each in lines]
+        for part, lines in zip(PARTS, chosen)
+    }
+
+
+def _badness(line: dict[str, Any]) -> tuple[bool, float, str]:
+    return not line["valid"], line["metrics"]["chamfer_l1_mean"], line["key"]
+
+
+def _model(lines: list[dict[str, Any]], pictures: Path) -> dict[str, Any]:
+    """One test model: what was shown, and every attempt."""
+    first = lines[0]
+    shown: list[int] = next((line["views"] for line in lines if line["views"]), [])
+    return {
+        "id": first["id"],
+        "key": first["key"],
+        "caption": first["caption"],
+        "true": picture(pictures / f"{first['key']}.true.png"),
+        "true_mesh": _small(first.get("true_mesh")),
+        "views": [picture(pictures / f"{first['key']}.view{number}.png") for number in range(len(shown))],
+        "attempts": [_attempt(line, pictures) for line in lines],
+    }
+
+
+def _attempt(line: dict[str, Any], pictures: Path) -> dict[str, Any]:
+    drawn = line["builds"]
+    return {
+        "combination": line["combination"],
+        "valid": line["valid"],
+        "reason": line.get("reason", ""),
+        "picture": picture(pictures / f"{line['key']}.{line['combination']}.png") if drawn else None,
+        "mesh": _small(line.get("mesh")),
+        "chamfer": line["metrics"]["chamfer_l1_mean"],
+        "iou": line["metrics"]["volumetric_iou"],
+    }
+
+
+def meshes_json(parts: dict[str, list[dict[str, Any]]]) -> str:
+    """The meshes of a gallery as JSON for the viewer: by model, then ``true`` and each combination.
+
+    Only base64 and names of combinations are in it, nothing that could end a script element.
+    """
+    found = {
+        model["key"]: {
+            "true": model["true_mesh"],
+            **{attempt["combination"]: attempt["mesh"] for attempt in model["attempts"] if attempt["mesh"]},
+        }
+        for models in parts.values()
+        for model in models
+        if model["true_mesh"]
+    }
+    return json.dumps(found).replace("<", "\\u003c")
+
+
+def _small(mesh: dict[str, str] | None) -> dict[str, str] | None:
+    """A packed mesh, if the page stays small with it."""
+    return mesh if mesh is not None and len(mesh["indices"]) <= MAX_TRIANGLES * 16 else None
+
+
+def picture(path: Path) -> str:
+    """A PNG as a data URI.
+
+    Raises:
+        UserError: it is missing.
+    """
+    try:
+        return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is missing; run `cadmllm evaluate {path.parent.name}` again") from error

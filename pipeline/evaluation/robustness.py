@@ -1,0 +1,163 @@
+"""Worse inputs than those of training: noisy clouds, clouds with points missing, parts seen from elsewhere.
+
+The features of training cannot be reused here: the test models are drawn again, disturbed, and encoded.
+"""
+
+import functools
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from pipeline.cad import kernel
+from pipeline.cad.codec import Codec
+from pipeline.cad.mesh import Mesh
+from pipeline.cad.rendering import render_views
+from pipeline.cad.sandbox import Failure, Sandbox
+from pipeline.data.draw import DEFLECTION, sample_seed
+from pipeline.evaluation.evaluate import Case, Evaluator
+from pipeline.evaluation.statistics import estimate, rates
+from pipeline.generation.prompt import Encoders
+from pipeline.params import Robustness
+
+METRICS = ("chamfer_l1_mean", "f_score_005", "normal_consistency", "volumetric_iou")
+
+
+@dataclass(frozen=True, slots=True)
+class TurnTask:
+    """A true program to be drawn after a turn about z."""
+
+    tokens: tuple[int, ...]
+    bits: int
+    degrees: float
+    num_views: int
+    image_size: int
+
+
+def turned_views(task: TurnTask) -> np.ndarray:
+    """(num_views, size, size) pictures of a part that was turned in front of the cameras; run it in a sandbox."""
+    mesh = kernel.tessellate(kernel.build(Codec(task.bits).decode(task.tokens)), DEFLECTION)
+    return render_views(turned(mesh, task.degrees), task.num_views, task.image_size)
+
+
+def turned(mesh: Mesh, degrees: float) -> Mesh:
+    """The mesh after a turn about z."""
+    cosine, sine = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    matrix = np.array([[cosine, sine, 0], [-sine, cosine, 0], [0, 0, 1]])
+    return replace(mesh, vertices=mesh.vertices @ matrix, normals=mesh.normals @ matrix)
+
+
+def noisy(cloud: np.ndarray, deviation: float, seed: int) -> np.ndarray:
+    """(N, 6) with Gaussian noise on the positions; normals stay."""
+    noise = np.random.default_rng(seed).normal(0, deviation, (len(cloud), 3))
+    return np.concatenate([cloud[:, :3] + noise, cloud[:, 3:]], axis=1).astype(np.float32)
+
+
+def thinned(cloud: np.ndarray, dropped: float, seed: int) -> np.ndarray:
+    """(N, 6) without a share of its points, at least 16 left."""
+    left = max(16, round(len(cloud) * (1 - dropped)))
+    return cloud[np.random.default_rng(seed).permutation(len(cloud))[:left]]
+
+
+def robustness(
+    evaluator: Evaluator, settings: Robustness, models: Path, progress: Callable[[int, int, str], None]
+) -> list[dict[str, Any]]:
+    """Figures for every disturbance, beside those of the undisturbed input.
+
+    Args:
+        models: folder of the resolved models, for the encoders.
+
+    Returns:
+        Rows of ``input``, ``disturbance``, ``level`` (0: none) and figures. Points and images are shown with the
+        caption, or alone where the stage knows only that.
+    """
+    encoders = Encoders(evaluator.model, models)
+    rows = []
+    jobs = list(_jobs(evaluator, settings, encoders))
+    for number, (combination, disturbance, level, make) in enumerate(jobs):
+        progress(number, len(jobs), f"{disturbance} {level:g}")
+        results = evaluator.measure(f"{disturbance}-{level:g}", make(), pictures=False)
+        rows.append(
+            {
+                "input": combination,
+                "disturbance": disturbance,
+                "level": level,
+                "num_models": len(results),
+                "valid_rate": rates(results)["valid_rate"],
+                **{name: estimate([r["metrics"][name] for r in results]) for name in METRICS},
+            }
+        )
+    progress(1, 1, "all disturbances measured")
+    return rows
+
+
+def table(rows: list[dict[str, Any]]) -> list[tuple[str, float, float]]:
+    """Disturbance, level and median chamfer distance for a plot; level 0 begins every disturbance of an input."""
+    bases = {row["input"]: row for row in rows if row["level"] == 0}
+    found = []
+    for name in dict.fromkeys(row["disturbance"] for row in rows):
+        own = [row for row in rows if row["disturbance"] == name]
+        for row in own if own[0]["level"] == 0 else [bases[own[0]["input"]], *own]:
+            median = row["chamfer_l1_mean"]["median"]
+            found.append((name, row["level"], median))
+    return found
+
+
+Job = tuple[str, str, float, Callable[[], list[Case]]]
+
+
+def _jobs(evaluator: Evaluator, settings: Robustness, encoders: Encoders) -> Iterator[Job]:
+    """What is measured: the input, the disturbance, its level, and how its cases are made."""
+    points, image = (_shown_by(evaluator.setting.stage.combinations, modality) for modality in ("point_cloud", "image"))
+    if points is not None and (settings.noise or settings.dropped):
+        clouds = functools.partial(_disturbed_cases, evaluator, points, encoders)
+        yield points, "noise", 0.0, functools.partial(clouds, noisy, 0.0)
+        for name, disturb, levels in (("noise", noisy, settings.noise), ("dropped", thinned, settings.dropped)):
+            for level in levels:
+                yield points, name, level, functools.partial(clouds, disturb, level)
+    if image is not None and settings.rotations_deg:
+        for degrees in (0.0, *settings.rotations_deg):
+            yield image, "rotation", degrees, functools.partial(_turned_cases, evaluator, image, encoders, degrees)
+
+
+def _disturbed_cases(
+    evaluator: Evaluator,
+    combination: str,
+    encoders: Encoders,
+    disturb: Callable[[np.ndarray, float, int], np.ndarray],
+    level: float,
+) -> list[Case]:
+    """Every test model with a worse cloud; the truth to measure against is the whole one."""
+    found = []
+    for case in evaluator.cases(combination):
+        cloud = disturb(case.true_points, level, sample_seed(evaluator.setting.seed, evaluator.test.keys[case.row]))
+        found.append(replace(case, inputs=replace(case.inputs, points=encoders.points(cloud)), cloud=cloud))
+    return found
+
+
+def _turned_cases(evaluator: Evaluator, combination: str, encoders: Encoders, degrees: float) -> list[Case]:
+    """Every test model, turned before it is seen; the truth to measure against is the part as it was."""
+    cases, limits = evaluator.cases(combination), evaluator.setting.kernel
+    num_views, size = evaluator.model.feature_shapes["image"][0], encoders.image_size
+    tasks = [
+        TurnTask(
+            tuple(evaluator.test.program(case.row).tolist()), evaluator.model.grammar.bits, degrees, num_views, size
+        )
+        for case in cases
+    ]
+    found = []
+    with Sandbox(turned_views, evaluator.num_workers, limits.timeout_s, limits.memory_mib) as sandbox:
+        for case, views in zip(cases, sandbox.map(tasks), strict=True):
+            if not isinstance(views, Failure):  # true programs build; one that timed out here is left out
+                shown = [Image.fromarray(views[number]) for number in case.inputs.views]
+                found.append(replace(case, inputs=replace(case.inputs, image=encoders.images(shown))))
+    return found
+
+
+def _shown_by(combinations: Iterable[str], modality: str) -> str | None:
+    """The combination by which a modality is tried: with the caption, or alone."""
+    known = [c for c in combinations if c in (f"text+{modality}", modality)]
+    return known[0] if known else None

@@ -1,0 +1,190 @@
+"""A trained checkpoint as a Python object: from words, points and pictures to programs and solids.
+
+model = CadMllm.from_pretrained("checkpoints/stage3_all")
+best, *others = model.generate(text="A flange with six bolt holes.", points="scan.npy", num_candidates=8)
+best.write("flange.step")
+"""
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from pipeline.cad import kernel
+from pipeline.cad.codec import TOLERANCE, Codec
+from pipeline.cad.files import ConvertTask, WriteOptions, check_writable, convert
+from pipeline.cad.program import CadProgram, Frame
+from pipeline.cad.sandbox import Failure, Sandbox
+from pipeline.device import DTYPES, choose_device
+from pipeline.errors import RejectError
+from pipeline.generation.generate import Decoding, generate_tokens, score, without_end
+from pipeline.generation.prompt import Encoders, UserInputs, make_prompt, read_inputs
+from pipeline.generation.select import Candidate, build_candidate, select
+from pipeline.model.cad_mllm import CadMllmModel
+from pipeline.training.checkpoint import load_checkpoint
+
+CLOUD_POINTS = 2048  # of an input cloud, that candidates are compared with
+
+
+@dataclass(frozen=True)
+class Generated:
+    """One generated model.
+
+    Attributes:
+        candidate: tokens, log-likelihood, distance to the input cloud, and why it makes no solid, where it does not.
+        program: in metres.
+        bits: of the tokens' values.
+    """
+
+    candidate: Candidate
+    program: CadProgram
+    bits: int
+
+    @property
+    def is_valid(self) -> bool:
+        """Whether it builds a watertight solid."""
+        return self.candidate.failure is None
+
+    @functools.cached_property
+    def solid(self) -> Any:
+        """The B-rep, an OCCT ``TopoDS_Shape`` in metres, built here and now without a time limit.
+
+        Raises:
+            RejectError: it does not build.
+        """
+        return kernel.build(self.program)
+
+    def write(
+        self, path: str | Path, options: WriteOptions | None = None, timeout_s: float = 60.0, memory_mib: int = 4096
+    ) -> dict[str, Any]:
+        """Write ``.step``, ``.stl``, ``.glb``, ``.ply``, ``.png``, ``.json`` (Omni-CAD) or ``.tokens``.
+
+        Returns:
+            What is known of the result, as ``convert`` gives it.
+
+        Raises:
+            UserError: the suffix is none of these. RejectError: the program makes no solid.
+        """
+        target = Path(path).resolve()
+        check_writable(target)
+        task = ConvertTask(self.program, target, options or WriteOptions(self.bits, TOLERANCE))
+        with Sandbox(convert, 1, timeout_s, memory_mib) as sandbox:
+            result = next(sandbox.map([task]))
+        if isinstance(result, Failure):
+            raise RejectError(
+                result.reason,
+                f"the generated program ({len(self.candidate.tokens)} tokens) makes no solid: {result.detail}",
+            )
+        return result
+
+
+class CadMllm:
+    """A checkpoint with its language model and encoders.
+
+    Args:
+        model: on its device.
+        models: folder of the resolved models, for the encoders.
+    """
+
+    def __init__(self, model: CadMllmModel, models: Path) -> None:
+        self.model, self.encoders = model, Encoders(model, models)
+
+    @classmethod
+    def from_pretrained(
+        cls, path: str | Path, models: str | Path = "models", device: str = "auto", dtype: str = "float32"
+    ) -> "CadMllm":
+        """Load a checkpoint.
+
+        Args:
+            path: for example ``checkpoints/stage3_all``.
+            models: what ``cadmllm models`` made, the models that the checkpoint was trained with.
+            device: ``auto``, ``cpu``, ``cuda``, ``mps``.
+            dtype: ``float32``, ``bfloat16`` or ``float16``.
+
+        Raises:
+            UserError: something is missing or does not fit.
+        """
+        folder = Path(models)
+        model = load_checkpoint(Path(path), folder / "llm", DTYPES[dtype])
+        return cls(model.to(choose_device(device)), folder)
+
+    def generate(
+        self,
+        text: str = "",
+        points: str | Path | np.ndarray | None = None,
+        images: Sequence[str | Path | Image.Image] = (),
+        num_candidates: int = 1,
+        *,
+        start: CadProgram | None = None,
+        size_mm: float = 100.0,
+        temperature: float | None = None,
+        top_p: float = 1.0,
+        max_new_tokens: int = 512,
+        seed: int = 0,
+        num_workers: int = 1,
+    ) -> list[Generated]:
+        """Write CAD models for one prompt, every one of a well-formed program.
+
+        Args:
+            text: the caption.
+            points: a cloud, (N, 3) or (N, 6) with normals, or a ``.npy`` or ``.npz`` file.
+            images: pictures, the first views in their order.
+            num_candidates: so many are written and built; equal ones are returned once.
+            start: extrusions that are given, in metres; the program goes on after them.
+            size_mm: longest side of the result, where neither a cloud nor a start gives it.
+            temperature: of sampling. None: the first candidate is greedy, the others are sampled at 0.7; 0: greedy
+                alone.
+            num_workers: processes that build candidates.
+
+        Returns:
+            Candidates, the best first: solids before what does not build, then the nearest to the cloud, or the
+            likeliest where there is none.
+
+        Raises:
+            UserError, RejectError: an input cannot be used.
+        """
+        given = read_inputs(text, points, images)
+        return self.generate_from(
+            given, num_candidates, start, size_mm, temperature, top_p, max_new_tokens, seed, num_workers
+        )
+
+    def generate_from(
+        self,
+        given: UserInputs,
+        num_candidates: int,
+        start: CadProgram | None,
+        size_mm: float,
+        temperature: float | None,
+        top_p: float,
+        max_new_tokens: int,
+        seed: int,
+        num_workers: int,
+    ) -> list[Generated]:
+        """``generate`` for inputs that were read before."""
+        model, codec = self.model, Codec(self.model.grammar.bits)
+        frame = given.frame or Frame((0.0, 0.0, 0.0), size_mm / 2000)
+        first: list[int] = []
+        if start is not None:
+            if given.frame is None:
+                frame = Frame.of_box(*kernel.bounding_box(kernel.build(start)))
+            first = without_end(codec.encode(start.normalised(frame)).tolist())
+        prompt = make_prompt(model, self.encoders, given, first)
+        programs: list[list[int]] = []
+        sampled = num_candidates
+        if temperature is None or temperature == 0:
+            programs += generate_tokens(model, [prompt], Decoding(max_new_tokens))[0]
+            sampled = 0 if temperature == 0 else num_candidates - 1
+        if sampled:
+            decoding = Decoding(max_new_tokens, sampled, 0.7 if temperature is None else temperature, top_p, seed=seed)
+            programs += generate_tokens(model, [prompt], decoding)[0]
+        likelihoods = score(model, replace(prompt, program=[]), programs)
+        cloud = None if given.points is None else given.points[:CLOUD_POINTS]
+        with Sandbox(build_candidate, num_workers, 60.0, 4096) as sandbox:
+            chosen = next(select([programs], [likelihoods], [cloud], codec.bits, sandbox))
+        return [
+            Generated(candidate, codec.decode(candidate.tokens).restored(frame), codec.bits) for candidate in chosen
+        ]

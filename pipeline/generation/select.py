@@ -1,0 +1,90 @@
+"""Several candidates for one prompt, and which of them to keep: by what the user gave, never by the truth."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.cad import kernel
+from pipeline.cad.codec import Codec
+from pipeline.cad.distances import chamfer
+from pipeline.cad.mesh import watertight
+from pipeline.cad.sampling import sample_surface
+from pipeline.cad.sandbox import Failure, Sandbox
+from pipeline.data.draw import DEFLECTION
+from pipeline.errors import RejectError
+
+
+@dataclass(frozen=True, slots=True)
+class BuildTask:
+    """A candidate, and the input cloud in the normalised frame, (N, 3) or (N, 6), or None."""
+
+    tokens: tuple[int, ...]
+    bits: int
+    cloud: np.ndarray | None
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One program written for a prompt.
+
+    Attributes:
+        log_likelihood: of the whole program, in nats.
+        distance: chamfer distance (``chamfer_l1_mean``) to the input cloud; None without a cloud, or without a solid.
+        failure: why it makes no watertight solid; None where it does.
+    """
+
+    tokens: tuple[int, ...]
+    log_likelihood: float
+    distance: float | None
+    failure: Failure | None
+
+    @property
+    def rank(self) -> tuple[bool, float, float]:
+        """What candidates are sorted by: solids first, then nearness to the input, then likelihood."""
+        return self.failure is not None, 0.0 if self.distance is None else self.distance, -self.log_likelihood
+
+
+def build_candidate(task: BuildTask) -> float | None:
+    """Build a candidate, in a sandbox; its distance to the input cloud, where there is one.
+
+    Raises:
+        RejectError: it makes no watertight solid.
+    """
+    mesh = kernel.tessellate(kernel.build(Codec(task.bits).decode(task.tokens)), DEFLECTION)
+    watertight(mesh)
+    if task.cloud is None:
+        return None
+    distance = chamfer(sample_surface(mesh, len(task.cloud), 0), task.cloud)["chamfer_l1_mean"]
+    if not math.isfinite(distance):
+        raise RejectError("bad_points", "the distance to the input is not finite")
+    return distance
+
+
+def select(
+    programs: Sequence[Sequence[Sequence[int]]],
+    likelihoods: Sequence[Sequence[float]],
+    clouds: Sequence[np.ndarray | None],
+    bits: int,
+    sandbox: Sandbox[BuildTask, float | None],
+) -> Iterator[list[Candidate]]:
+    """The candidates of each prompt, the best one first.
+
+    Args:
+        programs: for each prompt its candidates' tokens; equal ones are built and listed once.
+        likelihoods: of each candidate.
+        clouds: what each prompt showed, or None.
+    """
+    distinct = [{tuple(tokens): value for tokens, value in zip(p, v)} for p, v in zip(programs, likelihoods)]
+    tasks = (BuildTask(tokens, bits, cloud) for own, cloud in zip(distinct, clouds) for tokens in own)
+    answers = sandbox.map(tasks)
+    for own in distinct:
+        found = []
+        for tokens, likelihood in own.items():
+            answer = next(answers)
+            if isinstance(answer, Failure):
+                found.append(Candidate(tokens, likelihood, None, answer))
+            else:
+                found.append(Candidate(tokens, likelihood, answer, None))
+        yield sorted(found, key=lambda candidate: candidate.rank)

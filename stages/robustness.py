@@ -1,0 +1,41 @@
+"""The ``robustness`` stage: the last checkpoint with worse inputs."""
+
+import json
+from typing import Any
+
+from pipeline import params
+from pipeline.atomic import write_text
+from pipeline.csv_files import csv_text
+from pipeline.progress import display
+from stages.evaluate import make_evaluator, measuring
+from stages.runner import METRICS, MODELS, PLOTS, stage
+from stages.train import find_stage
+
+
+@stage
+def robustness() -> None:
+    """Try the last checkpoint on noisy clouds, clouds with points missing, and parts seen from elsewhere."""
+    from pipeline.evaluation.robustness import robustness as measure
+    from pipeline.evaluation.robustness import table
+
+    p = params.load()
+    place = find_stage(p, list(p.curriculum)[-1])
+    sections = {"evaluation": p.evaluation, "robustness": p.robustness}
+    with display("robustness") as show, measuring(p, place, sections) as scratch:
+        evaluator, _ = make_evaluator(p, place, scratch)
+        rows = measure(evaluator, p.robustness, MODELS, show)
+        for row in rows:
+            show.say(
+                f"{row['input']}, {row['disturbance']} {row['level']:g}: valid {row['valid_rate']:.0%}, "
+                f"chamfer median {row['chamfer_l1_mean']['median']:.3f}"
+            )
+        write_text(PLOTS / "robustness.csv", csv_text(["disturbance", "level", "chamfer_l1_mean_median"], table(rows)))
+        write_text(METRICS / "robustness.json", json.dumps(_by_level(rows), indent=1, sort_keys=True) + "\n")
+
+
+def _by_level(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Rows as DVC shows metrics: by disturbance and level."""
+    found: dict[str, Any] = {}
+    for row in rows:
+        found.setdefault(row["disturbance"], {})[f"{row['level']:g}"] = row
+    return found
