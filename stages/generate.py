@@ -74,8 +74,8 @@ def generate(
         f"{out}: {len(best.candidate.tokens)} tokens{shown}"
         f"{facts_text({'extrusions': len(best.program.extrudes), **facts})}"
     )
-    if best.candidate.distance is not None:
-        typer.echo(f"chamfer distance to the cloud: {best.candidate.distance:.4f} of its longest half-side")
+    if best.candidate.misfit is not None:
+        typer.echo(f"misfit to the cloud: {best.candidate.misfit:.4f} of its longest half-side")
 
 
 def read_start(path: Path, steps: int | None) -> "CadProgram":

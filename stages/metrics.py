@@ -51,11 +51,8 @@ def metrics(
     from pipeline.progress import display
 
     found = pairs(predicted, truth)
-    results: list[dict[str, Any]] = []
     with display("metrics") as show, Sandbox(compare_files, workers or cores(), timeout_s, memory_mib) as sandbox:
-        for result in compare_pairs(found, lambda own, true: CompareTask(own, true, num_points, seed, align), sandbox):
-            results.append(result)
-            show(len(results), len(found), "pairs measured")
+        results = compare_pairs(found, lambda own, true: CompareTask(own, true, num_points, seed, align), sandbox, show)
     if as_json:
         typer.echo(json.dumps({**summary(results), "pairs": results}, indent=1))
     else:

@@ -1,6 +1,9 @@
-"""How far two point clouds are from each other. Clouds are (N, 3) or (N, 6), xyz and unit normal."""
+"""How far point clouds are from each other and from surfaces. Clouds are (N, 3) or (N, 6), xyz and unit normal."""
 
 import numpy as np
+
+from pipeline.cad.mesh import Mesh
+from pipeline.cad.sampling import sample_triangles
 
 
 def nearest(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -28,3 +31,49 @@ def chamfer_of(to_b: np.ndarray, to_a: np.ndarray) -> dict[str, float]:
         "chamfer_l1_mean": float((to_b.mean() + to_a.mean()) / 2),
         "chamfer_squared_sum": float((to_b**2).mean() + (to_a**2).mean()),
     }
+
+
+def to_surface(points: np.ndarray, mesh: Mesh, seed: int = 0, num_samples: int = 8192, tried: int = 8) -> np.ndarray:
+    """(N,) distances of points, (N, 3) or (N, 6), to a mesh's surface, free of the noise that sampling it would add.
+
+    The triangles tried for each point are those of the samples nearest to it, so a distance can be a little too long,
+    never too short.
+    """
+    from scipy.spatial import cKDTree
+
+    samples, owners = sample_triangles(mesh, num_samples, seed)
+    _, nearby = cKDTree(samples[:, :3]).query(points[:, :3], k=tried)
+    corners = mesh.vertices[mesh.triangles[owners[nearby]]]  # (N, tried, 3, 3)
+    return np.asarray(_to_triangles(points[:, None, :3], corners).min(axis=1))
+
+
+def _to_triangles(p: np.ndarray, corners: np.ndarray) -> np.ndarray:
+    """Distances of points to triangles: to the plane where the foot lies inside, else to the nearest side."""
+    a, b, c = (corners[..., i, :] for i in range(3))
+    normal = np.cross(b - a, c - a)
+    squared = np.maximum((normal**2).sum(axis=-1), 1e-300)
+    height = ((p - a) * normal).sum(axis=-1)
+    inside = np.ones(height.shape, bool)
+    nearest_side = np.full(height.shape, np.inf)
+    for u, v in ((a, b), (b, c), (c, a)):
+        inside &= (np.cross(v - u, p - u) * normal).sum(axis=-1) >= 0
+        along = ((p - u) * (v - u)).sum(axis=-1) / np.maximum(((v - u) ** 2).sum(axis=-1), 1e-300)
+        foot = u + np.clip(along, 0, 1)[..., None] * (v - u)
+        nearest_side = np.minimum(nearest_side, np.linalg.norm(p - foot, axis=-1))
+    return np.where(inside, np.abs(height) / np.sqrt(squared), nearest_side)
+
+
+def misfit(cloud: np.ndarray, mesh: Mesh, seed: int = 0) -> float:
+    """How badly a solid explains a cloud, (N, 3) or (N, 6): 0 where the cloud was drawn from its surface, without
+    noise.
+
+    The mean distance of the cloud's points to the surface, and of points on the surface to the cloud as far as it is
+    more than the cloud's own spacing.
+    """
+    from scipy.spatial import cKDTree
+
+    tree = cKDTree(cloud[:, :3])
+    spacing = float(np.quantile(tree.query(cloud[:, :3], k=2)[0][:, 1], 0.99))
+    samples, _ = sample_triangles(mesh, len(cloud), seed)
+    beyond = np.maximum(tree.query(samples[:, :3])[0] - spacing, 0)
+    return float(to_surface(cloud, mesh, seed).mean() + beyond.mean())

@@ -12,6 +12,11 @@ def sample_surface(mesh: Mesh, num_points: int, seed: int) -> np.ndarray:
     Returns:
         (num_points, 6) float32: xyz in the mesh's frame and outward unit normal.
     """
+    return sample_triangles(mesh, num_points, seed)[0]
+
+
+def sample_triangles(mesh: Mesh, num_points: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """``sample_surface``, and (num_points,) the triangle that each point lies on."""
     corners = mesh.vertices[mesh.triangles]  # (T, 3, 3)
     areas = np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1) / 2
     total = areas.sum()
@@ -27,7 +32,7 @@ def sample_surface(mesh: Mesh, num_points: int, seed: int) -> np.ndarray:
     points = (corners[chosen] * weights).sum(axis=1)
     normals = (mesh.normals[mesh.triangles[chosen]] * weights).sum(axis=1)
     normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
-    return np.concatenate([points, normals], axis=1).astype(np.float32)
+    return np.concatenate([points, normals], axis=1).astype(np.float32), chosen
 
 
 def normalise_points(points: np.ndarray) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Predicted CAD files against true ones: a pair, or two folders matched by name."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,25 +55,34 @@ def _by_name(folder: Path) -> dict[str, Path]:
 
 
 def compare_pairs(
-    found: Iterable[Pair],
+    found: Sequence[Pair],
     task: Callable[[Path | None, Path], CompareTask],
     sandbox: Sandbox[CompareTask, dict[str, Any]],
-) -> Iterable[dict[str, Any]]:
+    progress: Callable[[int, int, str], None],
+) -> list[dict[str, Any]]:
     """One line for each pair: ``name``, ``builds``, ``valid``, ``metrics``, and ``reason`` where there is no solid.
 
     Raises:
         UserError: a true file cannot be read or built.
     """
-    found = list(found)
-    for pair, answer in zip(found, sandbox.map(task(pair.predicted, pair.true) for pair in found), strict=True):
-        if not isinstance(answer, Failure):
-            yield {"name": pair.name, **answer}
-            continue
-        # It took the worker with it, so what it counts as has still to be computed.
-        nothing = next(sandbox.map([task(None, pair.true)]))
-        if isinstance(nothing, Failure):
-            raise UserError(f"{pair.true}, a true file, cannot be used: {nothing.reason}: {nothing.detail}")
-        yield {"name": pair.name, **nothing, "reason": answer.reason, "detail": answer.detail}
+    answers: list[dict[str, Any] | Failure] = []
+    for answer in sandbox.map(task(pair.predicted, pair.true) for pair in found):
+        answers.append(answer)
+        progress(len(answers), len(found), "pairs measured")
+    # Those that took their worker with them: what they count as has still to be computed.
+    lost = [number for number, answer in enumerate(answers) if isinstance(answer, Failure)]
+    nothing = dict(zip(lost, sandbox.map(task(None, found[number].true) for number in lost), strict=True))
+    return [
+        {"name": pair.name, **(_counted(pair, answer, nothing[number]) if isinstance(answer, Failure) else answer)}
+        for number, (pair, answer) in enumerate(zip(found, answers, strict=True))
+    ]
+
+
+def _counted(pair: Pair, failure: Failure, nothing: dict[str, Any] | Failure) -> dict[str, Any]:
+    """What a prediction that failed is counted as."""
+    if isinstance(nothing, Failure):
+        raise UserError(f"{pair.true}, a true file, cannot be used: {nothing.reason}: {nothing.detail}")
+    return {**nothing, "reason": failure.reason, "detail": failure.detail}
 
 
 def summary(results: list[dict[str, Any]]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from pipeline.cad.distances import chamfer_of, nearest
 from pipeline.cad.mesh import MERGE, Mesh, Surface, closed, merge_vertices, volumetric_iou
 from pipeline.cad.sampling import sample_surface
 from pipeline.errors import RejectError
-from pipeline.evaluation.topology import merged_figures, topology
+from pipeline.evaluation.topology import merged_figures, num_segments, topology
 
 F_SCORE_RADIUS = 0.05  # CAD-MLLM's
 UNIT_CUBE = 0.5  # from the normalised frame to a box whose longest side is 1, cadrille's frame
@@ -107,12 +107,12 @@ def compare(predicted: Body, true: Body, true_points: np.ndarray, num_points: in
     chosen = np.random.default_rng(seed).permutation(len(true_points))[:num_points]
     points = sample_surface(predicted.mesh, num_points, seed)
     own = topology_figures(predicted.surface)
-    truth = topology(true.surface.vertices, true.surface.triangles)
+    segments = num_segments(true.surface.vertices, true.surface.triangles)
     return {
         **cloud_metrics(points, true_points[chosen]),
         "volumetric_iou": _iou(predicted, true),
         **own,
-        "segment_error": abs(own["segments"] - truth.segments),
+        "segment_error": abs(own["segments"] - segments),
     }
 
 

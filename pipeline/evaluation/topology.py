@@ -20,7 +20,7 @@ from scipy.sparse.csgraph import connected_components
 from pipeline.errors import RejectError
 from pipeline.evaluation.intersections import Triangles, collinear, meet, overlap_across_edge, vertex_meets
 
-FACES_AT_ONCE = 512  # when looking for boxes that overlap
+FACES_AT_ONCE = 128  # when looking for boxes that overlap
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +195,11 @@ def topology(vertices: np.ndarray, triangles: np.ndarray) -> Topology:
     )
 
 
+def num_segments(vertices: np.ndarray, triangles: np.ndarray) -> int:
+    """Connected components alone, as ``topology`` counts them."""
+    return _segments(repair(vertices, triangles).faces)
+
+
 def _segments(faces: np.ndarray) -> int:
     """Components of vertices that share a face; vertices of no face do not count."""
     used, faces = np.unique(faces, return_inverse=True)
@@ -258,8 +263,10 @@ def _candidates(soup: Soup, flat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         stop = min(start + FACES_AT_ONCE, len(numbers))
         # Everything that begins before the last of these ends, in order of its own beginning.
         after = slice(start, int(ends[start:stop].max()))
-        touch = (low[start:stop, None] <= high[None, after]).all(axis=2)
-        touch &= (high[start:stop, None] >= low[None, after]).all(axis=2)
+        touch = np.ones((stop - start, after.stop - start), bool)
+        for k in range(3):
+            touch &= low[start:stop, None, k] <= high[None, after, k]
+            touch &= high[start:stop, None, k] >= low[None, after, k]
         i, j = np.nonzero(np.triu(touch, 1))
         firsts.append(numbers[start + i])
         seconds.append(numbers[start + j])

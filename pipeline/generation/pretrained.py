@@ -35,7 +35,7 @@ class Generated:
     """One generated model.
 
     Attributes:
-        candidate: tokens, log-likelihood, distance to the input cloud, and why it makes no solid, where it does not.
+        candidate: tokens, log-likelihood, misfit to the input cloud, and why it makes no solid, where it does not.
         program: in metres.
         bits: of the tokens' values.
     """

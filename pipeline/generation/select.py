@@ -1,6 +1,5 @@
 """Several candidates for one prompt, and which of them to keep: by what the user gave, never by the truth."""
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -8,12 +7,10 @@ import numpy as np
 
 from pipeline.cad import kernel
 from pipeline.cad.codec import Codec
-from pipeline.cad.distances import chamfer
+from pipeline.cad.distances import misfit
 from pipeline.cad.mesh import watertight
-from pipeline.cad.sampling import sample_surface
 from pipeline.cad.sandbox import Failure, Sandbox
 from pipeline.data.draw import DEFLECTION
-from pipeline.errors import RejectError
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,23 +28,23 @@ class Candidate:
 
     Attributes:
         log_likelihood: of the whole program, in nats.
-        distance: chamfer distance (``chamfer_l1_mean``) to the input cloud; None without a cloud, or without a solid.
+        misfit: to the input cloud, 0 for the solid that the cloud was drawn from; None without a cloud or a solid.
         failure: why it makes no watertight solid; None where it does.
     """
 
     tokens: tuple[int, ...]
     log_likelihood: float
-    distance: float | None
+    misfit: float | None
     failure: Failure | None
 
     @property
     def rank(self) -> tuple[bool, float, float]:
         """What candidates are sorted by: solids first, then nearness to the input, then likelihood."""
-        return self.failure is not None, 0.0 if self.distance is None else self.distance, -self.log_likelihood
+        return self.failure is not None, 0.0 if self.misfit is None else self.misfit, -self.log_likelihood
 
 
 def build_candidate(task: BuildTask) -> float | None:
-    """Build a candidate, in a sandbox; its distance to the input cloud, where there is one.
+    """Build a candidate, in a sandbox; its ``misfit`` to the input cloud, where there is one.
 
     Raises:
         RejectError: it makes no watertight solid.
@@ -56,10 +53,7 @@ def build_candidate(task: BuildTask) -> float | None:
     watertight(mesh)
     if task.cloud is None:
         return None
-    distance = chamfer(sample_surface(mesh, len(task.cloud), 0), task.cloud)["chamfer_l1_mean"]
-    if not math.isfinite(distance):
-        raise RejectError("bad_points", "the distance to the input is not finite")
-    return distance
+    return misfit(task.cloud, mesh)
 
 
 def select(

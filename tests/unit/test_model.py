@@ -1,90 +1,27 @@
-"""The model: exact losses, absent modalities, checkpoints that fit or fail, constrained generation."""
+"""The model: exact losses, absent modalities, checkpoints that fit or fail."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
-from transformers import GenerationConfig, LogitsProcessorList
 
-from pipeline import params, yaml_files
 from pipeline.cad import synthesis
 from pipeline.cad.codec import Codec
-from pipeline.cad.grammar import Grammar
 from pipeline.cad.program import Frame
 from pipeline.cad.tokens import TOKEN
 from pipeline.device import autocast
-from pipeline.encoders.weights import build_models
 from pipeline.errors import RejectError, UserError
 from pipeline.fingerprint import sha256_folder
-from pipeline.generation.constrained import GrammarProcessor
-from pipeline.generation.generate import generate_tokens
+from pipeline.generation.generate import Decoding, generate_tokens
 from pipeline.model.cad_mllm import CadMllmModel
 from pipeline.training.batches import Inputs, collate, tokenise_prompts
 from pipeline.training.checkpoint import load_checkpoint, save_checkpoint, trained_tensors
 from pipeline.training.optimizer import make_optimizer
 from pipeline.training.state import Position, collect_moments, load_state, save_state, set_moments
-
-ROOT = Path(__file__).resolve().parents[2]
-GRAMMAR = Grammar(8)
-DETAILS = {"encoder": {"source": "init", "sha256": "x"}}
-
-
-@pytest.fixture(scope="module")
-def smoke():
-    return params.parse(json.loads(json.dumps(_compose())), "smoke")
-
-
-def _compose():
-    import os
-
-    from pipeline import presets
-
-    before = Path.cwd()
-    os.chdir(ROOT)
-    try:
-        return yaml_files.plain(presets.compose("smoke"))
-    finally:
-        os.chdir(before)
-
-
-@pytest.fixture(scope="module", params=[True, False], ids=["tied", "untied"])
-def llm_folder(request, tmp_path_factory, smoke):
-    """A language model that ties its text embeddings, and one that does not."""
-    folder = tmp_path_factory.mktemp("models")
-    llm = smoke.models.llm
-    tied = llm.model_copy(update={"architecture": {**llm.architecture, "tie_word_embeddings": request.param}})
-    build_models(smoke.models.model_copy(update={"llm": tied}), 0, folder / "s", folder / "m", lambda *_: None)
-    return folder / "m" / "llm"
-
-
-@pytest.fixture
-def model(llm_folder, smoke):
-    made = CadMllmModel(llm_folder, smoke.model, GRAMMAR, 0, torch.float32)
-    made.add_projector("point_cloud", (4, 16), DETAILS)
-    made.add_projector("image", (2, 4, 16), DETAILS)
-    made.set_trainable_params(True, ("point_cloud", "image"), "new")
-    with torch.no_grad():  # PEFT starts B at zero: make the adapter count
-        for name, parameter in made.lora().items():
-            parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(len(name))) * 0.05)
-    return made
-
-
-def inputs(model, seed=0):
-    """Four sequences with four combinations of modalities and different lengths."""
-    rng = np.random.default_rng(seed)
-    captions = ["a plate", "a much longer caption of a part", "x", "washer"]
-    prompts = tokenise_prompts(model.tokenizer, captions, 64)
-    made = []
-    for i, prompt in enumerate(prompts):
-        points = rng.normal(size=(4, 16)).astype(np.float16) if i in (1, 3) else None
-        image = rng.normal(size=(2, 4, 16)).astype(np.float16) if i in (2, 3) else None
-        program = rng.integers(0, GRAMMAR.size, 5 + 7 * i).tolist()
-        made.append(Inputs(prompt, program, points, image, (0, 1) if image is not None else ()))
-    return made
+from tests.unit.conftest import DETAILS, GRAMMAR, inputs
 
 
 def test_the_loss_does_not_depend_on_batching_and_padding(model):
@@ -133,7 +70,7 @@ def test_bfloat16_is_close_and_generates(llm_folder, smoke):
     with torch.no_grad(), autocast(half.device, half.dtype):
         assert float(half(batch)) == pytest.approx(float(exact(batch)), rel=0.01)
     assert {parameter.dtype for parameter in (*half.vocabulary().values(), *half.lora().values())} == {torch.float32}
-    for tokens in generate_tokens(half, [Inputs(i.prompt, []) for i in inputs(half)], 20):
+    for (tokens,) in generate_tokens(half, [Inputs(i.prompt, []) for i in inputs(half)], Decoding(20)):
         assert Codec(8).decode(tokens).extrudes
 
 
@@ -280,38 +217,6 @@ def test_a_saved_state_goes_on_to_the_same_weights(llm_folder, smoke, tmp_path):
             assert torch.equal(trained_tensors(again)[file][key], value), key
 
 
-def test_an_untrained_model_writes_only_programs(model):
-    prompts = [Inputs(i.prompt, [], i.points, i.image, i.views) for i in inputs(model)] * 4
-    codec = Codec(8)
-    for temperature in (0.0, 1.0):
-        for tokens in generate_tokens(model, prompts, 40, temperature, seed=1):
-            assert len(tokens) <= 40
-            assert codec.decode(tokens).extrudes
-
-
-def test_a_prompt_gives_the_same_program_in_a_batch_and_alone(model):
-    prompts = [Inputs(i.prompt, [], i.points, i.image, i.views) for i in inputs(model)]
-    assert generate_tokens(model, prompts, 30) == [generate_tokens(model, [p], 30)[0] for p in prompts]
-
-
-def test_beams_stay_within_the_grammar(model):
-    batch = collate(
-        [Inputs(i.prompt, [], i.points, i.image, i.views) for i in inputs(model)], model.num_tokens(), left=True
-    )
-    base = model.causal_lm
-    base.generation_config = GenerationConfig()
-    rows = base.generate(
-        inputs_embeds=model.embed(batch),
-        attention_mask=batch.gather_BL.ne(0).long(),
-        generation_config=GenerationConfig(
-            max_new_tokens=24, num_beams=3, do_sample=False, eos_token_id=TOKEN["END"], pad_token_id=TOKEN["END"]
-        ),
-        logits_processor=LogitsProcessorList([GrammarProcessor(GRAMMAR, 24)]),
-    )
-    for row in rows.tolist():
-        assert Codec(8).decode(model.notation.read(row)).extrudes
-
-
 @pytest.fixture
 def text_model(llm_folder, smoke):
     return CadMllmModel(llm_folder, smoke.model.model_copy(update={"vocabulary": "text"}), GRAMMAR, 0, torch.float32)
@@ -343,7 +248,7 @@ def test_a_model_that_writes_text_is_trained_saved_and_generates(text_model, llm
     save_checkpoint(tmp_path, text_model, trained_tensors(text_model), ("text",), sha256_folder(llm_folder), {})
     again = load_checkpoint(tmp_path, llm_folder, torch.float32)
     assert torch.equal(again(batch), text_model(batch))
-    tokens = generate_tokens(again, [Inputs(prompt, [])], 20)[0]
+    tokens = generate_tokens(again, [Inputs(prompt, [])], Decoding(20))[0][0]
     with pytest.raises(RejectError, match=r"ungrammatical|incomplete"):
         Codec(8).decode(tokens)
 

@@ -1,0 +1,131 @@
+"""Decoding: what the grammar costs, what a batch gives, what an untrained model builds. Prints one JSON object.
+
+    python benchmarks/generation.py [--tokens 96] [--rounds 5] [--samples 1000]
+
+``constrained_over_plain``: tokens per second of ``transformers.generate`` with the grammar over without it, the same
+model (SmolLM2-135M with the CAD vocabulary), batch and number of tokens. ``batch32_over_single``: the time for 32
+prompts one by one over that for all at once. Both sides take turns; medians of their ratios. ``parse_rate``,
+``build_rate``: of programs sampled from a small random model, with the grammar and without.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from transformers import GenerationConfig, LogitsProcessorList
+
+from pipeline import params, presets
+from pipeline.cad.codec import Codec
+from pipeline.cad.grammar import Grammar
+from pipeline.cad.sandbox import Failure, Sandbox, cores
+from pipeline.encoders.weights import build_models
+from pipeline.errors import RejectError
+from pipeline.generation.constrained import GrammarProcessor
+from pipeline.generation.generate import Decoding, generate_tokens
+from pipeline.generation.select import BuildTask, build_candidate
+from pipeline.model.cad_mllm import CadMllmModel
+from pipeline.training.batches import Inputs, collate, tokenise_prompts
+
+CAPTIONS = ["A flange with six bolt holes.", "A plate.", "A stepped shaft, 80 mm long, with a groove.", "A bracket."]
+BATCH = 32
+SLACK = 24  # tokens within which any program can end
+
+
+def make_model(preset: str, folder: Path) -> CadMllmModel:
+    """An untrained model of a preset."""
+    p = params.parse(presets.compose(preset), preset)
+    build_models(p.models, 0, folder / "scratch", folder / "models", lambda *_: None)
+    return CadMllmModel(folder / "models" / "llm", p.model, Grammar(p.codec.bits), 0, torch.float32).eval()
+
+
+def prompts(model: CadMllmModel, count: int) -> list[Inputs]:
+    """Captions over and over."""
+    tokenised = tokenise_prompts(model.tokenizer, CAPTIONS, 64)
+    return [Inputs(tokenised[number % len(CAPTIONS)], []) for number in range(count)]
+
+
+@torch.inference_mode()
+def tokens_per_second(model: CadMllmModel, tokens: int, constrained: bool) -> float:
+    """Of a batch in which nothing ends before ``tokens``."""
+    batch = collate(prompts(model, BATCH), {}, left=True)
+    limit = tokens + SLACK
+    processors = [GrammarProcessor(model.grammar, limit, [()] * BATCH)] if constrained else []
+    base, end = model.causal_lm, model.notation.end
+    base.generation_config = GenerationConfig()
+    started = time.perf_counter()
+    rows = base.generate(
+        inputs_embeds=model.embed(batch),
+        attention_mask=batch.gather_BL.ne(0).long(),
+        generation_config=GenerationConfig(
+            max_new_tokens=limit, min_new_tokens=tokens, eos_token_id=end, pad_token_id=end, do_sample=False
+        ),
+        logits_processor=LogitsProcessorList(processors),
+    )
+    return rows.numel() / (time.perf_counter() - started)
+
+
+def batched(model: CadMllmModel, tokens: int) -> float:
+    """Seconds for prompts one by one over seconds for all at once."""
+    asked, decoding = prompts(model, BATCH), Decoding(tokens)
+    started = time.perf_counter()
+    generate_tokens(model, asked, decoding)
+    together = time.perf_counter() - started
+    started = time.perf_counter()
+    for prompt in asked:
+        generate_tokens(model, [prompt], decoding)
+    return (time.perf_counter() - started) / together
+
+
+def untrained(model: CadMllmModel, samples: int) -> dict[str, float]:
+    """Shares of sampled programs that parse and build."""
+    found, codec = {}, Codec(model.grammar.bits)
+    for constrained in (True, False):
+        decoding = Decoding(128, samples // len(CAPTIONS), 1.0, constrained=constrained)
+        programs = [tokens for own in generate_tokens(model, prompts(model, len(CAPTIONS)), decoding) for tokens in own]
+        parsed = []
+        for tokens in programs:
+            try:
+                codec.decode(tokens)
+            except RejectError:
+                continue
+            parsed.append(tuple(tokens))
+        with Sandbox(build_candidate, cores(), 30, 4096) as sandbox:
+            tasks = [BuildTask(tokens, model.grammar.bits, None) for tokens in parsed]
+            built = sum(not isinstance(answer, Failure) for answer in sandbox.map(tasks))
+        name = "constrained" if constrained else "plain"
+        found |= {f"parse_rate_{name}": len(parsed) / len(programs), f"build_rate_{name}": built / len(programs)}
+    return {"samples": len(programs), **found}
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tokens", type=int, default=96)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--samples", type=int, default=1000)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        small = make_model("smoke", Path(folder) / "small")
+        figures = untrained(small, options.samples)
+        model = make_model("quickstart", Path(folder) / "large")
+        ratios, gains = [], []
+        for number in range(options.rounds + 1):
+            rates = [tokens_per_second(model, options.tokens, constrained) for constrained in (True, False)]
+            gains.append(batched(model, 24))
+            ratios.append(rates[0] / rates[1])
+            print(f"constrained {rates[0]:.0f}, plain {rates[1]:.0f} tokens/s", file=sys.stderr)
+            if number == 0:  # warm-up
+                ratios.clear()
+                gains.clear()
+    figures["constrained_over_plain"] = round(statistics.median(ratios), 3)
+    figures["batch32_over_single"] = round(statistics.median(gains), 2)
+    print(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""A tiny language model, the whole model around it, and inputs of every kind."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline import params, yaml_files
+from pipeline.cad.grammar import Grammar
+from pipeline.encoders.weights import build_models
+from pipeline.model.cad_mllm import CadMllmModel
+from pipeline.training.batches import Inputs, tokenise_prompts
+
+ROOT = Path(__file__).resolve().parents[2]
+GRAMMAR = Grammar(8)
+DETAILS = {"encoder": {"source": "init", "sha256": "x"}}
+
+
+@pytest.fixture(scope="module")
+def smoke():
+    return params.parse(json.loads(json.dumps(_compose())), "smoke")
+
+
+def _compose():
+    import os
+
+    from pipeline import presets
+
+    before = Path.cwd()
+    os.chdir(ROOT)
+    try:
+        return yaml_files.plain(presets.compose("smoke"))
+    finally:
+        os.chdir(before)
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["tied", "untied"])
+def llm_folder(request, tmp_path_factory, smoke):
+    """A language model that ties its text embeddings, and one that does not."""
+    folder = tmp_path_factory.mktemp("models")
+    llm = smoke.models.llm
+    tied = llm.model_copy(update={"architecture": {**llm.architecture, "tie_word_embeddings": request.param}})
+    build_models(smoke.models.model_copy(update={"llm": tied}), 0, folder / "s", folder / "m", lambda *_: None)
+    return folder / "m" / "llm"
+
+
+@pytest.fixture
+def model(llm_folder, smoke):
+    made = CadMllmModel(llm_folder, smoke.model, GRAMMAR, 0, torch.float32)
+    made.add_projector("point_cloud", (4, 16), DETAILS)
+    made.add_projector("image", (2, 4, 16), DETAILS)
+    made.set_trainable_params(True, ("point_cloud", "image"), "new")
+    with torch.no_grad():  # PEFT starts B at zero: make the adapter count
+        for name, parameter in made.lora().items():
+            parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(len(name))) * 0.05)
+    return made
+
+
+def inputs(model, seed=0):
+    """Four sequences with four combinations of modalities and different lengths."""
+    rng = np.random.default_rng(seed)
+    captions = ["a plate", "a much longer caption of a part", "x", "washer"]
+    prompts = tokenise_prompts(model.tokenizer, captions, 64)
+    made = []
+    for i, prompt in enumerate(prompts):
+        points = rng.normal(size=(4, 16)).astype(np.float16) if i in (1, 3) else None
+        image = rng.normal(size=(2, 4, 16)).astype(np.float16) if i in (2, 3) else None
+        program = rng.integers(0, GRAMMAR.size, 5 + 7 * i).tolist()
+        made.append(Inputs(prompt, program, points, image, (0, 1) if image is not None else ()))
+    return made
