@@ -15,9 +15,9 @@ COLOURS = {
     "point_cloud+image": "#b79ac8",
 }
 DISTURBANCES = {
-    "noise": "noise on the points (standard deviation)",
-    "dropped": "share of the points left out",
-    "rotation": "part turned before it is seen (degrees)",
+    "noise": "noise on the points",
+    "dropped": "share of points left out",
+    "rotation": "degrees turned",
 }
 Series = Sequence[tuple[float, float]]
 
@@ -37,7 +37,8 @@ def disturbance_chart(figures: Mapping[str, Mapping[str, Mapping[str, Any]]]) ->
             combination = rows[0]["input"]
             medians = [row["chamfer_l1_mean"]["median"] for row in rows]
             axes.plot([row["level"] for row in rows], medians, color=COLOURS[combination], marker="o", markersize=3.5)
-            axes.set_title(f"{combination}: {DISTURBANCES[name]}", fontsize=9)
+            axes.set_xlabel(DISTURBANCES[name])
+            axes.set_title(combination, fontsize=9)
             axes.set_ylim(bottom=0)
         plot[0].set_ylabel("median chamfer distance")
     return svg()

@@ -11,6 +11,7 @@ from pipeline.evaluation.gallery import gallery, meshes_json
 from pipeline.params import COMBINATIONS, Params
 from pipeline.training.retention import lineage_chain, retention_advice
 
+COMPLETION = "completion"  # the name of the programs that go on from a start
 TEMPLATE = "report.html.j2"
 VIEWER = "viewer.js"
 
@@ -129,7 +130,7 @@ def render(params: Params, results: list[StageResult], inputs: Inputs) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": _number, "percent": _percent, "times": _times}
+    environment.filters |= {"number": _number, "percent": _percent, "times": _times, "shown": shown}
     ranked_by = list(last.evaluation["combinations"])[-1]
     parts = gallery(last.generated, last.pictures, ranked_by)
     return environment.get_template(TEMPLATE).render(
@@ -155,6 +156,13 @@ def render(params: Params, results: list[StageResult], inputs: Inputs) -> str:
         chains=[(result.name, lineage_chain(result.lineage)) for result in results],
         viewer=(here / VIEWER).read_text(encoding="utf-8"),
     )
+
+
+def shown(combination: str) -> str:
+    """A combination's name as it is read."""
+    if combination == COMPLETION:
+        return "first half given"
+    return combination.replace("point_cloud", "points").replace("+", " + ")
 
 
 def _number(value: float | None, digits: int = 3) -> str:

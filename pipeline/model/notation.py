@@ -55,7 +55,7 @@ class TextNotation:
         self.end: int = tokenizer.eos_token_id
 
     def write(self, program: Sequence[int]) -> list[int]:
-        return [*self.start(program[:-1]), self.end]
+        return [*self.start([token for token in program if token != TOKEN["END"]]), self.end]
 
     def start(self, program: Sequence[int]) -> list[int]:
         text = " ".join(self.grammar.name(token) for token in program)

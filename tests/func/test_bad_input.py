@@ -128,6 +128,11 @@ def test_generate_says_what_is_wrong_with_its_inputs(done, tmp_path):
     assert "cannot be read" in refused(
         done, "cadmllm", "generate", "x", "--image", str(tmp_path / "no.png"), "--out", out
     )
+    (tmp_path / "start.stl").write_text("solid")
+    assert "only .json and .tokens hold a program" in refused(
+        done, "cadmllm", "generate", "x", "--start", str(tmp_path / "start.stl"), "--out", out
+    )
+    assert "give --start too" in refused(done, "cadmllm", "generate", "x", "--steps", "2", "--out", out)
     Image.new("L", (40, 40)).save(tmp_path / "x.png")
     command = ("cadmllm", "generate", "x", "--checkpoint", "checkpoints/stage1_text", "--out", out)
     command = (*command, "--image", str(tmp_path / "x.png"))

@@ -337,7 +337,7 @@ def test_every_disturbance_begins_with_none():
     assert table(rows) == [("noise", 0.0, 0.1), ("noise", 0.02, 0.2), ("dropped", 0.0, 0.1), ("dropped", 0.8, 0.3)]
     figures = {"noise": {"0": rows[0], "0.02": rows[1]}, "dropped": {"0.8": rows[2]}}
     assert disturbance_chart(figures) == disturbance_chart(figures)
-    assert "share of the points left out" in disturbance_chart(figures)
+    assert "share of points left out" in disturbance_chart(figures)
 
 
 # -- report ---------------------------------------------------------------------------------------------------
