@@ -33,6 +33,8 @@ from pipeline.training.batches import Inputs, collate, tokenise_prompts
 
 CAPTIONS = ["A flange with six bolt holes.", "A plate.", "A stepped shaft, 80 mm long, with a groove.", "A bracket."]
 BATCH = 32
+LENGTH = 64  # of programs that an untrained model writes
+TIMEOUT_S = 3  # for one of them: random outlines cut each other many times, and the kernel takes minutes over some
 SLACK = 24  # tokens within which any program can end
 
 
@@ -85,7 +87,7 @@ def untrained(model: CadMllmModel, samples: int) -> dict[str, float]:
     """Shares of sampled programs that parse and build."""
     found, codec = {}, Codec(model.grammar.bits)
     for constrained in (True, False):
-        decoding = Decoding(128, samples // len(CAPTIONS), 1.0, constrained=constrained)
+        decoding = Decoding(LENGTH, samples // len(CAPTIONS), 1.0, constrained=constrained)
         programs = [tokens for own in generate_tokens(model, prompts(model, len(CAPTIONS)), decoding) for tokens in own]
         parsed = []
         for tokens in programs:
@@ -94,7 +96,7 @@ def untrained(model: CadMllmModel, samples: int) -> dict[str, float]:
             except RejectError:
                 continue
             parsed.append(tuple(tokens))
-        with Sandbox(build_candidate, cores(), 30, 4096) as sandbox:
+        with Sandbox(build_candidate, cores(), TIMEOUT_S, 4096) as sandbox:
             tasks = [BuildTask(tokens, model.grammar.bits, None) for tokens in parsed]
             built = sum(not isinstance(answer, Failure) for answer in sandbox.map(tasks))
         name = "constrained" if constrained else "plain"

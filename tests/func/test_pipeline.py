@@ -190,7 +190,7 @@ def test_generate_writes_files_from_every_input(done, tmp_path):
     # An untrained network's programs do not all build: of eight candidates one does.
     command = ("cadmllm", "generate", "a plate", "--points", str(tmp_path / "cloud.npy"), "--image", str(picture))
     output = done.run(*command, "--candidates", "8", "--temperature", "1", "--max-tokens", "16", "--out", str(made))
-    assert "best of 8 different candidates" in output
+    assert "best of eight different candidates" in output
     assert "misfit to the cloud" in output
     assert b"ISO-10303-21" in made.read_bytes()[:100]
 
