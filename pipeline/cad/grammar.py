@@ -21,7 +21,8 @@ the normalised frame, so a position means the same in every sketch. Radii count 
 """
 
 import functools
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -41,8 +42,7 @@ from pipeline.cad.tokens import (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class State:
+class State(NamedTuple):
     """Where in the grammar a sequence stands. All numbers are in fine steps.
 
     Attributes:
@@ -285,21 +285,25 @@ class Grammar(Vocabulary):
         left_out = () if slack else tuple(sorted({(n - zero) // unit for n in avoid if n % unit == 0}))
         return lowest, highest, left_out
 
-    def _fits(self, state: State, number: int) -> bool:
-        numbers = self._range(state)
-        return numbers is not None and numbers[0] <= number <= numbers[1] and number not in numbers[2]
-
     def _allowed_fine(self, state: State) -> tuple[int, ...]:
         """The offsets that may refine the level just read."""
-        if state.before is None:
+        numbers = None if state.before is None else self._range(state.before)
+        if state.before is None or numbers is None:
             return ()
-        number = self.number(state.before.slot, state.level)
-        return tuple(offset for offset in FINE_OFFSETS if self._fits(state.before, number + offset))
+        level = self.number(state.before.slot, state.level)
+        (low, high, avoid), first, last = numbers, level + FINE_OFFSETS[0], level + FINE_OFFSETS[-1]
+        if low <= first and last <= high and not avoid:
+            return FINE_OFFSETS
+        return tuple(offset for offset in FINE_OFFSETS if low <= level + offset <= high and level + offset not in avoid)
 
     def _must_refine(self, state: State) -> bool:
         """Whether the level just read does not fit as it is."""
-        before = state.before
-        return before is not None and not self._fits(before, self.number(before.slot, state.level))
+        numbers = None if state.before is None else self._range(state.before)
+        if state.before is None or numbers is None:
+            return state.before is not None
+        low, high, avoid = numbers
+        level = self.number(state.before.slot, state.level)
+        return not low <= level <= high or level in avoid
 
     # -- moving on ---------------------------------------------------------------------------------------
 
@@ -316,57 +320,57 @@ class Grammar(Vocabulary):
             assert state.before is not None, "a fine token follows a level"
             number = self.number(state.before.slot, state.level) + self.fine_offset(token)
             return self._after_number(state.before, number)
-        state = replace(state, before=None)
+        state = state._replace(before=None)
         if token < NUM_COMMANDS:
             return self._after_command(state, COMMANDS[token])
         level = token - NUM_COMMANDS
         after = self._after_number(state, self.number(state.slot, level, state.far))
-        return after if state.far else replace(after, before=state, level=level)
+        return after if state.far else after._replace(before=state, level=level)
 
     def _after_command(self, state: State, name: str) -> State:
         if name == "FAR":
-            return replace(state, far=True)
+            return state._replace(far=True)
         if name == "END":
-            return replace(state, slot="done")
+            return state._replace(slot="done")
         if name in OPERATION_TOKENS.values():
             return State(slot="plane", first=False)
         if name in PLANES:
-            return replace(state, slot="low")
+            return state._replace(slot="low")
         if name == "OBLIQUE":
-            return replace(state, slot="polar")
+            return state._replace(slot="polar")
         if name in OUTER or name in HOLES:
             kind = name.removeprefix("HOLE_")
             return State(slot=FIRST_SLOT[kind], circle=kind == "CIRCLE", loops=1, first=False)
         if name in ("FILLET", "ROUND"):
             at_start = state.num_edges == 0
-            state = replace(state, corner=False, must_line=True, round_start=state.round_start or at_start)
-            return replace(state, slot="fillet", radius_known=True) if name == "FILLET" else state
+            state = state._replace(corner=False, must_line=True, round_start=state.round_start or at_start)
+            return state._replace(slot="fillet", radius_known=True) if name == "FILLET" else state
         slot = {"LINE": "line_x", "ARC": "arc_x", "CLOSE": "loops", "CLOSE_ARC": "close_sweep"}[name]
-        return replace(state, slot=slot, known=())
+        return state._replace(slot=slot, known=())
 
     def _after_number(self, state: State, number: int) -> State:
         slot = state.slot
         if slot == "edges":
             at = (number, state.at[1]) if state.horizontal else (state.at[0], number)
-            return self._after_edge(replace(state, horizontal=not state.horizontal), at, is_line=True)
+            return self._after_edge(state._replace(horizontal=not state.horizontal), at, is_line=True)
         if slot == "loops":  # a circle repeated
-            return replace(state, slot="cy", far=False, known=(number,))
+            return state._replace(slot="cy", far=False, known=(number,))
         known = (*state.known, number) if slot in POSITION_SLOTS else state.known
-        state = replace(state, slot=NEXT_SLOT[slot], far=False, known=known)
+        state = state._replace(slot=NEXT_SLOT[slot], far=False, known=known)
         if slot == "start_y":
             start = (known[0], known[1])
-            return replace(state, start=start, at=start, known=(), corner=True)
+            return state._replace(start=start, at=start, known=(), corner=True)
         if slot in ("line_y", "arc_y"):
             after = self._after_edge(state, (known[0], known[1]), is_line=slot == "line_y")
-            return replace(after, slot=NEXT_SLOT[slot])
+            return after._replace(slot=NEXT_SLOT[slot])
         if slot in ("high", "y1", "radius", "cy", "fillet"):
-            return replace(state, known=())
+            return state._replace(known=())
         return state
 
     def _after_edge(self, state: State, at: tuple[int, int], is_line: bool) -> State:
         # A straight edge followed by CLOSE would run back over itself; an arc and a chord enclose area.
         edges = min(state.num_edges + (1 if is_line else 2), 2)
-        return replace(state, far=False, at=at, known=(), num_edges=edges, corner=is_line, must_line=False)
+        return state._replace(far=False, at=at, known=(), num_edges=edges, corner=is_line, must_line=False)
 
 
 @functools.lru_cache(maxsize=256)
