@@ -3,13 +3,16 @@
 import json
 from collections import Counter
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from pipeline.cad.captions import count
 from pipeline.errors import RejectError, UserError
 from stages.runner import command
+
+if TYPE_CHECKING:
+    from pipeline.cad.program import CadProgram
 
 cad = typer.Typer(no_args_is_help=True, help="Convert, describe and check CAD files.")
 
@@ -53,17 +56,26 @@ def convert_file(
 def show(source: Annotated[Path, typer.Argument(help=".json (Omni-CAD) or .tokens")]) -> None:
     """Say what a program builds, step by step, in millimetres."""
     from pipeline.cad.describe import describe
+
+    for line in describe(program_in(source)):
+        typer.echo(line)
+
+
+def program_in(path: Path) -> "CadProgram":
+    """The program in a file, in metres.
+
+    Raises:
+        UserError: the file is of a kind that holds none. RejectError: it cannot be read.
+    """
     from pipeline.cad.files import PROGRAMS, check_readable, read_program
 
-    check_readable(source)
-    if source.suffix.lower() not in PROGRAMS:
-        raise UserError(f"{source}: only {' and '.join(PROGRAMS)} hold a program")
+    check_readable(path)
+    if path.suffix.lower() not in PROGRAMS:
+        raise UserError(f"{path}: only {' and '.join(PROGRAMS)} hold a program")
     try:
-        program = read_program(source)
+        return read_program(path)
     except RejectError as error:
-        raise RejectError(error.reason, f"{source}: {error.detail}") from error
-    for line in describe(program):
-        typer.echo(line)
+        raise RejectError(error.reason, f"{path}: {error.detail}") from error
 
 
 @cad.command("check")

@@ -8,7 +8,7 @@ import typer
 from pipeline import params
 from pipeline.cad.captions import count
 from pipeline.errors import RejectError, UserError
-from stages.cad import facts_text
+from stages.cad import facts_text, program_in
 from stages.runner import CHECKPOINTS, MODELS, command
 
 if TYPE_CHECKING:
@@ -84,16 +84,9 @@ def read_start(path: Path, steps: int | None) -> "CadProgram":
     Raises:
         UserError: the file holds no program. RejectError: it cannot be read, or has fewer extrusions.
     """
-    from pipeline.cad.files import PROGRAMS, check_readable, read_program
     from pipeline.cad.program import CadProgram
 
-    check_readable(path)
-    if path.suffix.lower() not in PROGRAMS:
-        raise UserError(f"{path}: only {' and '.join(PROGRAMS)} hold a program")
-    try:
-        program = read_program(path)
-    except RejectError as error:
-        raise RejectError(error.reason, f"{path}: {error.detail}") from error
+    program = program_in(path)
     if steps is not None and steps > len(program.extrudes):
         raise UserError(f"--steps {steps}: {path} has {count(len(program.extrudes), 'extrusion')}")
     return CadProgram(program.extrudes[:steps])
