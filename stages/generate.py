@@ -59,7 +59,15 @@ def generate(
     model = CadMllm.from_pretrained(folder, MODELS, p.training.device, p.training.dtype)
     workers = min(candidates, params.num_workers())
     found = model.generate_from(
-        given, candidates, first, size_mm, temperature, top_p, max_tokens, seed, num_workers=workers
+        given,
+        candidates,
+        start=first,
+        size_mm=size_mm,
+        temperature=temperature,
+        top_p=top_p,
+        max_new_tokens=max_tokens,
+        seed=seed,
+        num_workers=workers,
     )
     best, bits = found[0], model.model.grammar.bits
     options = WriteOptions(bits, p.codec.tolerance)

@@ -18,7 +18,7 @@ from pipeline.cad.mesh import Surface
 from pipeline.cad.program import CadProgram
 from pipeline.cad.sandbox import Failure, Sandbox
 from pipeline.data.draw import sample_seed
-from pipeline.errors import RejectError
+from pipeline.errors import RejectError, UserError
 from pipeline.evaluation.assess import AssessTask, assess
 from pipeline.evaluation.geometry import no_answer_metrics
 from pipeline.evaluation.sequence import sequence_accuracy
@@ -73,6 +73,9 @@ class Evaluator:
     Args:
         geometry: true clouds and views of the corpus.
         folder: pictures and finished results go there; what is finished is not done again.
+
+    Raises:
+        UserError: there is no test model.
     """
 
     def __init__(
@@ -88,6 +91,8 @@ class Evaluator:
         self.num_workers = num_workers
         rows = [row for row in range(len(test.rows)) if geometry.has(test.rows[row].shard, test.rows[row].key)]
         rows = sorted(rows, key=lambda row: uniform(setting.seed, "test", test.keys[row]))
+        if not rows:
+            raise UserError("the test split is empty: raise data.split.test, or take more models")
         self.rows = rows[: setting.evaluation.num_test_models]
         self.clouds = {row: self._array(row, "points.npy") for row in self.rows}
         folder.mkdir(parents=True, exist_ok=True)

@@ -118,6 +118,30 @@ class CadMllm:
         points: str | Path | np.ndarray | None = None,
         images: Sequence[str | Path | Image.Image] = (),
         num_candidates: int = 1,
+        **settings: Any,
+    ) -> list[Generated]:
+        """Write CAD models for one prompt, every one of a well-formed program.
+
+        Args:
+            text: the caption.
+            points: a cloud, (N, 3) or (N, 6) with normals, or a ``.npy`` or ``.npz`` file.
+            images: pictures, the first views in their order.
+            num_candidates: so many are written and built; equal ones are returned once.
+            settings: those of ``generate_from``.
+
+        Returns:
+            Candidates, the best first: solids before what does not build, then those that explain the cloud best, or
+            the likeliest where there is none.
+
+        Raises:
+            UserError, RejectError: an input cannot be used.
+        """
+        return self.generate_from(read_inputs(text, points, images), num_candidates, **settings)
+
+    def generate_from(
+        self,
+        given: UserInputs,
+        num_candidates: int = 1,
         *,
         start: CadProgram | None = None,
         size_mm: float = 100.0,
@@ -127,44 +151,16 @@ class CadMllm:
         seed: int = 0,
         num_workers: int = 1,
     ) -> list[Generated]:
-        """Write CAD models for one prompt, every one of a well-formed program.
+        """``generate`` for inputs that were read before.
 
         Args:
-            text: the caption.
-            points: a cloud, (N, 3) or (N, 6) with normals, or a ``.npy`` or ``.npz`` file.
-            images: pictures, the first views in their order.
-            num_candidates: so many are written and built; equal ones are returned once.
             start: extrusions that are given, in metres; the program goes on after them.
             size_mm: longest side of the result, where neither a cloud nor a start gives it.
-            temperature: of sampling. None: the first candidate is greedy, the others are sampled at 0.7; 0: greedy
-                alone.
+            temperature: of sampling; 0: greedy alone. None: the first candidate is greedy, the others sampled at 0.7.
+            top_p: sampling keeps to the likeliest tokens that have this probability together.
+            max_new_tokens: every program ends within it.
             num_workers: processes that build candidates.
-
-        Returns:
-            Candidates, the best first: solids before what does not build, then the nearest to the cloud, or the
-            likeliest where there is none.
-
-        Raises:
-            UserError, RejectError: an input cannot be used.
         """
-        given = read_inputs(text, points, images)
-        return self.generate_from(
-            given, num_candidates, start, size_mm, temperature, top_p, max_new_tokens, seed, num_workers
-        )
-
-    def generate_from(
-        self,
-        given: UserInputs,
-        num_candidates: int,
-        start: CadProgram | None,
-        size_mm: float,
-        temperature: float | None,
-        top_p: float,
-        max_new_tokens: int,
-        seed: int,
-        num_workers: int,
-    ) -> list[Generated]:
-        """``generate`` for inputs that were read before."""
         model, codec = self.model, Codec(self.model.grammar.bits)
         frame = given.frame or Frame((0.0, 0.0, 0.0), size_mm / 2000)
         first: list[int] = []
