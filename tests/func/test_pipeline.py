@@ -81,7 +81,7 @@ def test_metrics_and_plots(done):
         topology = next(iter(figures.values()))["of_valid"]
         assert {"segment_error", "dangling_edge_length", "self_intersection_ratio"} <= set(topology)
     worse = json.loads(done.read("metrics/robustness.json"))
-    assert set(worse) == {"noise", "dropped", "rotation"}
+    assert set(worse) == {"noise", "rotation"}
     assert worse["noise"]["0"]["num_models"] == worse["rotation"]["20"]["num_models"] == 2
     assert "stage3_all" in done.run("dvc", "metrics", "show")
     assert "file://" in done.run("dvc", "plots", "show")
