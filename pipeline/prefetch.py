@@ -2,16 +2,17 @@
 
 import queue
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 
 
-def prefetch(items: Iterable[T], depth: int = 2) -> Iterator[T]:
+def prefetch(items: Iterable[T], depth: int = 2) -> Generator[T, None, None]:
     """The same items in the same order, up to ``depth`` of them made ahead.
 
-    A fault in making an item is raised where the item would have come. Leaving early ends the thread.
+    A fault in making an item is raised where the item would have come. Who leaves early has to ``close()``: that ends
+    the thread, and waits for it. A thread that is inside a library when the interpreter goes down aborts the process.
     """
     ready: queue.Queue[tuple[bool, Any]] = queue.Queue(depth)
     abandoned = threading.Event()
@@ -34,7 +35,8 @@ def prefetch(items: Iterable[T], depth: int = 2) -> Iterator[T]:
         except BaseException as error:  # handed over to the consumer
             put((False, error))
 
-    threading.Thread(target=fill, daemon=True).start()
+    worker = threading.Thread(target=fill, daemon=True)
+    worker.start()
     try:
         while True:
             more, item = ready.get()
@@ -46,3 +48,4 @@ def prefetch(items: Iterable[T], depth: int = 2) -> Iterator[T]:
                 return
     finally:
         abandoned.set()
+        worker.join()

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -150,13 +151,14 @@ def make_shard(featurizer: Featurizer, reader: ShardReader, path: Path, dtype: s
                     yield list(good), torch.stack(list(good.values()))
 
     def samples() -> Iterator[tuple[str, dict[str, bytes]]]:
-        for chunk, batch in prefetch(batches()):
-            interrupt.check()  # a shard can take an hour on a CPU: it is given up, not waited for
-            for key, tokens in zip(chunk, featurizer.encode(batch).float().cpu().numpy(), strict=True):
-                if np.isfinite(tokens).all():
-                    yield key, embeddings.members(member_of(featurizer.modality), tokens, dtype)
-                else:
-                    rejects.append(Reject(key, step, "not_finite"))
+        with closing(prefetch(batches())) as ready:
+            for chunk, batch in ready:
+                interrupt.check()  # a shard can take an hour on a CPU: it is given up, not waited for
+                for key, tokens in zip(chunk, featurizer.encode(batch).float().cpu().numpy(), strict=True):
+                    if np.isfinite(tokens).all():
+                        yield key, embeddings.members(member_of(featurizer.modality), tokens, dtype)
+                    else:
+                        rejects.append(Reject(key, step, "not_finite"))
 
     return FinishedShard(write_shard(path, samples()), tuple(sorted(rejects)))
 

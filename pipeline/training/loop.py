@@ -7,6 +7,7 @@ from it, so a run that was interrupted ends with the weights of one that was not
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -110,19 +111,20 @@ class Trainer:
             Interrupted: a stop was asked for; the state is saved.
         """
         training, parallel = self.job.training, self.job.parallel
-        while not (self.validates() and self.ends_early()) and self.done < self.plan.num_steps:
-            with self.speed.waiting():
-                step, batches = next(self.steps)
-            loss, grad_norm = self.optimize(batches, step.num_targets)
-            self.done += 1
-            self.losses.add(loss, step.num_targets)
-            self.tally.add(step, expected_shares(self.job.stage, step.progress))
-            self.log_step(step, grad_norm)
-            stop = parallel.any(interrupt.requested())
-            if stop or self.done % training.save_every == 0 or self.plan.validates_after(self.done):
-                self.save()
-            if stop:
-                interrupt.stop()
+        with closing(self.steps):
+            while not (self.validates() and self.ends_early()) and self.done < self.plan.num_steps:
+                with self.speed.waiting():
+                    step, batches = next(self.steps)
+                loss, grad_norm = self.optimize(batches, step.num_targets)
+                self.done += 1
+                self.losses.add(loss, step.num_targets)
+                self.tally.add(step, expected_shares(self.job.stage, step.progress))
+                self.log_step(step, grad_norm)
+                stop = parallel.any(interrupt.requested())
+                if stop or self.done % training.save_every == 0 or self.plan.validates_after(self.done):
+                    self.save()
+                if stop:
+                    interrupt.stop()
         self.job.say(self.speed.summary())
         return self.figures()
 

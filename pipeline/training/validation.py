@@ -1,5 +1,7 @@
 """Validation loss of every modality combination: the same samples and views each time, dropout off."""
 
+from contextlib import closing
+
 import torch
 
 from pipeline import interrupt
@@ -50,11 +52,12 @@ def validate(
         turns = [parallel.rank + number * parallel.size for number in range(rounds)]
         batches = prefetch(data.batch(packed[turn if turn < len(packed) else 0], num_tokens) for turn in turns)
         total = torch.zeros((), dtype=torch.float64, device=model.device)
-        for turn, batch in zip(turns, batches, strict=True):
-            if parallel.any(interrupt.requested()):
-                interrupt.stop()
-            with autocast(model.device, model.dtype):
-                loss = model(batch.to(model.device)).double()
-            total += loss if turn < len(packed) else 0
+        with closing(batches):
+            for turn, batch in zip(turns, batches, strict=True):
+                if parallel.any(interrupt.requested()):
+                    interrupt.stop()
+                with autocast(model.device, model.dtype):
+                    loss = model(batch.to(model.device)).double()
+                total += loss if turn < len(packed) else 0
         losses[combination] = float(parallel.total(total)) / sum(e.num_targets for e in examples)
     return losses

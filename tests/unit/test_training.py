@@ -19,7 +19,7 @@ from pipeline.training.batches import collate
 from pipeline.training.complexity import participation_ratio
 from pipeline.training.retention import lineage_chain, text_retention
 from pipeline.training.tracking import StageLog, read_log
-from tests.unit.test_model import inputs, llm_folder, model, smoke  # noqa: F401 - fixtures
+from tests.unit.conftest import inputs
 
 
 @pytest.mark.parametrize("logits_at_once", [1, 50, 1 << 20])
@@ -100,7 +100,7 @@ def test_lora_with_dropout_stays_as_peft_has_it():
     assert fuse(adapted)["lora"] == 0
 
 
-def test_counted_work_is_what_torch_counts(model):  # noqa: F811
+def test_counted_work_is_what_torch_counts(model):
     batch = collate(inputs(model)[3:], model.num_tokens())  # one sequence: no padding
     model.set_trainable_params(True, ("point_cloud", "image"), "new")
     for module in model.modules():
@@ -114,7 +114,7 @@ def test_counted_work_is_what_torch_counts(model):  # noqa: F811
     assert counter.get_total_flops() == pytest.approx(FlopCount(model)(batch) - attention, rel=0.02)
 
 
-def test_text_rows_are_trained_in_place_of_the_table(model):  # noqa: F811
+def test_text_rows_are_trained_in_place_of_the_table(model):
     embedding = TextEmbedding(torch.nn.Embedding(10, 4))
     table = embedding.table.weight.clone()
     embedding.free([7, 3])
