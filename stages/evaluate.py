@@ -31,7 +31,7 @@ def evaluate(
 
     p = params.load()
     place = find_stage(p, name)
-    with display(f"evaluate {name}") as show, measuring(p, place, {"evaluation": p.evaluation}) as scratch:
+    with display(f"evaluate {name}") as show, measuring(p, place, __name__, {"evaluation": p.evaluation}) as scratch:
         evaluator, validation = make_evaluator(p, place, scratch)
         figures = measure(evaluator, validation, show)
         for combination, found in figures["combinations"].items():
@@ -46,13 +46,13 @@ def evaluate(
 
 
 @contextmanager
-def measuring(p: Params, place: Place, sections: dict[str, Any]) -> Iterator[Path]:
-    """The folder of this piece of work, which depends on the sections and the checkpoint."""
+def measuring(p: Params, place: Place, module: str, sections: dict[str, Any]) -> Iterator[Path]:
+    """The folder of this piece of work: it depends on the sections, the checkpoint and the code that is imported."""
     checkpoint = CHECKPOINTS / place.name
     name = "-".join([*sections, place.name])
     common = {"training": p.training, "kernel": p.kernel, "seed": p.seed, "stage": place.stage}
     inputs = {**place.inputs, "checkpoint": sha256_folder(checkpoint), "geometry": sha256_file(GEOMETRY / MANIFEST)}
-    with work.scratch(name, __name__, {**sections, **common}, inputs) as folder:
+    with work.scratch(name, module, {**sections, **common}, inputs) as folder:
         yield folder
 
 

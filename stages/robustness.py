@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from pipeline import params
+from pipeline import params, work
 from pipeline.atomic import write_text
 from pipeline.csv_files import csv_text
 from pipeline.progress import display
@@ -21,7 +21,7 @@ def robustness() -> None:
     p = params.load()
     place = find_stage(p, list(p.curriculum)[-1])
     sections = {"evaluation": p.evaluation, "robustness": p.robustness}
-    with display("robustness") as show, measuring(p, place, sections) as scratch:
+    with display("robustness") as show, measuring(p, place, __name__, sections) as scratch:
         evaluator, _ = make_evaluator(p, place, scratch)
         rows = measure(evaluator, p.robustness, MODELS, show)
         for row in rows:
@@ -31,6 +31,7 @@ def robustness() -> None:
             )
         write_text(PLOTS / "robustness.csv", csv_text(["disturbance", "level", "chamfer_l1_mean_median"], table(rows)))
         write_text(METRICS / "robustness.json", json.dumps(_by_level(rows), indent=1, sort_keys=True) + "\n")
+        work.clean(scratch)
 
 
 def _by_level(rows: list[dict[str, Any]]) -> dict[str, Any]:

@@ -5,6 +5,9 @@ import numpy as np
 from pipeline.cad.mesh import Mesh
 from pipeline.cad.sampling import sample_triangles
 
+NUM_SAMPLES = 8192  # on a surface, to find the triangles near a point
+TRIED = 8  # of them, for each point
+
 
 def nearest(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """For each point of ``a``, (N,) the distance to the nearest point of ``b`` and (N,) which it is."""
@@ -33,7 +36,7 @@ def chamfer_of(to_b: np.ndarray, to_a: np.ndarray) -> dict[str, float]:
     }
 
 
-def to_surface(points: np.ndarray, mesh: Mesh, seed: int = 0, num_samples: int = 8192, tried: int = 8) -> np.ndarray:
+def to_surface(points: np.ndarray, mesh: Mesh) -> np.ndarray:
     """(N,) distances of points, (N, 3) or (N, 6), to a mesh's surface, free of the noise that sampling it would add.
 
     The triangles tried for each point are those of the samples nearest to it, so a distance can be a little too long,
@@ -41,9 +44,9 @@ def to_surface(points: np.ndarray, mesh: Mesh, seed: int = 0, num_samples: int =
     """
     from scipy.spatial import cKDTree
 
-    samples, owners = sample_triangles(mesh, num_samples, seed)
-    _, nearby = cKDTree(samples[:, :3]).query(points[:, :3], k=tried)
-    corners = mesh.vertices[mesh.triangles[owners[nearby]]]  # (N, tried, 3, 3)
+    samples, owners = sample_triangles(mesh, NUM_SAMPLES, seed=0)
+    _, nearby = cKDTree(samples[:, :3]).query(points[:, :3], k=TRIED)
+    corners = mesh.vertices[mesh.triangles[owners[nearby]]]  # (N, TRIED, 3, 3)
     return np.asarray(_to_triangles(points[:, None, :3], corners).min(axis=1))
 
 
@@ -63,9 +66,8 @@ def _to_triangles(p: np.ndarray, corners: np.ndarray) -> np.ndarray:
     return np.where(inside, np.abs(height) / np.sqrt(squared), nearest_side)
 
 
-def misfit(cloud: np.ndarray, mesh: Mesh, seed: int = 0) -> float:
-    """How badly a solid explains a cloud, (N, 3) or (N, 6): 0 where the cloud was drawn from its surface, without
-    noise.
+def misfit(cloud: np.ndarray, mesh: Mesh) -> float:
+    """How badly a solid explains a cloud, (N, 3) or (N, 6): next to 0 where the cloud was drawn from its surface.
 
     The mean distance of the cloud's points to the surface, and of points on the surface to the cloud as far as it is
     more than the cloud's own spacing.
@@ -74,6 +76,6 @@ def misfit(cloud: np.ndarray, mesh: Mesh, seed: int = 0) -> float:
 
     tree = cKDTree(cloud[:, :3])
     spacing = float(np.quantile(tree.query(cloud[:, :3], k=2)[0][:, 1], 0.99))
-    samples, _ = sample_triangles(mesh, len(cloud), seed)
+    samples, _ = sample_triangles(mesh, len(cloud), seed=0)
     beyond = np.maximum(tree.query(samples[:, :3])[0] - spacing, 0)
-    return float(to_surface(cloud, mesh, seed).mean() + beyond.mean())
+    return float(to_surface(cloud, mesh).mean() + beyond.mean())

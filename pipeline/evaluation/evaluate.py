@@ -22,7 +22,7 @@ from pipeline.errors import RejectError, UserError
 from pipeline.evaluation.assess import AssessTask, assess
 from pipeline.evaluation.geometry import no_answer_metrics
 from pipeline.evaluation.sequence import sequence_accuracy
-from pipeline.evaluation.statistics import summarise
+from pipeline.evaluation.statistics import COMPLETION, summarise
 from pipeline.generation.generate import Decoding, generate_tokens, score
 from pipeline.generation.select import build_candidate, select
 from pipeline.model.cad_mllm import CadMllmModel
@@ -36,7 +36,7 @@ from pipeline.training.validation import validate
 
 GENERATED = "generated.jsonl"
 PICTURE_SIZE = 224
-COMPLETION = "completion"
+MAX_TRIANGLES = 3000  # of a solid that can be turned in the report: some 40 kB of text
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,9 +273,13 @@ def _parsed(tokens: Sequence[int], bits: int) -> CadProgram | None:
         return None
 
 
-def packed(surface: Surface) -> dict[str, str]:
-    """A mesh as text for the report's viewer: base64 of int16 positions in 1/8192 and of uint32 indices,
-    little-endian."""
+def packed(surface: Surface) -> dict[str, str] | None:
+    """A mesh as text for the report's viewer: base64 of int16 positions in 1/8192 and of uint32 indices, little-endian.
+
+    None for one that would make the page large.
+    """
+    if len(surface.triangles) > MAX_TRIANGLES:
+        return None
     steps = np.clip(np.round(surface.vertices * 8192), -32767, 32767).astype("<i2")
     indices = surface.triangles.astype("<u4")
     return {

@@ -9,7 +9,6 @@ from typing import Any
 from pipeline.errors import UserError
 
 EACH = 4  # models in each part of the gallery
-MAX_TRIANGLES = 3000  # of a solid that can be turned in the page: about 30 kB
 PARTS = ("best", "middle", "worst")
 
 
@@ -51,7 +50,7 @@ def _model(lines: list[dict[str, Any]], pictures: Path) -> dict[str, Any]:
         "key": first["key"],
         "caption": first["caption"],
         "true": picture(pictures / f"{first['key']}.true.png"),
-        "true_mesh": _small(first.get("true_mesh")),
+        "true_mesh": next((line["true_mesh"] for line in lines if line.get("true_mesh")), None),
         "views": [picture(pictures / f"{first['key']}.view{number}.png") for number in range(len(shown))],
         "attempts": [_attempt(line, pictures) for line in lines],
     }
@@ -64,7 +63,7 @@ def _attempt(line: dict[str, Any], pictures: Path) -> dict[str, Any]:
         "valid": line["valid"],
         "reason": line.get("reason", ""),
         "picture": picture(pictures / f"{line['key']}.{line['combination']}.png") if drawn else None,
-        "mesh": _small(line.get("mesh")),
+        "mesh": line.get("mesh"),
         "chamfer": line["metrics"]["chamfer_l1_mean"],
         "iou": line["metrics"]["volumetric_iou"],
     }
@@ -85,11 +84,6 @@ def meshes_json(parts: dict[str, list[dict[str, Any]]]) -> str:
         if model["true_mesh"]
     }
     return json.dumps(found).replace("<", "\\u003c")
-
-
-def _small(mesh: dict[str, str] | None) -> dict[str, str] | None:
-    """A packed mesh, if the page stays small with it."""
-    return mesh if mesh is not None and len(mesh["indices"]) <= MAX_TRIANGLES * 16 else None
 
 
 def picture(path: Path) -> str:

@@ -101,8 +101,8 @@ def compare(predicted: Body, true: Body, true_points: np.ndarray, num_points: in
         true_points: (M, 6) on the true surface; ``num_points`` of them are used, and as many drawn from the prediction.
 
     Returns:
-        Those of ``cloud_metrics``; ``volumetric_iou``, None where one of the two does not enclose a volume;
-        ``topology_figures`` of the prediction; ``segment_error``: how many components more or less than the truth.
+        Those of ``cloud_metrics``; ``volumetric_iou``, 0 where the prediction does not close, None where the truth does
+        not; ``topology_figures`` of the prediction; ``segment_error``: how many components more or less than the truth.
     """
     chosen = np.random.default_rng(seed).permutation(len(true_points))[:num_points]
     points = sample_surface(predicted.mesh, num_points, seed)
@@ -117,8 +117,10 @@ def compare(predicted: Body, true: Body, true_points: np.ndarray, num_points: in
 
 
 def _iou(predicted: Body, true: Body) -> float | None:
-    if not (predicted.is_watertight and true.is_watertight):
+    if not true.is_watertight:
         return None
+    if not predicted.is_watertight:
+        return 0.0
     try:
         return volumetric_iou(predicted.surface, true.surface)
     except RejectError:

@@ -8,15 +8,15 @@ from typing import Any
 from pipeline.errors import UserError
 from pipeline.evaluation.charts import disturbance_chart, line_chart
 from pipeline.evaluation.gallery import gallery, meshes_json
+from pipeline.evaluation.statistics import COMPLETION
 from pipeline.params import COMBINATIONS, Params
 from pipeline.training.retention import lineage_chain, retention_advice
 
-COMPLETION = "completion"  # the name of the programs that go on from a start
 TEMPLATE = "report.html.j2"
 VIEWER = "viewer.js"
 
-# Table 2 of CAD-MLLM (Xu et al. 2024, 2411.04954), as printed: chamfer, F-score, normal consistency and flux times 100,
-# self-intersection in percent.
+# From the paper of CAD-MLLM (Xu et al. 2024, 2411.04954), as printed: chamfer, F-score, normal consistency and flux
+# times 100, self-intersection in percent.
 PAPER = (
     ("point cloud only", 1.85, 90.88, 79.71, 1.66, 0.46, 1.31, 0.044),
     ("multimodal model, point input", 2.63, 85.17, 73.64, 1.53, 0.47, 1.32, 0.035),

@@ -27,6 +27,7 @@ OF_SOLIDS = (
     "dangling_edge_length_merged",
     "flux_enclosure_error_merged",
 )
+COMPLETION = "completion"  # the name of the programs that go on from a start
 OF_SEQUENCES = ("command_accuracy", "parameter_accuracy", "parameter_accuracy_all")
 RESAMPLES = 1000
 COMPLEXITY = ((1, 1), (2, 3), (4, None))  # extrusions of the true program, from and to

@@ -3,7 +3,6 @@
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -40,24 +39,23 @@ class Decoding:
     constrained: bool = True
 
     def __post_init__(self) -> None:
-        if self.num_samples > (self.num_beams if self.temperature == 0 else self.num_samples):
+        if self.temperature == 0 and self.num_samples > self.num_beams:
             raise UserError("several programs of one prompt need a temperature above 0, or as many beams")
         if self.temperature > 0 and self.num_beams > 1:
             raise UserError("either beams or a temperature above 0")
 
-    @property
-    def _settings(self) -> dict[str, Any]:
-        sampling = {"do_sample": True, "temperature": self.temperature, "top_p": self.top_p, "top_k": 0}
-        return {
-            "max_new_tokens": self.max_new_tokens,
-            "num_return_sequences": self.num_samples,
-            "num_beams": self.num_beams,
-            **(sampling if self.temperature > 0 else {"do_sample": False}),
-        }
-
     def config(self, end: int) -> GenerationConfig:
         """As transformers has it, for a model whose programs end with ``end``."""
-        return GenerationConfig(eos_token_id=end, pad_token_id=end, use_cache=True, **self._settings)
+        sampling = {"do_sample": True, "temperature": self.temperature, "top_p": self.top_p, "top_k": 0}
+        return GenerationConfig(
+            max_new_tokens=self.max_new_tokens,
+            num_return_sequences=self.num_samples,
+            num_beams=self.num_beams,
+            eos_token_id=end,
+            pad_token_id=end,
+            use_cache=True,
+            **(sampling if self.temperature > 0 else {"do_sample": False}),
+        )
 
 
 @torch.inference_mode()

@@ -7,7 +7,7 @@ best.write("flange.step")
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -177,7 +177,7 @@ class CadMllm:
         if sampled:
             decoding = Decoding(max_new_tokens, sampled, 0.7 if temperature is None else temperature, top_p, seed=seed)
             programs += generate_tokens(model, [prompt], decoding)[0]
-        likelihoods = score(model, replace(prompt, program=[]), programs)
+        likelihoods = score(model, prompt, programs)
         cloud = None if given.points is None else given.points[:CLOUD_POINTS]
         with Sandbox(build_candidate, num_workers, 60.0, 4096) as sandbox:
             chosen = next(select([programs], [likelihoods], [cloud], codec.bits, sandbox))

@@ -28,7 +28,7 @@ class Candidate:
 
     Attributes:
         log_likelihood: of the whole program, in nats.
-        misfit: to the input cloud, 0 for the solid that the cloud was drawn from; None without a cloud or a solid.
+        misfit: to the input cloud, next to 0 for the solid that it was drawn from; None without a cloud or a solid.
         failure: why it makes no watertight solid; None where it does.
     """
 

@@ -122,6 +122,14 @@ def test_a_body_in_two_pieces_has_a_segment_error():
     assert 0.4 < found["volumetric_iou"] < 0.7
 
 
+def test_a_solid_that_does_not_close_has_an_iou_of_zero_and_an_open_truth_none():
+    whole = Body.of(kernel.tessellate(kernel.build(PLATE), 0.01))
+    opened = Body.of(replace(whole.mesh, triangles=whole.mesh.triangles[1:], faces=whole.mesh.faces[1:]))
+    points = sample_surface(whole.mesh, 500, 0)
+    assert compare(opened, whole, points, 500, 0)["volumetric_iou"] == 0
+    assert compare(whole, opened, points, 500, 0)["volumetric_iou"] is None
+
+
 def task(program, truth):
     true_tokens = tuple(CODEC.encode(truth).tolist())
     points = sample_surface(normalised_mesh(truth), 2000, 1)
@@ -373,6 +381,9 @@ def test_the_gallery_ranks_by_distance_and_puts_failures_last(tmp_path):
     assert parts["worst"][-1]["attempts"][0]["picture"] is None
     assert json.loads(meshes_json(parts))["k00"]["text"] == mesh
     assert "<" not in meshes_json(parts)
+    failed = {**lines[0], "combination": "image", "builds": False, "valid": False, "reason": "x"}
+    failed = {name: value for name, value in failed.items() if "mesh" not in name}
+    assert gallery([failed, lines[0]], tmp_path, "text")["best"][0]["true_mesh"] == mesh
     few = gallery(lines[:2], tmp_path, "text")
     assert sum(len(models) for models in few.values()) == 2
     (tmp_path / "k00.text.png").unlink()
