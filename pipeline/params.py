@@ -74,6 +74,7 @@ class Synthetic(Section):
 
     num_models: Positive = Field(description="how many parts")
     families: tuple[str, ...] = Field(description="which families of parts, in turn")
+    unseen_families: tuple[str, ...] = Field((), description="further families, which only test models are made of")
 
 
 class Split(Section):

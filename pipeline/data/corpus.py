@@ -39,7 +39,8 @@ def make_synthetic_zip(path: Path, data: Data, seed: int) -> None:
         UserError: a family that does not exist.
     """
     settings = data.synthetic
-    unknown = sorted(set(settings.families) - set(synthesis.FAMILIES))
+    every_family = (*settings.families, *settings.unseen_families)
+    unknown = sorted(set(every_family) - set(synthesis.FAMILIES))
     if unknown or not settings.families:
         raise UserError(
             f"data.synthetic.families: {', '.join(unknown) or 'none given'}; there are {', '.join(synthesis.FAMILIES)}"
@@ -52,13 +53,26 @@ def make_synthetic_zip(path: Path, data: Data, seed: int) -> None:
             archive.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), text, zipfile.ZIP_DEFLATED)
 
         for number in range(settings.num_models):
-            part = synthesis.make_part(seed, number, settings.families)
             folder = f"{number // 10000:04d}"
-            entry_id = model_id(f"{folder}/{number:08d}", part.program)
+            base = f"{folder}/{number:08d}"
+            is_test = drawn_split(base, data.split, seed) == "test"
+            part = synthesis.make_part(seed, number, every_family if is_test else settings.families)
+            entry_id = model_id(base, part.program)
             add(f"json/{entry_id}.json", omnicad.dumps(part.program))
             captions[folder].append({"id": entry_id, "text caption": part.caption})
         for folder, rows in captions.items():
             add(f"txt/{folder}.json", json.dumps(rows, indent=1))
+
+
+def _draw(base: str, seed: int) -> float:
+    """A number in [0, 1) that depends on the name alone."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/split/{base}".encode()).digest()[:8], "big") / 2**64
+
+
+def drawn_split(base: str, split: Split, seed: int) -> str:
+    """The split that a base model is drawn for, where none is published."""
+    at = _draw(base, seed)
+    return "validation" if at < split.validation else "test" if at < split.validation + split.test else "train"
 
 
 def assign_splits(bases: set[str], split: Split, seed: int, published: dict[str, str]) -> dict[str, str]:
@@ -68,20 +82,15 @@ def assign_splits(bases: set[str], split: Split, seed: int, published: dict[str,
     What is drawn depends on the name alone: more data moves nothing. Only a split that would be empty takes the
     training model that came closest.
     """
-    drawn = {
-        base: int.from_bytes(hashlib.sha256(f"{seed}/split/{base}".encode()).digest()[:8], "big") for base in bases
-    }
     assigned = {}
     for base in bases:
-        given, at = published.get(base), drawn[base] / 2**64
+        given, drawn = published.get(base), drawn_split(base, split, seed)
         if given in ("test", "validation"):
             assigned[base] = given
-        elif at < split.validation:
-            assigned[base] = "validation"
         else:
-            assigned[base] = "test" if given is None and at < split.validation + split.test else "train"
+            assigned[base] = "train" if given == "train" and drawn == "test" else drawn
     for name, fraction in (("validation", split.validation), ("test", split.test)):
-        train = sorted((base for base in bases if assigned[base] == "train"), key=lambda base: drawn[base])
+        train = sorted((base for base in bases if assigned[base] == "train"), key=lambda base: _draw(base, seed))
         if fraction > 0 and name not in assigned.values() and len(train) > 1:
             assigned[train[0]] = name
     return assigned

@@ -1,6 +1,7 @@
 """Omni-CAD folders and zips, good and bad."""
 
 import json
+import re
 import zipfile
 from collections import Counter
 
@@ -111,19 +112,23 @@ def test_a_base_model_is_what_its_versions_share():
     assert base_model("0000/00000071_00005") == base_model("0000/00000071_00001") == "0000/00000071"
 
 
-def test_the_synthetic_corpus_is_a_dataset_and_always_the_same(tmp_path):
-    data = Data.model_validate(
+def synthetic(num_models, families, unseen=(), test=0.1):
+    return Data.model_validate(
         {
             "source": "synthetic",
             "path": "x",
             "limit": None,
-            "synthetic": {"num_models": 24, "families": list(synthesis.FAMILIES)},
-            "split": {"validation": 0.1, "test": 0.1},
+            "synthetic": {"num_models": num_models, "families": families, "unseen_families": unseen},
+            "split": {"validation": 0.1, "test": test},
             "prefixes": 0,
             "shard_size": 8,
             "max_program_tokens": 256,
         }
     )
+
+
+def test_the_synthetic_corpus_is_a_dataset_and_always_the_same(tmp_path):
+    data = synthetic(24, list(synthesis.FAMILIES))
     for name in ("a.zip", "b.zip"):
         make_synthetic_zip(tmp_path / name, data, seed=3)
     assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
@@ -132,3 +137,14 @@ def test_the_synthetic_corpus_is_a_dataset_and_always_the_same(tmp_path):
     assert len({entry.caption for entry in entries}) > 15
     with_sizes = [entry.caption for entry in entries if "millimetres" in entry.caption]
     assert len(with_sizes) < 10
+
+
+def test_unseen_families_are_in_the_test_split_alone(tmp_path):
+    data = synthetic(200, ["washer"], ["clevis", "pulley"], test=0.3)
+    make_synthetic_zip(tmp_path / "a.zip", data, seed=0)
+    entries, _ = Dataset(tmp_path / "a.zip").entries()
+    splits = assign_splits({base_model(entry.id) for entry in entries}, data.split, 0, {})
+    unseen = re.compile("clevis|fork|pulley|wheel")
+    found = Counter((splits[base_model(entry.id)], bool(unseen.search(entry.caption))) for entry in entries)
+    assert found["test", True] > found["test", False] > 0
+    assert found["train", True] == found["validation", True] == 0
