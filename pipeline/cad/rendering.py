@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.cad.mesh import Mesh
+from pipeline.cad.rays import RayScene
 from pipeline.errors import RejectError
 
 if TYPE_CHECKING:
@@ -48,15 +49,8 @@ def render_views(mesh: Mesh, num_views: int, size: int) -> np.ndarray:
     Returns:
         (num_views, size, size) uint8 grey values, white background.
     """
-    from embreex.mesh_construction import TriangleMesh
-    from embreex.rtcore_scene import EmbreeScene
-
-    scene = EmbreeScene(robust=True)
-    corners = mesh.vertices[mesh.triangles]
-    TriangleMesh(scene, corners.astype(np.float32))
-    face_normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    face_normals /= np.maximum(np.linalg.norm(face_normals, axis=1, keepdims=True), 1e-30)
-    return np.stack([_view(scene, mesh.faces, face_normals, view, size) for view in view_order(num_views)])
+    scene = RayScene.of(mesh)
+    return np.stack([_view(scene, mesh.faces, view, size) for view in view_order(num_views)])
 
 
 def view_order(num_views: int) -> list[int]:
@@ -64,14 +58,13 @@ def view_order(num_views: int) -> list[int]:
     return list(range(8)) if num_views == 8 else [0, 7, 3, 4, 5, 2, 6, 1][:num_views]
 
 
-def _view(scene: object, faces: np.ndarray, normals: np.ndarray, view: int, size: int) -> np.ndarray:
+def _view(scene: RayScene, faces: np.ndarray, view: int, size: int) -> np.ndarray:
     origins, forward, right, up = _camera(view, size)
-    directions = np.broadcast_to(forward.astype(np.float32), origins.shape)
-    hit = scene.run(origins.astype(np.float32), np.ascontiguousarray(directions))  # type: ignore[attr-defined]
+    hit = scene.first_hits(origins, forward)
     image = np.full(size * size, BACKGROUND, np.uint8)
     inside = hit >= 0
     normal = np.zeros((size * size, 3))
-    normal[inside] = normals[hit[inside]]
+    normal[inside] = scene.face_normals[hit[inside]]
     facing = -np.sign(normal @ forward)[:, None] * normal
     # A key light over the left shoulder; no face is black.
     light = -forward * 0.62 - right * 0.35 + up * 0.7

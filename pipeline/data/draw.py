@@ -9,6 +9,7 @@ import numpy as np
 
 from pipeline.cad import kernel, omnicad
 from pipeline.cad.mesh import Mesh
+from pipeline.cad.occupancy import sample_occupancy
 from pipeline.cad.program import CadProgram, Frame
 from pipeline.cad.rendering import encode_png, read_image, render_views
 from pipeline.cad.sampling import normalise_points, read_points, sample_surface
@@ -33,7 +34,7 @@ class DrawTask:
 
 
 def draw(task: DrawTask) -> dict[str, bytes]:
-    """The members of one geometry sample: ``points.npy`` and ``view{i}.png``.
+    """The members of one geometry sample: ``points.npy``, ``view{i}.png``, and ``queries.npy`` where asked for.
 
     Raises:
         RejectError: the solid cannot be built, or the user's own file cannot be read.
@@ -41,13 +42,18 @@ def draw(task: DrawTask) -> dict[str, bytes]:
     dataset = open_dataset(task.dataset)
     seed = sample_seed(task.seed, task.id)
     points, views = _own_points(dataset, task, seed), _own_views(dataset, task)
-    if points is None or views is None:
+    queries = None
+    if points is None or views is None or task.geometry.num_queries:
         frame = Frame(tuple(task.frame["centre"]), task.frame["scale"])
         mesh = normalised_mesh(omnicad.from_document(task.document), frame)
         points = sample_surface(mesh, task.geometry.num_points, seed) if points is None else points
         if views is None:
             views = list(render_views(mesh, task.geometry.num_views, task.geometry.image_size))
-    return {"points.npy": encode_array(points), **{f"view{i}.png": encode_png(view) for i, view in enumerate(views)}}
+        if task.geometry.num_queries:
+            queries = sample_occupancy(mesh, task.geometry.num_queries, seed)
+    members = {"points.npy": points} if queries is None else {"points.npy": points, "queries.npy": queries}
+    pictures = {f"view{i}.png": encode_png(view) for i, view in enumerate(views)}
+    return {**{name: encode_array(array) for name, array in members.items()}, **pictures}
 
 
 def sample_seed(seed: int, name: str) -> int:

@@ -55,7 +55,9 @@ def build_geometry(
             return FinishedShard(write_shard(path, drawn()), tuple(rejects))
 
         finished = shard_by_shard(scratch, [shard.name for shard in reader.manifest.shards], make, progress)
-    fields = {"points.npy": {"shape": [geometry.num_points, 6], "dtype": "float32"}}
+    fields: dict[str, dict[str, Any]] = {"points.npy": {"shape": [geometry.num_points, 6], "dtype": "float32"}}
+    if geometry.num_queries:
+        fields["queries.npy"] = {"shape": [geometry.num_queries, 4], "dtype": "float32"}
     publish_shards(scratch, out, finished, "geometry", fields, {"settings": geometry.model_dump(mode="json")})
     rejects = [reject for each in finished for reject in each.rejects]
     return {"samples": sum(f.shard.count for f in finished), "rejected": len(rejects), "reasons": reasons(rejects)}

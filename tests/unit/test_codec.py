@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pipeline.cad import omnicad, synthesis
 from pipeline.cad.codec import Codec
 from pipeline.cad.grammar import Grammar, State
-from pipeline.cad.program import Arc, CadProgram, Circle, Extent, ExtentKind, Extrude, Line, Loop, Profile
+from pipeline.cad.program import Arc, CadProgram, Circle, Extent, ExtentKind, Extrude, Line, Loop, Operation, Profile
 from pipeline.cad.shapes import circle, extrude, rectangle, rounded, symmetric, two_sided
 from pipeline.cad.tokens import FINE, NUM_COMMANDS, TOKEN, GrammarError
 from pipeline.errors import RejectError
@@ -154,7 +154,7 @@ def test_rounding_costs_no_more_volume_than_the_tolerance(thickness):
 def test_faces_that_touch_still_touch():
     """The plate's upper face and the boss' foot are one place: both are refined, or neither."""
     plate = extrude("top", rectangle(2.0, 2.0), 0.0123)
-    boss = extrude("top", circle(0.2), 0.9, synthesis.JOIN, at=(0.0, 0.0, 0.0123))
+    boss = extrude("top", circle(0.2), 0.9, Operation.JOIN, at=(0.0, 0.0, 0.0123))
     codec = Codec(8, 0.02)
     first, second = codec.decode(codec.encode(CadProgram((plate, boss)))).extrudes
     low, high = first.extent.interval
@@ -184,7 +184,7 @@ def test_quarter_and_half_turns_are_exact():
 def test_tools_that_reach_beyond_the_solid_are_kept():
     codec = Codec(8)
     big = CadProgram(
-        (*single(Profile(rectangle(2, 2))).extrudes, extrude("top", rectangle(6.0, 0.5), 3.0, synthesis.CUT))
+        (*single(Profile(rectangle(2, 2))).extrudes, extrude("top", rectangle(6.0, 0.5), 3.0, Operation.CUT))
     )
     assert codec.decode(codec.encode(big)).extrudes[1].extent == Extent(
         ExtentKind.ONE_SIDED, pytest.approx(3.0, abs=0.07)
@@ -244,5 +244,5 @@ def test_zero_lengths_are_not_allowed():
 def test_a_program_with_two_edges_of_which_one_is_an_arc_closes():
     half = Loop((Line((-0.5, 0.0), (0.5, 0.0)), Arc.through((0.5, 0.0), (-0.5, 0.0), np.pi)))
     codec = Codec(8)
-    program = CadProgram((Extrude(single(Profile(half)).extrudes[0].sketches, synthesis.NEW, symmetric(0.2)),))
+    program = CadProgram((Extrude(single(Profile(half)).extrudes[0].sketches, Operation.NEW, symmetric(0.2)),))
     assert names(codec, codec.encode(program))[-3:] == ["CLOSE_ARC", "176", "END"]  # 48 of 96 to a turn

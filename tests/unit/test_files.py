@@ -8,7 +8,7 @@ import struct
 import numpy as np
 import pytest
 
-from pipeline.cad import kernel, omnicad, synthesis
+from pipeline.cad import draft, kernel, omnicad, synthesis
 from pipeline.cad.codec import TOLERANCE
 from pipeline.cad.describe import describe, sentence
 from pipeline.cad.files import (
@@ -123,8 +123,8 @@ def test_programs_are_described_in_millimetres():
     program = CadProgram(
         (
             extrude("top", [Profile(rounded(0.08, 0.04, 0.005), (circle(0.006, 0.03), circle(0.006, -0.03)))], 0.01),
-            extrude("front", circle(0.02), symmetric(0.05), synthesis.CUT),
-            extrude("top", rectangle(0.01, 0.01), -0.003, synthesis.JOIN, at=(0.0, 0.0, 0.01)),
+            extrude("front", circle(0.02), symmetric(0.05), draft.CUT),
+            extrude("top", rectangle(0.01, 0.01), -0.003, draft.JOIN, at=(0.0, 0.0, 0.01)),
         )
     )
     assert describe(program) == [

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from pipeline.cad import kernel, omnicad, synthesis
+from pipeline.cad.draft import CUT, INTERSECT, JOIN
 from pipeline.cad.program import CadProgram, Frame, Profile
 from pipeline.cad.rendering import VIEW_DIRECTIONS, encode_png, read_image, render_views
 from pipeline.cad.sampling import normalise_points, read_points, sample_surface
 from pipeline.cad.shapes import circle, extrude, rectangle, rounded, symmetric, two_sided
-from pipeline.cad.synthesis import CUT, INTERSECT, JOIN
 from pipeline.data.draw import normalised_mesh
 from pipeline.errors import RejectError
 
