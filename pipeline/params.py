@@ -39,7 +39,8 @@ class Model(Section):
     """Where one set of weights comes from."""
 
     source: str = Field(
-        description="hub:<id> | path:<file or folder> | package:<distribution> (a GGUF in an installed package) | "
+        description="hub:<id> | path:<file or folder> | shipped:<name> (in this package) | "
+        "package:<distribution> (a GGUF in an installed package) | "
         "init (random weights of `architecture`, from the seed)"
     )
     revision: str | None = Field(None, description="hub revision")
@@ -51,8 +52,8 @@ class Model(Section):
     @model_validator(mode="after")
     def _known_source(self) -> Self:
         kind = self.source.partition(":")[0]
-        if kind not in ("hub", "path", "package", "init"):
-            raise ValueError(f"source {self.source!r} must begin with hub:, path: or package:, or be init")
+        if kind not in ("hub", "path", "shipped", "package", "init"):
+            raise ValueError(f"source {self.source!r} must begin with hub:, path:, shipped: or package:, or be init")
         if kind == "init" and not self.architecture:
             raise ValueError("source init needs an architecture")
         return self
@@ -327,6 +328,7 @@ class Evaluation(Section):
     num_candidates: Positive = Field(description="programs for each prompt, of which the best by its input is kept")
     temperature: Annotated[float, Field(gt=0)] = Field(description="of all candidates but the first, which is greedy")
     completion: bool = Field(description="also complete the first half of test programs")
+    conditioning: bool = Field(description="also generate from another test model's caption, points, images")
 
 
 class Robustness(Section):
@@ -347,6 +349,54 @@ class Tracking(Section):
     wandb_entity: str | None
 
 
+# -- pretraining --------------------------------------------------------------------------------------------
+
+
+class Recipe(Section):
+    """How long something is pretrained, and how fast it learns: AdamW with warm-up and cosine decay."""
+
+    steps: Positive
+    batch_size: Positive
+    lr: Annotated[float, Field(gt=0)]
+    warmup_fraction: Fraction = 0.03
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    save_every: Positive = 200
+    log_every: Positive = 20
+
+
+class ShapePretraining(Recipe):
+    """The point cloud encoder: occupancy from its latents, and alignment with pictures and captions."""
+
+    num_points: Positive = Field(description="of a cloud, drawn anew each time")
+    num_queries: Positive = Field(description="points in space, drawn anew each time")
+    latent_width: Positive = Field(description="of the variational bottleneck that the solid is read from")
+    kl_weight: Annotated[float, Field(ge=0)]
+    contrastive_weight: Annotated[float, Field(ge=0)]
+
+
+class ImagePretraining(Recipe):
+    """The image encoder: aligned with the finished point cloud encoder."""
+
+    num_views: Positive = Field(description="of a model, drawn anew each time")
+    pool: Positive = Field(description="patches averaged along each side into one token, as features.image.pool")
+    contrastive_weight: Annotated[float, Field(ge=0)]
+
+
+class LanguagePretraining(Recipe):
+    """The language model: programs from captions."""
+
+    vocabulary_size: Positive = Field(description="of the captions' tokens; CAD tokens come on top")
+
+
+class Pretraining(Section):
+    """What `cadmllm pretrain` makes: the weights that the package ships."""
+
+    embedding_width: Positive = Field(description="of the space in which clouds, pictures and captions are compared")
+    shape_encoder: ShapePretraining
+    image_encoder: ImagePretraining
+    language_model: LanguagePretraining
+
+
 class Params(Section):
     """All of params.yaml."""
 
@@ -364,6 +414,7 @@ class Params(Section):
     evaluation: Evaluation
     robustness: Robustness
     tracking: Tracking
+    pretraining: Pretraining | None = None
 
     @model_validator(mode="after")
     def _chained(self) -> Self:

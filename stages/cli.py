@@ -16,7 +16,9 @@ from stages.geometry import geometry
 from stages.metrics import metrics
 from stages.models import models
 from stages.plan import plan
+from stages.pretrain import pretrain
 from stages.report import report
+from stages.retrieval import retrieval
 from stages.robustness import robustness
 from stages.status import status
 from stages.tools import checkpoint, preset, verify
@@ -67,6 +69,7 @@ COMMANDS: dict[str, dict[str, Callable[..., None] | typer.Typer]] = {
         "train": train,
         "evaluate": evaluate,
         "robustness": robustness,
+        "retrieval": retrieval,
         "report": report,
     },
     TOOLS: {
@@ -79,6 +82,7 @@ COMMANDS: dict[str, dict[str, Callable[..., None] | typer.Typer]] = {
         "verify": verify,
         "preset": preset,
         "checkpoint": checkpoint,
+        "pretrain": pretrain,
     },
 }
 for panel, commands in COMMANDS.items():

@@ -33,7 +33,8 @@ def evaluate(
     place = find_stage(p, name)
     with display(f"evaluate {name}") as show, measuring(p, place, __name__, {"evaluation": p.evaluation}) as scratch:
         evaluator, validation = make_evaluator(p, place, scratch)
-        figures = measure(evaluator, validation, show)
+        with evaluator:
+            figures = measure(evaluator, validation, show)
         for combination, found in figures["combinations"].items():
             distance, iou = found["metrics"]["chamfer_l1_mean"]["median"], found["metrics"]["volumetric_iou"]["mean"]
             loss, valid = found["validation_loss"], found["valid_rate"]

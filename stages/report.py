@@ -1,6 +1,7 @@
 """The ``report`` stage: metrics, plots and one page to look at."""
 
 import json
+from pathlib import Path
 
 from pipeline import params
 from pipeline.atomic import atomic_folder, write_text
@@ -23,13 +24,16 @@ def report() -> None:
         folders = {"corpus": CORPUS, "geometry": GEOMETRY}
         rejects = {step: reasons(read_rejects(folder)) for step, folder in folders.items()}
         try:
-            worse = json.loads((METRICS / "robustness.json").read_text(encoding="utf-8"))
+            worse, found = (
+                json.loads((METRICS / f"{name}.json").read_text(encoding="utf-8"))
+                for name in ("robustness", "retrieval")
+            )
         except FileNotFoundError as error:
-            raise UserError(f"{error.filename} is missing; run `cadmllm robustness`") from error
+            raise UserError(f"{error.filename} is missing; run `cadmllm {Path(error.filename).stem}`") from error
         for name, table in plot_tables(results).items():
             write_text(PLOTS / f"{name}.csv", csv_text(*table))
-        write_text(METRICS / "summary.json", json.dumps(summary(results), indent=1, sort_keys=True) + "\n")
-        inputs = Inputs(Manifest.read(CORPUS, "corpus").details, rejects, read_models(MODELS), worse)
+        write_text(METRICS / "summary.json", json.dumps(summary(results, found), indent=1, sort_keys=True) + "\n")
+        inputs = Inputs(Manifest.read(CORPUS, "corpus").details, rejects, read_models(MODELS), worse, found)
         page = render(p, results, inputs)
         with atomic_folder(REPORT) as folder:
             write_text(folder / "index.html", page)

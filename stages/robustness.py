@@ -23,7 +23,8 @@ def robustness() -> None:
     sections = {"evaluation": p.evaluation, "robustness": p.robustness}
     with display("robustness") as show, measuring(p, place, __name__, sections) as scratch:
         evaluator, _ = make_evaluator(p, place, scratch)
-        rows = measure(evaluator, p.robustness, MODELS, show)
+        with evaluator:
+            rows = measure(evaluator, p.robustness, MODELS, show)
         for row in rows:
             show.say(
                 f"{row['input']}, {row['disturbance']} {row['level']:g}: valid {row['valid_rate']:.0%}, "

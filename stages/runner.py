@@ -24,6 +24,7 @@ EVALUATIONS = Path("evaluations")
 METRICS = Path("metrics")
 PLOTS = Path("plots")
 REPORT = Path("report")
+PRETRAINED = Path("pretrained")
 LOGS = Path("logs")  # how fast things went: part of no result
 
 

@@ -24,6 +24,7 @@ IDLE_MIB = 4096  # address space that the libraries map before any work
 AHEAD = 32  # items for each worker beyond the one whose result is due
 START_TIMEOUT_S = 120.0  # for a worker to come up; a task's own time begins when it has
 READY = "ready"
+PRELOADED: set[str] = set()  # what the fork server loads when it starts, once for every worker to come
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +65,8 @@ class Sandbox(Generic[T, R]):
         self.timeout_s = timeout_s
         self.memory_mib = memory_mib
         self._context = multiprocessing.get_context("forkserver")
-        # Loading OCP takes a second: the fork server does it once, for every worker to come.
-        self._context.set_forkserver_preload([function.__module__])
+        PRELOADED.add(function.__module__)
+        self._context.set_forkserver_preload(sorted(PRELOADED))
         self._workers: list[_Worker] = []
 
     def __enter__(self) -> "Sandbox[T, R]":

@@ -6,6 +6,7 @@ Shapes: B images, G patches along a side, T tokens, D width.
 import io
 from pathlib import Path
 
+import torch
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -29,7 +30,7 @@ class DinoV2Encoder(nn.Module):
 
     def __init__(self, folder: Path, pool: int, image_size: int | None = None) -> None:
         super().__init__()
-        self.model = AutoModel.from_pretrained(folder, local_files_only=True).eval()
+        self.model = AutoModel.from_pretrained(folder, dtype=torch.float32, local_files_only=True).eval()
         # The PIL backend gives the model's own numbers and needs no torchvision.
         self.processor = AutoImageProcessor.from_pretrained(folder, backend="pil", local_files_only=True)
         if image_size is not None:

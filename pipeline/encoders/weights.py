@@ -6,6 +6,7 @@ After it nothing needs a network. Hub ids go through huggingface_hub, which keep
 import gc
 import importlib.metadata
 import json
+import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -23,12 +24,14 @@ from transformers import (
 )
 
 from pipeline.atomic import publish, write_text
+from pipeline.encoders.alignment import ALIGNMENT
 from pipeline.encoders.michelangelo import MichelangeloConfig, MichelangeloEncoder
 from pipeline.errors import UserError
 from pipeline.fingerprint import sha256_folder
 from pipeline.params import Model, Models
 
 MANIFEST = "manifest.json"
+SHIPPED = Path(__file__).resolve().parents[1] / "shipped"  # weights that the package carries, with their cards
 
 
 def build_models(
@@ -102,7 +105,7 @@ def _locate(source: str, revision: str | None) -> tuple[str, dict[str, Any]]:
     kind, _, rest = source.partition(":")
     if kind == "hub":
         return rest, {"revision": revision} if revision else {}
-    path = package_gguf(rest) if kind == "package" else Path(rest)
+    path = package_gguf(rest) if kind == "package" else SHIPPED / rest if kind == "shipped" else Path(rest)
     if not path.exists():
         raise UserError(f"{path} does not exist")
     if path.is_dir():
@@ -120,6 +123,12 @@ def package_gguf(distribution: str) -> Path:
     if len(found) != 1:
         raise UserError(f"the package {distribution} carries {len(found)} GGUF files, one is needed")
     return found[0]
+
+
+def _copy_alignment(source: Path, folder: Path) -> None:
+    """Take the head along with its encoder, where it has one."""
+    if (source / ALIGNMENT).is_file():
+        shutil.copyfile(source / ALIGNMENT, folder / ALIGNMENT)
 
 
 def _count(model: torch.nn.Module) -> int:
@@ -193,8 +202,9 @@ def _make_image_encoder(model: Model, seed: int, folder: Path) -> int:
         kind = AutoConfig.from_pretrained(name, **keywords).model_type
         if not kind.startswith("dinov2"):
             raise UserError(f"models.image_encoder: {model.source} is a {kind}, not a DINOv2")
-        encoder = AutoModel.from_pretrained(name, **keywords)
+        encoder = AutoModel.from_pretrained(name, dtype=torch.float32, **keywords)
         processor = AutoImageProcessor.from_pretrained(name, backend="pil", **keywords)
+        _copy_alignment(Path(name), folder)
     encoder.save_pretrained(folder)
     processor.save_pretrained(folder)
     return _count(encoder)
@@ -214,7 +224,10 @@ def _make_point_cloud_encoder(model: Model, seed: int, folder: Path) -> int:
                 raise UserError("models.point_cloud_encoder: a hub source is hub:<owner>/<repository>/<file>")
             path = Path(hf_hub_download(f"{owner}/{name}", file, revision=model.revision))
         else:
-            path = Path(rest)
+            path = SHIPPED / rest if kind == "shipped" else Path(rest)
+        if not path.exists():
+            raise UserError(f"{path} does not exist")
+        _copy_alignment(path, folder)
         if path.is_dir() and (path / "config.json").is_file():
             encoder = MichelangeloEncoder.from_pretrained(path)
         else:

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -26,7 +26,7 @@ from pipeline.evaluation.statistics import COMPLETION, summarise
 from pipeline.generation.generate import Decoding, generate_tokens, score
 from pipeline.generation.select import build_candidate, select
 from pipeline.model.cad_mllm import CadMllmModel
-from pipeline.params import CurriculumStage, Evaluation, Kernel, Training
+from pipeline.params import MODALITIES, CurriculumStage, Evaluation, Kernel, Training
 from pipeline.shards.reader import ShardReader
 from pipeline.training.batches import Inputs, TrainingData
 from pipeline.training.curriculum import uniform, views_for
@@ -36,6 +36,7 @@ from pipeline.training.validation import validate
 
 GENERATED = "generated.jsonl"
 PICTURE_SIZE = 224
+CONDITIONING_METRIC = "chamfer_l1_mean"
 MAX_TRIANGLES = 3000  # of a solid that can be turned in the report: some 40 kB of text
 
 
@@ -68,7 +69,7 @@ class Case:
 
 
 class Evaluator:
-    """Generates for test models and measures what was written.
+    """Generates for test models and measures what was written. Its workers stay until the ``with`` block ends.
 
     Args:
         geometry: true clouds and views of the corpus.
@@ -89,6 +90,8 @@ class Evaluator:
     ) -> None:
         self.model, self.test, self.geometry, self.setting, self.folder = model, test, geometry, setting, folder
         self.num_workers = num_workers
+        limits = num_workers, setting.kernel.timeout_s, setting.kernel.memory_mib
+        self.builders, self.assessors = Sandbox(build_candidate, *limits), Sandbox(assess, *limits)
         rows = [row for row in range(len(test.rows)) if geometry.has(test.rows[row].shard, test.rows[row].key)]
         rows = sorted(rows, key=lambda row: uniform(setting.seed, "test", test.keys[row]))
         if not rows:
@@ -96,6 +99,13 @@ class Evaluator:
         self.rows = rows[: setting.evaluation.num_test_models]
         self.clouds = {row: self._array(row, "points.npy") for row in self.rows}
         folder.mkdir(parents=True, exist_ok=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        for sandbox in (self.builders, self.assessors):
+            sandbox.__exit__(*raised)
 
     def _array(self, row: int, member: str) -> np.ndarray:
         where = self.test.rows[row]
@@ -128,6 +138,20 @@ class Evaluator:
                 found.append(replace(case, inputs=inputs))
         return found
 
+    def swapped(self, combination: str, modality: str) -> list[Case]:
+        """Every test model, shown by a combination, but with another test model's input of one modality."""
+        cases = self.cases(combination)
+        found = []
+        for case, other in zip(cases, [*cases[1:], *cases[:1]], strict=True):
+            if modality == "text":
+                inputs, cloud = replace(case.inputs, prompt=other.inputs.prompt), case.cloud
+            elif modality == "point_cloud":
+                inputs, cloud = replace(case.inputs, points=other.inputs.points), other.cloud
+            else:
+                inputs, cloud = replace(case.inputs, image=other.inputs.image, views=other.inputs.views), case.cloud
+            found.append(replace(case, inputs=inputs, cloud=cloud))
+        return found
+
     def measure(self, name: str, cases: list[Case], pictures: bool = True) -> list[dict[str, Any]]:
         """Generate for all cases and measure; lines of ``generated.jsonl``.
 
@@ -144,51 +168,48 @@ class Evaluator:
 
     def _generate(self, cases: list[Case]) -> list[tuple[int, ...]]:
         """The chosen program for each case."""
-        limits, kernel = self.setting.evaluation, self.setting.kernel
+        limits = self.setting.evaluation
         greedy = Decoding(limits.max_new_tokens)
         found: list[tuple[int, ...]] = []
         bits = self.model.grammar.bits
-        with Sandbox(build_candidate, self.num_workers, kernel.timeout_s, kernel.memory_mib) as sandbox:
-            for start in range(0, len(cases), limits.batch_size):
-                interrupt.check()
-                batch = cases[start : start + limits.batch_size]
-                prompts = [case.inputs for case in batch]
-                programs = generate_tokens(self.model, prompts, greedy)
-                if limits.num_candidates > 1:
-                    more = Decoding(
-                        limits.max_new_tokens,
-                        limits.num_candidates - 1,
-                        limits.temperature,
-                        seed=self.setting.seed + start,
-                    )
-                    sampled = generate_tokens(self.model, prompts, more)
-                    programs = [[*own, *others] for own, others in zip(programs, sampled)]
-                    likelihoods = [score(self.model, p, own) for p, own in zip(prompts, programs)]
-                    clouds = [None if case.cloud is None else case.cloud[: limits.num_points] for case in batch]
-                    found += [best[0].tokens for best in select(programs, likelihoods, clouds, bits, sandbox)]
-                else:
-                    found += [tuple(own[0]) for own in programs]
+        for start in range(0, len(cases), limits.batch_size):
+            interrupt.check()
+            batch = cases[start : start + limits.batch_size]
+            prompts = [case.inputs for case in batch]
+            programs = generate_tokens(self.model, prompts, greedy)
+            if limits.num_candidates > 1:
+                more = Decoding(
+                    limits.max_new_tokens,
+                    limits.num_candidates - 1,
+                    limits.temperature,
+                    seed=self.setting.seed + start,
+                )
+                sampled = generate_tokens(self.model, prompts, more)
+                programs = [[*own, *others] for own, others in zip(programs, sampled)]
+                likelihoods = [score(self.model, p, own) for p, own in zip(prompts, programs)]
+                clouds = [None if case.cloud is None else case.cloud[: limits.num_points] for case in batch]
+                found += [best[0].tokens for best in select(programs, likelihoods, clouds, bits, self.builders)]
+            else:
+                found += [tuple(own[0]) for own in programs]
         return found
 
     def _assess(
         self, name: str, cases: list[Case], programs: Sequence[tuple[int, ...]], pictures: bool
     ) -> list[dict[str, Any]]:
-        limits, kernel = self.setting.evaluation, self.setting.kernel
         tasks = [
             AssessTask(
                 tokens,
                 tuple(self.test.program(case.row).tolist()),
                 self.model.grammar.bits,
                 case.true_points,
-                limits.num_points,
+                self.setting.evaluation.num_points,
                 sample_seed(self.setting.seed, self.test.keys[case.row]),
                 PICTURE_SIZE,
             )
             for case, tokens in zip(cases, programs, strict=True)
         ]
-        with Sandbox(assess, self.num_workers, kernel.timeout_s, kernel.memory_mib) as sandbox:
-            answers = sandbox.map(tasks)
-            return [self._result(name, *each, pictures) for each in zip(cases, tasks, answers, strict=True)]
+        answers = self.assessors.map(tasks)
+        return [self._result(name, *each, pictures) for each in zip(cases, tasks, answers, strict=True)]
 
     def _result(
         self, name: str, case: Case, task: AssessTask, answer: dict[str, Any] | Failure, pictures: bool
@@ -231,8 +252,8 @@ class Evaluator:
                 (self.folder / f"{where.key}.{name}.png").write_bytes(picture)
         lines = [line for name in names for line in json.loads((self.folder / f"{name}.json").read_text("utf-8"))]
         write_text(self.folder / GENERATED, "".join(json.dumps(line, sort_keys=True) + "\n" for line in lines))
-        for name in names:
-            (self.folder / f"{name}.json").unlink()
+        for part in self.folder.glob("*.json"):
+            part.unlink()
 
 
 def evaluate(
@@ -241,20 +262,31 @@ def evaluate(
     """Measure a model; generated programs and pictures are written to the evaluator's folder.
 
     Returns:
-        Figures for each combination; those of completing programs; and between which bounds chamfer distances lie.
+        Figures for each combination; those of completing programs; how far off a program is with another model's
+        input; and between which bounds chamfer distances lie.
     """
     model, setting = evaluator.model, evaluator.setting
     stage, limits = setting.stage, setting.evaluation
     parallel = Parallel(setting.training)
     losses = validate(model, validation, stage, setting.training, model.num_tokens(), setting.seed, parallel)
     names = list(stage.combinations)
-    total = len(names) + int(limits.completion)
+    conditions = conditioning_cases(stage.combinations) if limits.conditioning and len(evaluator.rows) > 1 else {}
+    total = len(names) + int(limits.completion) + len(conditions)
     figures: dict[str, Any] = {}
     for number, combination in enumerate(stage.combinations):
         progress(number, total, f"generating from {combination}")
         results = evaluator.measure(combination, evaluator.cases(combination))
         figures[combination] = {"validation_loss": losses[combination], **summarise(results)}
     found: dict[str, Any] = {"combinations": figures}
+    if conditions:
+        found["conditioning"] = {}
+    for number, (modality, combination) in enumerate(conditions.items(), len(names)):
+        progress(number, total, f"generating from {combination} with another model's {modality}")
+        results = evaluator.measure(f"{combination}-other-{modality}", evaluator.swapped(combination, modality), False)
+        right = figures[combination]["metrics"][CONDITIONING_METRIC]["median"]
+        other = statistics.median(result["metrics"][CONDITIONING_METRIC] for result in results)
+        ratio = right / other if other > 0 else None
+        found["conditioning"][modality] = {"combination": combination, "right": right, "other": other, "ratio": ratio}
     if limits.completion:
         progress(total - 1, total, f"completing from {names[-1]}")
         results = evaluator.measure(COMPLETION, evaluator.completions(names[-1]))
@@ -264,6 +296,17 @@ def evaluate(
     evaluator.finish(names)
     progress(total, total, "solids built and measured")
     return {**found, "chamfer_l1_mean_bounds": bounds(list(evaluator.clouds.values()), limits.num_points)}
+
+
+def conditioning_cases(combinations: Sequence[str]) -> dict[str, str]:
+    """For each modality the combination in which it is exchanged: with the caption, or alone."""
+    found = {}
+    for modality in MODALITIES:
+        wanted = ("text",) if modality == "text" else (f"text+{modality}", modality)
+        known = [combination for combination in wanted if combination in combinations]
+        if known:
+            found[modality] = known[0]
+    return found
 
 
 def _parsed(tokens: Sequence[int], bits: int) -> CadProgram | None:

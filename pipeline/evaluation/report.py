@@ -57,16 +57,18 @@ class Inputs:
         rejects: reasons and counts, by step.
         models: the models manifest.
         robustness: figures by disturbance and level.
+        retrieval: how well clouds and pictures find each other; empty where the encoders come without heads.
     """
 
     corpus: dict[str, Any]
     rejects: dict[str, dict[str, int]]
     models: dict[str, Any]
     robustness: dict[str, dict[str, Any]]
+    retrieval: dict[str, Any]
 
 
-def summary(results: list[StageResult]) -> dict[str, Any]:
-    """The figures that experiments are compared by: the last stage's, and text-only retention."""
+def summary(results: list[StageResult], retrieval: dict[str, Any]) -> dict[str, Any]:
+    """The figures that experiments are compared by: the last stage's, text-only retention, and the encoders'."""
     last = results[-1].evaluation["combinations"]
     counted = sum(figures["num_models"] for figures in last.values())
     return {
@@ -75,7 +77,9 @@ def summary(results: list[StageResult]) -> dict[str, Any]:
         "chamfer_median": {name: _metric(figures, "chamfer_l1_mean", "median") for name, figures in last.items()},
         "volumetric_iou_mean": {name: _metric(figures, "volumetric_iou", "mean") for name, figures in last.items()},
         "chamfer_bounds": results[-1].evaluation["chamfer_l1_mean_bounds"],
+        "conditioning": {m: found["ratio"] for m, found in results[-1].evaluation.get("conditioning", {}).items()},
         "retention_text": results[-1].training["retention_text"],
+        "retrieval_top5": {name: retrieval[name]["top5"] for name in ("shape_to_image", "image_to_shape") if retrieval},
     }
 
 
@@ -137,7 +141,7 @@ def render(params: Params, results: list[StageResult], inputs: Inputs) -> str:
         params=params,
         results=results,
         last=last,
-        summary=summary(results),
+        summary=summary(results, inputs.retrieval),
         inputs=inputs,
         forgotten=retention_advice(last.training["retention_text"], params, last.name),
         untrained=[name for name, entry in inputs.models.items() if not entry["pretrained"]],

@@ -24,7 +24,7 @@ from pipeline.model.fused import fuse
 from pipeline.model.loss import cross_entropy_sum
 from pipeline.model.notation import CadNotation, Notation, TextNotation
 from pipeline.model.projector import ModalityProjector
-from pipeline.model.vocabulary import TextEmbedding, initial_rows
+from pipeline.model.vocabulary import TextEmbedding, initial_rows, pretrained_rows
 from pipeline.params import ModelParams
 
 INSTRUCTION = "CAD program: "
@@ -163,7 +163,9 @@ class CadMllmModel(nn.Module):
 
     def _set_vocabulary(self, base: Any) -> None:
         """Let the language model read and write CAD tokens in place of its own."""
-        rows, outputs = initial_rows(self.grammar, self.text_embedding.table.weight, self.seed)
+        rows, outputs = pretrained_rows(self.grammar, self.tokenizer, base) or initial_rows(
+            self.grammar, self.text_embedding.table.weight, self.seed
+        )
         base.set_input_embeddings(_embedding(rows))
         head = nn.Linear(rows.shape[1], self.grammar.size, bias=False)
         head.weight = nn.Parameter(outputs)

@@ -6,6 +6,7 @@ some 280 entries instead of 49,000 or 150,000, in training and in generation.
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -58,6 +59,22 @@ class TextEmbedding(nn.Module):
         slots = self.slots[ids]
         trained = F.embedding(slots.clamp(min=0), self.rows).to(frozen.dtype)
         return torch.where((slots >= 0).unsqueeze(-1), trained, frozen)
+
+
+def cad_token_names(vocabulary: Vocabulary) -> list[str]:
+    """What the CAD tokens are called in the tokenizer of a language model that was pretrained on them."""
+    return [f"<cad{vocabulary.bits}:{vocabulary.name(token)}>" for token in range(vocabulary.size)]
+
+
+def pretrained_rows(vocabulary: Vocabulary, tokenizer: Any, llm: Any) -> tuple[Tensor, Tensor] | None:
+    """Input and output embeddings of the CAD tokens, where the language model knows them all; else None."""
+    known = tokenizer.get_vocab()
+    names = cad_token_names(vocabulary)
+    if not all(name in known for name in names):
+        return None
+    ids = torch.tensor([known[name] for name in names])
+    inputs, outputs = llm.get_input_embeddings().weight, llm.get_output_embeddings().weight
+    return inputs[ids].detach().float(), outputs[ids].detach().float()
 
 
 def initial_rows(vocabulary: Vocabulary, text_rows: Tensor, seed: int) -> tuple[Tensor, Tensor]:

@@ -62,9 +62,9 @@ def saved_states(folder: Path) -> list[Path]:
     return sorted(folder.glob("state-*"))
 
 
-def load_state(path: Path, model: CadMllmModel) -> tuple[Position, dict[int, dict[str, Tensor]]]:
-    """Put a saved state's weights into the model; where it was, and the optimizer's moments for ``set_moments``."""
-    files: TensorFiles = {name: {} for name in TENSOR_FILES}
+def read_state(path: Path) -> tuple[Position, TensorFiles, dict[int, dict[str, Tensor]]]:
+    """What ``save_state`` wrote: where training was, its tensors, and the optimizer's moments for ``set_moments``."""
+    files: TensorFiles = {}
     moments: dict[int, dict[str, Tensor]] = {}
     for name, value in read_tensors(path / TENSORS).items():
         file, _, key = name.partition("/")
@@ -72,9 +72,15 @@ def load_state(path: Path, model: CadMllmModel) -> tuple[Position, dict[int, dic
             number, _, moment = key.partition("/")
             moments.setdefault(int(number), {})[moment] = value
         else:
-            files[file][key] = value
-    load_trained(model, files, path)
-    return Position(**read_json(path / POSITION)), moments
+            files.setdefault(file, {})[key] = value
+    return Position(**read_json(path / POSITION)), files, moments
+
+
+def load_state(path: Path, model: CadMllmModel) -> tuple[Position, dict[int, dict[str, Tensor]]]:
+    """Put a saved state's weights into the model; where it was, and the optimizer's moments for ``set_moments``."""
+    position, files, moments = read_state(path)
+    load_trained(model, {name: files.get(name, {}) for name in TENSOR_FILES}, path)
+    return position, moments
 
 
 def set_moments(optimizer: torch.optim.Optimizer, moments: dict[int, dict[str, Tensor]]) -> None:

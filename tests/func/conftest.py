@@ -1,5 +1,6 @@
 """A copy of the project with the smoke preset, and real commands run in it."""
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -60,12 +61,19 @@ def make_project(folder: Path) -> Project:
 
 
 @pytest.fixture(scope="session")
-def done(tmp_path_factory) -> Project:
-    """A project after one `dvc repro`. Tests that change something work on a copy."""
-    project = make_project(tmp_path_factory.mktemp("done"))
-    project.change("wandb_mode: disabled", "wandb_mode: offline")
-    project.run("dvc", "repro")
-    return project
+def done(tmp_path_factory, worker_id) -> Project:
+    """A project after one `dvc repro`, the same for all test processes. Tests that change something work on a copy."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base if worker_id == "master" else base.parent) / "done"
+    folder.mkdir(exist_ok=True)
+    with open(folder.with_name("done.lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # who comes second waits for the first
+        if not (folder / "report").is_dir():
+            shutil.rmtree(folder)  # what a process that failed has left
+            project = make_project(folder)
+            project.change("wandb_mode: disabled", "wandb_mode: offline")
+            project.run("dvc", "repro")
+    return Project(folder)
 
 
 @pytest.fixture

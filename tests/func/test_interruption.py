@@ -60,9 +60,10 @@ def test_dvc_repro_goes_on_after_a_kill(copy, shell):
     copy.env["SHELL"] = shell
     before = contents(copy.folder / "checkpoints/stage3_all")
     copy.change("    epochs: 3\n    lr: 1e-3", "    epochs: 20\n    lr: 9e-4")
-    kill_when(copy, ("dvc", "repro"), scratch_has(copy, "train-stage3_all/*/state-*"), signal.SIGKILL)
+    command = ("dvc", "repro", "train@stage3_all")
+    kill_when(copy, command, scratch_has(copy, "train-stage3_all/*/state-*"), signal.SIGKILL)
     time.sleep(3)  # the orphaned stage notices and stops
-    output = copy.run("dvc", "repro")
+    output = copy.run(*command)
     assert "resuming after step" in output
     assert "train@stage2_text_pc" not in output.split("Running stage")[1]
     assert contents(copy.folder / "checkpoints/stage3_all") != before

@@ -14,6 +14,7 @@ from pipeline.shards.manifest import Manifest
 from pipeline.shards.reader import ShardReader, read_index
 
 STAGES = ("stage1_text", "stage2_text_pc", "stage3_all")
+LISTENS = ({"text"}, {"text", "point_cloud"}, {"text", "point_cloud", "image"})
 SHAPES = {"image": [2, 4, 16], "point_cloud": [4, 16]}
 
 
@@ -80,6 +81,8 @@ def test_metrics_and_plots(done):
         assert [int(row["step"]) for row in rows] == list(range(1, len(rows) + 1))
         topology = next(iter(figures.values()))["of_valid"]
         assert {"segment_error", "dangling_edge_length", "self_intersection_ratio"} <= set(topology)
+        assert set(json.loads(done.read(f"metrics/evaluate/{name}.json"))["conditioning"]) == LISTENS[number]
+    assert set(summary["conditioning"]) == LISTENS[2]
     worse = json.loads(done.read("metrics/robustness.json"))
     assert set(worse) == {"noise", "rotation"}
     assert worse["noise"]["0"]["num_models"] == worse["rotation"]["20"]["num_models"] == 2
@@ -136,7 +139,7 @@ def test_wandb_holds_the_series_of_the_document(done):
 
 def test_the_second_time_nothing_runs(done):
     assert "up to date" in done.run("dvc", "repro")
-    assert "13 of 13 stages are done" in done.run("cadmllm", "status")
+    assert "14 of 14 stages are done" in done.run("cadmllm", "status")
 
 
 def ran(output):
@@ -152,7 +155,7 @@ def test_another_learning_rate_runs_its_stage_and_what_follows(copy):
 def test_another_image_encoder_leaves_text_and_points_alone(copy):
     copy.change("image_size: 56", "image_size: 28")
     before = copy.read("data/features/point_cloud/manifest.json"), copy.read("checkpoints/stage2_text_pc/lineage.json")
-    output = copy.run("dvc", "repro")
+    output = copy.run("dvc", "repro", "train@stage3_all")
     assert "features@point_cloud" not in ran(output)
     assert "train@stage1_text" not in ran(output)
     assert "train@stage2_text_pc" not in ran(output)

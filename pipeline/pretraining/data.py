@@ -1,0 +1,77 @@
+"""What pretraining reads: clouds, views, points in space and captions of one split, in an order that the seed gives.
+
+Shapes: B models, N surface points, Q points in space, V views, S pixels along a side.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.encoders.dinov2 import DinoV2Encoder, decode_png
+from pipeline.errors import UserError
+from pipeline.shards.reader import ShardReader, read_index
+
+
+class ShapeData:
+    """Models of one split that have a geometry.
+
+    Raises:
+        UserError: there is none.
+    """
+
+    def __init__(self, corpus: Path, geometry: Path, split: str, seed: int) -> None:
+        self.reader = ShardReader(geometry, "geometry")
+        self.num_views: int = self.reader.manifest.details["settings"]["num_views"]
+        self.rows = [row for row in read_index(corpus, split) if self.reader.has(row.shard, row.key)]
+        self.seed = seed
+        if not self.rows:
+            raise UserError(f"{geometry} holds no model of the {split} split")
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def chosen(self, step: int, batch_size: int) -> tuple[list[int], np.random.Generator]:
+        """The rows of a step, every row once in an epoch, and random numbers of the step's own."""
+        first = step * batch_size
+        rows = [self._row(at) for at in range(first, first + batch_size)]
+        return rows, np.random.default_rng([self.seed, 1, step])
+
+    def _row(self, at: int) -> int:
+        epoch, place = divmod(at, len(self.rows))
+        if getattr(self, "_epoch", None) != epoch:
+            self._epoch, self._order = epoch, np.random.default_rng([self.seed, 0, epoch]).permutation(len(self.rows))
+        return int(self._order[place])
+
+    def points(self, rows: Sequence[int], num_points: int, rng: np.random.Generator | None = None) -> Tensor:
+        """(B, N, 6) points of each surface: the first ones, or some drawn by ``rng``."""
+        return self._sampled(rows, "points.npy", num_points, rng)
+
+    def queries(self, rows: Sequence[int], num_queries: int, rng: np.random.Generator) -> Tensor:
+        """(B, Q, 4) points in space and whether they are inside."""
+        return self._sampled(rows, "queries.npy", num_queries, rng)
+
+    def _sampled(self, rows: Sequence[int], member: str, number: int, rng: np.random.Generator | None) -> Tensor:
+        found = []
+        for row in rows:
+            array = self.reader.array(self.rows[row].shard, self.rows[row].key, member)
+            if len(array) < number:
+                raise UserError(f"{self.reader.folder}: {member} has {len(array)} points, {number} are asked for")
+            found.append(array[:number] if rng is None else array[rng.permutation(len(array))[:number]])
+        return torch.from_numpy(np.stack(found))
+
+    def views(self, rows: Sequence[int], views: np.ndarray, encoder: DinoV2Encoder) -> Tensor:
+        """(B, V, 3, S, S) preprocessed pixels of the views (B, V) of each model."""
+        pictures = [
+            decode_png(self.reader.bytes(self.rows[row].shard, self.rows[row].key, f"view{view}.png"))
+            for row, shown in zip(rows, views, strict=True)
+            for view in shown.tolist()
+        ]
+        pixels = encoder.preprocess(pictures)
+        return pixels.view(*views.shape, *pixels.shape[1:])
+
+    def drawn_views(self, number: int, count: int, rng: np.random.Generator) -> np.ndarray:
+        """(number, count) views, none twice for a model."""
+        return np.stack([np.sort(rng.permutation(self.num_views)[:count]) for _ in range(number)])

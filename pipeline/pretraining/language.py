@@ -1,0 +1,132 @@
+"""A small language model that knows captions and CAD programs: what LoRA is then trained on.
+
+It is a plain Hugging Face causal language model. CAD tokens are tokens of its vocabulary (``<cad8:NEW>``, …), so
+``CadMllmModel`` finds the rows that it has learnt for them.
+
+Shapes: B samples, L positions.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import AutoConfig, AutoModelForCausalLM, set_seed
+
+from pipeline.cad.grammar import Grammar
+from pipeline.errors import UserError
+from pipeline.model.vocabulary import cad_token_names
+from pipeline.params import LanguagePretraining
+from pipeline.pretraining.contrastive import caption_tokenizer
+from pipeline.shards.reader import ShardReader, read_index
+from pipeline.training.batches import tokenise_prompts
+
+IGNORED = -100
+POOLED = 16  # batches whose samples are sorted by length together
+
+
+@dataclass(frozen=True, slots=True)
+class TextBatch:
+    """(B, L) token ids and labels; labels are ``IGNORED`` where a prompt or padding is."""
+
+    ids: Tensor
+    labels: Tensor
+
+
+class ProgramTexts:
+    """Prompts and programs of one split, in the language model's tokens.
+
+    Raises:
+        UserError: there is none, or it is encoded with other bits.
+    """
+
+    def __init__(self, corpus: Path, split: str, tokenizer: Any, grammar: Grammar, max_caption_tokens: int) -> None:
+        reader = ShardReader(corpus, "corpus")
+        bits = reader.manifest.details["codec"]["bits"]
+        if bits != grammar.bits:
+            raise UserError(f"{corpus} is encoded with {bits} bits, codec.bits is {grammar.bits}")
+        rows = read_index(corpus, split)
+        if not rows:
+            raise UserError(f"{corpus} holds no model of the {split} split")
+        vocabulary = tokenizer.get_vocab()
+        ids = np.array([vocabulary[name] for name in cad_token_names(grammar)])
+        self.prompts = tokenise_prompts(tokenizer, [row.caption for row in rows], max_caption_tokens)
+        self.programs: list[list[int]] = [ids[reader.array(row.shard, row.key, "program.npy")].tolist() for row in rows]
+
+    def batch(self, rows: Sequence[int]) -> TextBatch:
+        """These samples in one rectangle, padded on the right."""
+        sequences = [self.prompts[row] + self.programs[row] for row in rows]
+        length = max(len(sequence) for sequence in sequences)
+        ids, labels = torch.zeros(len(rows), length, dtype=torch.long), torch.full((len(rows), length), IGNORED)
+        for number, (row, sequence) in enumerate(zip(rows, sequences, strict=True)):
+            ids[number, : len(sequence)] = torch.tensor(sequence)
+            start = len(self.prompts[row])
+            labels[number, start : len(sequence)] = torch.tensor(self.programs[row])
+        return TextBatch(ids, labels)
+
+
+class TextBatches:
+    """The inputs of each step: every sample once in an epoch, samples of like length together."""
+
+    def __init__(self, texts: ProgramTexts, settings: LanguagePretraining, seed: int) -> None:
+        self.texts, self.size, self.seed = texts, settings.batch_size, seed
+        self.lengths = np.array([len(a) + len(b) for a, b in zip(texts.prompts, texts.programs, strict=True)])
+
+    def __call__(self, step: int) -> TextBatch:
+        """The batch of a step."""
+        block, place = divmod(step, POOLED)
+        wanted = np.arange(POOLED * self.size) + block * POOLED * self.size
+        rows = np.array([self._order(at // len(self.lengths))[at % len(self.lengths)] for at in wanted.tolist()])
+        rows = rows[np.argsort(self.lengths[rows], kind="stable")].reshape(POOLED, self.size)
+        turn = np.random.default_rng([self.seed, 2, block]).permutation(POOLED)[place]
+        return self.texts.batch(rows[turn].tolist())
+
+    def _order(self, epoch: int) -> np.ndarray:
+        order: np.ndarray = np.random.default_rng([self.seed, 0, epoch]).permutation(len(self.lengths))
+        return order
+
+
+class LanguageTraining(nn.Module):
+    """A causal language model and its loss on programs."""
+
+    def __init__(self, llm: nn.Module) -> None:
+        super().__init__()
+        self.llm = llm
+
+    def loss(self, batch: TextBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The mean cross-entropy over the tokens of programs."""
+        logits = self.llm(input_ids=batch.ids, use_cache=False).logits[:, :-1]
+        labels = batch.labels[:, 1:]
+        loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
+        with torch.no_grad():
+            counted = labels != IGNORED
+            right = (logits.argmax(dim=-1) == labels)[counted].float().mean()
+        return loss, {"accuracy": right}
+
+
+def make_language_model(
+    architecture: dict[str, Any], captions: Sequence[str], grammar: Grammar, vocabulary_size: int, seed: int
+) -> tuple[Any, Any]:
+    """A tokenizer for captions and CAD tokens, and a model with random weights for it."""
+    tokenizer = caption_tokenizer(captions, vocabulary_size, cad_token_names(grammar))
+    settings = {name: value for name, value in architecture.items() if name != "tokenizer"}
+    set_seed(seed)
+    config = AutoConfig.for_model(**{**settings, "vocab_size": len(tokenizer), "eos_token_id": 0, "pad_token_id": 0})
+    return tokenizer, AutoModelForCausalLM.from_config(config)
+
+
+@torch.inference_mode()
+def mean_loss(model: LanguageTraining, texts: ProgramTexts, batch_size: int) -> float:
+    """The loss over all tokens of a split's programs."""
+    model.eval()
+    total = count = 0.0
+    for first in range(0, len(texts.programs), batch_size):
+        batch = texts.batch(range(first, min(first + batch_size, len(texts.programs))))
+        number = float((batch.labels != IGNORED).sum())
+        total += float(model.loss(batch)[0]) * number
+        count += number
+    return total / count

@@ -1,0 +1,218 @@
+"""``cadmllm pretrain``: encoders and a language model of the project's own, on synthetic parts."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipeline import params, work
+from pipeline.atomic import atomic_folder, write_text
+from pipeline.errors import UserError
+from pipeline.fingerprint import sha256_file, sha256_folder
+from pipeline.params import Params, Pretraining
+from pipeline.progress import display
+from pipeline.shards.manifest import MANIFEST, Manifest
+from pipeline.training.tracking import read_log
+from stages.runner import CORPUS, GEOMETRY, LOGS, MODELS, PRETRAINED, command, stage
+
+if TYPE_CHECKING:
+    from pipeline.pretraining.data import ShapeData
+
+pretrain = typer.Typer(help="Pretrain encoders and a small language model on synthetic parts.", no_args_is_help=True)
+ALIGNED = PRETRAINED / "aligned"  # both encoders after the first of the two stages
+SHAPES, IMAGES, LANGUAGE = (PRETRAINED / name for name in ("shape_encoder", "image_encoder", "language_model"))
+MAX_TEST_MODELS = 500
+SCORES = "scores.json"
+SHIPPED = Path(__file__).resolve().parents[1] / "pipeline" / "shipped"
+
+
+def settings() -> tuple[Params, Pretraining]:
+    """Parameters with their section on pretraining.
+
+    Raises:
+        UserError: there is none.
+    """
+    p = params.load()
+    if p.pretraining is None:
+        raise UserError("params.yaml has no section `pretraining`; pretraining/params.yaml does: run in pretraining/")
+    return p, p.pretraining
+
+
+def corpus_inputs() -> dict[str, str]:
+    """What all pretraining reads, by sha256."""
+    Manifest.read(CORPUS, "corpus")
+    Manifest.read(GEOMETRY, "geometry")
+    return {"corpus": sha256_file(CORPUS / MANIFEST), "geometry": sha256_file(GEOMETRY / MANIFEST)}
+
+
+def shape_data(split: str, seed: int) -> "ShapeData":
+    """Models of one split."""
+    from pipeline.pretraining.data import ShapeData
+
+    return ShapeData(CORPUS, GEOMETRY, split, seed)
+
+
+def speed_log(name: str) -> Path:
+    """Where it is written how fast something was pretrained."""
+    return LOGS / "pretrain" / f"{name}.jsonl"
+
+
+@pretrain.command("shape-encoder")
+@stage
+def shape_encoder() -> None:
+    """Train both encoders: solids are read back from clouds; clouds, pictures and captions find each other."""
+    from pipeline.encoders.dinov2 import DinoV2Encoder
+    from pipeline.encoders.michelangelo import MichelangeloEncoder
+    from pipeline.encoders.weights import read_models
+    from pipeline.pretraining.loop import LOG, Pretrainer
+    from pipeline.pretraining.shapes import ShapeBatches, ShapeTraining, occupancy_scores
+
+    p, recipe = settings()
+    models = read_models(MODELS)
+    inputs = corpus_inputs() | {name: models[name]["sha256"] for name in ("image_encoder", "point_cloud_encoder")}
+    described = {"recipe": recipe.shape_encoder, "pool": recipe.image_encoder.pool, "seed": p.seed}
+    described["embedding_width"] = recipe.embedding_width
+    with (
+        display("pretrain shape-encoder") as show,
+        work.scratch("pretrain-shape-encoder", __name__, described, inputs) as scratch,
+    ):
+        images = DinoV2Encoder(MODELS / "image_encoder", recipe.image_encoder.pool)
+        shapes = MichelangeloEncoder.from_pretrained(MODELS / "point_cloud_encoder")
+        module = ShapeTraining(shapes, images, recipe.shape_encoder, recipe.embedding_width)
+        batches = ShapeBatches(shape_data("train", p.seed), images, recipe.shape_encoder)
+        log = speed_log("shape_encoder")
+        Pretrainer(module, recipe.shape_encoder, p.seed, batches, module.loss, scratch, log, show).run()
+        test = shape_data("test", p.seed)
+        scores = occupancy_scores(module, test, range(min(len(test), MAX_TEST_MODELS)))
+        with atomic_folder(ALIGNED) as folder:
+            module.save(folder / SHAPES.name, folder / IMAGES.name)
+            write_text(folder / SCORES, json.dumps(scores, indent=1, sort_keys=True) + "\n")
+            write_text(folder / LOG, (scratch / LOG).read_text(encoding="utf-8"))
+        work.clean(scratch)
+        show.say(", ".join(f"{name} {value}" for name, value in scores.items()))
+
+
+@pretrain.command("image-encoder")
+@stage
+def image_encoder() -> None:
+    """Train the image encoder on: from pictures it learns the tokens of the finished point cloud encoder."""
+    import torch
+
+    from pipeline.encoders.alignment import AlignmentHead
+    from pipeline.encoders.dinov2 import DinoV2Encoder
+    from pipeline.encoders.michelangelo import MichelangeloEncoder
+    from pipeline.pretraining.images import ImageBatches, ImageTraining, encode_clouds, retrieval_scores
+    from pipeline.pretraining.loop import LOG, Pretrainer
+    from pipeline.pretraining.shapes import save_image_encoder
+
+    p, recipe = settings()
+    if not ALIGNED.is_dir():
+        raise UserError(f"{ALIGNED} is missing; run `cadmllm pretrain shape-encoder` first")
+    inputs = corpus_inputs() | {"aligned": sha256_folder(ALIGNED)}
+    with (
+        display("pretrain image-encoder") as show,
+        work.scratch(
+            "pretrain-image-encoder", __name__, {"recipe": recipe.image_encoder, "seed": p.seed}, inputs
+        ) as scratch,
+    ):
+        images = DinoV2Encoder(ALIGNED / IMAGES.name, recipe.image_encoder.pool)
+        shapes = MichelangeloEncoder.from_pretrained(ALIGNED / SHAPES.name).eval()
+        image_head, shape_head = (AlignmentHead.load(ALIGNED / path.name) for path in (IMAGES, SHAPES))
+        assert image_head is not None, "the stage before writes it"
+        assert shape_head is not None, "the stage before writes it"
+        data, test = shape_data("train", p.seed), shape_data("test", p.seed)
+        clouds = encode_clouds(shapes, data, p.geometry.num_points, show)
+        sample = torch.from_numpy(clouds[:4096]).float()
+        mean, std = sample.mean(dim=0), sample.std(dim=0) + 1e-3
+        module = ImageTraining(images, image_head, shape_head, data.num_views, recipe.image_encoder, mean, std)
+        batches, log = ImageBatches(data, images, clouds, recipe.image_encoder), speed_log("image_encoder")
+        Pretrainer(module, recipe.image_encoder, p.seed, batches, module.loss, scratch, log, show).run()
+        found = retrieval_scores(
+            (shapes, shape_head),
+            (images, image_head),
+            test,
+            range(min(len(test), MAX_TEST_MODELS)),
+            p.geometry.num_points,
+        )
+        with atomic_folder(IMAGES) as folder:
+            save_image_encoder(images, module.image_head, folder)
+            write_text(folder / SCORES, json.dumps(found, indent=1, sort_keys=True) + "\n")
+            write_text(folder / LOG, (scratch / LOG).read_text(encoding="utf-8"))
+        work.clean(scratch)
+        show.say(f"retrieval among {found['models']} unseen models: {found}")
+
+
+@pretrain.command("language-model")
+@stage
+def language_model() -> None:
+    """A small language model on captions and programs, to pretrained/language_model/."""
+    from pipeline.cad.grammar import Grammar
+    from pipeline.pretraining.language import (
+        LanguageTraining,
+        ProgramTexts,
+        TextBatches,
+        make_language_model,
+        mean_loss,
+    )
+    from pipeline.pretraining.loop import LOG, Pretrainer
+    from pipeline.shards.reader import read_index
+
+    p, recipe = settings()
+    grammar, limits = Grammar(p.codec.bits), p.model.max_caption_tokens
+    described = {
+        "recipe": recipe.language_model,
+        "seed": p.seed,
+        "llm": p.models.llm,
+        "limit": limits,
+        "bits": p.codec.bits,
+    }
+    with (
+        display("pretrain language-model") as show,
+        work.scratch(
+            "pretrain-language-model", __name__, described, {"corpus": sha256_file(CORPUS / MANIFEST)}
+        ) as scratch,
+    ):
+        captions = [row.caption for row in read_index(CORPUS, "train")]
+        size = recipe.language_model.vocabulary_size
+        tokenizer, llm = make_language_model(p.models.llm.architecture, captions, grammar, size, p.seed)
+        train, validation = (
+            ProgramTexts(CORPUS, split, tokenizer, grammar, limits) for split in ("train", "validation")
+        )
+        module = LanguageTraining(llm)
+        batches = TextBatches(train, recipe.language_model, p.seed)
+        log = speed_log("language_model")
+        Pretrainer(module, recipe.language_model, p.seed, batches, module.loss, scratch, log, show).run()
+        loss = mean_loss(module, validation, recipe.language_model.batch_size)
+        show.say(f"validation loss {loss:.4f}")
+        with atomic_folder(LANGUAGE) as folder:
+            llm.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
+            write_text(folder / SCORES, json.dumps({"validation_loss": round(loss, 4)}) + "\n")
+            write_text(folder / LOG, (scratch / LOG).read_text(encoding="utf-8"))
+        work.clean(scratch)
+
+
+@pretrain.command("ship")
+@command
+def ship_all(
+    to: Annotated[Path, typer.Option(help="Folder for the three models.")] = SHIPPED,
+) -> None:
+    """Copy what was pretrained into the package: half precision, a card with each."""
+    from pipeline.pretraining.shipping import card, ship
+
+    p, recipe = settings()
+    aligned, images, language = (_scores(folder) for folder in (ALIGNED, IMAGES, LANGUAGE))
+    for source, scores in ((ALIGNED / SHAPES.name, {**aligned, **images}), (IMAGES, images), (LANGUAGE, language)):
+        minutes = sum(line["seconds"] for line in read_log(speed_log(source.name))) / 60
+        text = card(source.name, p, recipe, {**scores, "minutes on the CPU that made it": round(minutes)})
+        size = ship(source, to / source.name, text)
+        typer.echo(f"{to / source.name}: {size / 1e6:.1f} MB")
+
+
+def _scores(folder: Path) -> dict[str, object]:
+    try:
+        found: dict[str, object] = json.loads((folder / SCORES).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{folder / SCORES} is missing; pretraining is not finished ({error})") from error
+    return found

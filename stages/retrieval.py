@@ -1,0 +1,25 @@
+"""The ``retrieval`` stage: how well the encoders' features tell models apart."""
+
+import json
+
+from pipeline import params
+from pipeline.atomic import write_text
+from pipeline.progress import display
+from stages.runner import CORPUS, FEATURES, METRICS, MODELS, stage
+
+
+@stage
+def retrieval() -> None:
+    """How often a cloud finds its own pictures among those of 500 models, and pictures their cloud."""
+    from pipeline.evaluation.retrieval import retrieval_figures
+
+    p = params.load()
+    with display("retrieval") as show:
+        found = retrieval_figures(CORPUS, FEATURES, MODELS, p.seed, num_models=500)
+        write_text(METRICS / "retrieval.json", json.dumps(found, indent=1, sort_keys=True) + "\n")
+        if found:
+            to_image, to_shape = found["shape_to_image"], found["image_to_shape"]
+            shares = f"top 5: cloud to image {to_image['top5']:.0%}, image to cloud {to_shape['top5']:.0%}"
+            show.say(f"{found['models']} models, {shares}")
+        else:
+            show.say("the encoders come without heads for it")

@@ -1,0 +1,94 @@
+"""The encoders and the language model of the project's own: made, killed, shipped and used."""
+
+import json
+import signal
+
+import pytest
+import torch
+from ruamel.yaml import YAML
+
+from pipeline.cad.grammar import Grammar
+from pipeline.model.cad_mllm import CadMllmModel
+from pipeline.params import load
+from tests.func.conftest import make_project
+from tests.func.test_interruption import contents, kill_when, scratch_has
+
+SMALL = {"steps": 6, "batch_size": 4, "save_every": 2, "log_every": 1}
+
+
+def rewrite(project, change):
+    """Change params.yaml as a document."""
+    yaml, path = YAML(), project.folder / "params.yaml"
+    document = yaml.load(path)
+    change(document)
+    yaml.dump(document, path)
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """The pretraining preset, with a few models and tiny networks."""
+    made = make_project(tmp_path_factory.mktemp("pretraining"))
+    made.run("cadmllm", "preset", "use", "pretraining")
+
+    def change(p):
+        p["data"]["synthetic"]["num_models"] = 24
+        p["data"]["split"] = {"validation": 0.1, "test": 0.2}
+        p["geometry"] |= {"num_points": 256, "num_views": 2, "image_size": 64, "num_queries": 256}
+        p["models"]["image_encoder"]["architecture"] |= {"hidden_size": 16, "num_attention_heads": 2, "image_size": 56}
+        p["models"]["point_cloud_encoder"]["architecture"] |= {"width": 16, "num_heads": 2, "num_latents": 3}
+        p["models"]["llm"]["architecture"] |= {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+        recipes = p["pretraining"]
+        recipes["embedding_width"] = 8
+        recipes["shape_encoder"] |= {**SMALL, "num_points": 64, "num_queries": 32, "latent_width": 4}
+        recipes["image_encoder"] |= {**SMALL, "num_views": 1, "pool": 2}
+        recipes["language_model"] |= {**SMALL, "vocabulary_size": 320}
+
+    rewrite(made, change)
+    for command in (["models"], ["corpus"], ["geometry"]):
+        made.run("cadmllm", *command)
+    for name in ("shape-encoder", "image-encoder", "language-model"):
+        made.run("cadmllm", "pretrain", name)
+    return made
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL])
+def test_killed_pretraining_goes_on_to_the_same_bytes(project, signum):
+    before = contents(project.folder / "pretrained/aligned")
+    command = ("cadmllm", "pretrain", "shape-encoder")
+    output, code = kill_when(project, command, scratch_has(project, "pretrain-shape-encoder/*/state-*"), signum)
+    assert code == (130 if signum == signal.SIGTERM else -signal.SIGKILL), output
+    assert "resuming after step" in project.run(*command)
+    assert contents(project.folder / "pretrained/aligned") == before
+
+
+def test_shipped_weights_are_small_and_used_by_the_pipeline(project, tmp_path):
+    output = project.run("cadmllm", "pretrain", "ship", "--to", str(tmp_path))
+    assert output.count(" MB") == 3
+    for name in ("shape_encoder", "image_encoder", "language_model"):
+        card = (tmp_path / name / "README.md").read_text()
+        assert "never seen | clevis, pulley" in card
+        assert "minutes on the CPU" in card
+
+    def change(p):
+        p["models"]["llm"]["source"] = f"path:{tmp_path}/language_model"
+        p["models"]["image_encoder"]["source"] = f"path:{tmp_path}/image_encoder"
+        p["models"]["point_cloud_encoder"]["source"] = f"path:{tmp_path}/shape_encoder"
+        p["features"]["image"]["pool"] = 2
+
+    rewrite(project, change)
+    project.run("cadmllm", "models")
+    for modality in ("image", "point_cloud"):
+        project.run("cadmllm", "features", "--modality", modality)
+    assert "top 5" in project.run("cadmllm", "retrieval")
+    found = json.loads(project.read("metrics/retrieval.json"))
+    assert found["models"] == 24
+    assert 0 <= found["shape_to_image"]["top1"] <= found["shape_to_image"]["top5"] <= 1
+    p = load(project.folder / "params.yaml")
+    model = CadMllmModel(project.folder / "models/llm", p.model, Grammar(8), 0, torch.float32)
+    table = model.text_embedding.table.weight
+    new = model.tokenizer.get_vocab()["<cad8:NEW>"]
+    torch.testing.assert_close(model.vocabulary()["input"][Grammar(8).token("NEW")], table[new])
+
+
+def test_without_the_section_it_says_so(done):
+    assert "no section `pretraining`" in done.run("cadmllm", "pretrain", "language-model", code=1)
