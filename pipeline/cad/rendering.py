@@ -60,27 +60,24 @@ def view_order(num_views: int) -> list[int]:
 
 def _view(scene: RayScene, faces: np.ndarray, view: int, size: int) -> np.ndarray:
     origins, forward, right, up = _camera(view, size)
-    hit = scene.first_hits(origins, forward)
-    image = np.full(size * size, BACKGROUND, np.uint8)
+    hit = scene.first_hits(origins, forward).reshape(size, size)
     inside = hit >= 0
-    normal = np.zeros((size * size, 3))
-    normal[inside] = scene.face_normals[hit[inside]]
-    facing = -np.sign(normal @ forward)[:, None] * normal
+    # Shaded once for each triangle: a pixel looks up what it hit.
+    facing = -np.sign(scene.face_normals @ forward)[:, None] * scene.face_normals
     # A key light over the left shoulder; no face is black.
     light = -forward * 0.62 - right * 0.35 + up * 0.7
-    shade = 70 + 160 * np.clip(facing @ (light / np.linalg.norm(light)), 0, 1)
-    image[inside] = shade[inside].astype(np.uint8)
-    face = np.where(inside, faces[hit], -1).reshape(size, size)
-    grid = facing.reshape(size, size, 3)
+    shade = (70 + 160 * np.clip(facing @ (light / np.linalg.norm(light)), 0, 1)).astype(np.uint8)
+    image = np.where(inside, shade[hit], np.uint8(BACKGROUND))
+    face = np.where(inside, faces[hit], -1)
     edge = np.zeros((size, size), bool)
     for axis in (0, 1):
         here, there = (np.s_[:-1], np.s_[1:]) if axis == 0 else (np.s_[:, :-1], np.s_[:, 1:])
-        other_face = face[here] != face[there]
-        outline = other_face & ((face[here] < 0) | (face[there] < 0))
-        crease = other_face & ((grid[here] * grid[there]).sum(axis=-1) < CREASE)
-        edge[here] |= outline | crease
-    image[edge.ravel()] = EDGE
-    return image.reshape(size, size)
+        first, second, drawn = hit[here], hit[there], edge[here]
+        at = np.nonzero(face[here] != face[there])
+        a, b = first[at], second[at]
+        drawn[at] |= (a < 0) | (b < 0) | ((facing[a] * facing[b]).sum(axis=-1) < CREASE)
+    image[edge] = EDGE
+    return image
 
 
 def contact_sheet(views: np.ndarray, columns: int = 4) -> bytes:
