@@ -65,3 +65,18 @@ def test_the_command_line_is_what_users_know():
         text = CliRunner().invoke(app, [name, "--help"], env={"COLUMNS": "160"}).output
         for option in expected:
             assert option in text or option.upper() in text, (name, option)
+
+
+def test_dvc_reads_both_pipelines_and_pretraining_runs_its_preset():
+    found = subprocess.run(
+        [Path(sys.executable).with_name("dvc"), "stage", "list", "--all", "--name-only"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert found.returncode == 0, found.stderr
+    assert {"report", "pretraining/dvc.yaml:ship"} <= set(found.stdout.split())
+    given = YAML(typ="safe", pure=True).load((ROOT / "pretraining/params.yaml").read_text())
+    shown = CliRunner().invoke(app, ["preset", "show", "pretraining", "--all"])
+    assert given == YAML(typ="safe", pure=True).load(shown.output)
