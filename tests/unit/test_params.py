@@ -27,6 +27,11 @@ def test_the_committed_params_are_the_quickstart_preset():
     assert (ROOT / "params.yaml").read_bytes() == (ROOT / "presets" / "quickstart.yaml").read_bytes()
 
 
+def test_pretraining_runs_its_preset(tmp_path):
+    presets.write(presets.compose("pretraining"), tmp_path / "params.yaml")
+    assert (ROOT / "pretraining/params.yaml").read_bytes() == (tmp_path / "params.yaml").read_bytes()
+
+
 @pytest.mark.parametrize("name", presets.names() if Path("presets").is_dir() else [])
 def test_every_preset_is_valid_and_says_its_name(name):
     composed = yaml_files.plain(presets.compose(name))

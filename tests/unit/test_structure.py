@@ -67,7 +67,7 @@ def test_the_command_line_is_what_users_know():
             assert option in text or option.upper() in text, (name, option)
 
 
-def test_dvc_reads_both_pipelines_and_pretraining_runs_its_preset():
+def test_dvc_reads_both_pipelines():
     found = subprocess.run(
         [Path(sys.executable).with_name("dvc"), "stage", "list", "--all", "--name-only"],
         cwd=ROOT,
@@ -77,6 +77,3 @@ def test_dvc_reads_both_pipelines_and_pretraining_runs_its_preset():
     )
     assert found.returncode == 0, found.stderr
     assert {"report", "pretraining/dvc.yaml:ship"} <= set(found.stdout.split())
-    given = YAML(typ="safe", pure=True).load((ROOT / "pretraining/params.yaml").read_text())
-    shown = CliRunner().invoke(app, ["preset", "show", "pretraining", "--all"])
-    assert given == YAML(typ="safe", pure=True).load(shown.output)
