@@ -1,10 +1,12 @@
 """What every command does around its work: errors as one line, signals, the places of inputs and outs."""
 
 import functools
+import json
 import os
 import sys
+import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import ParamSpec
 
@@ -26,6 +28,7 @@ PLOTS = Path("plots")
 REPORT = Path("report")
 PRETRAINED = Path("pretrained")
 LOGS = Path("logs")  # how fast things went: part of no result
+DURATIONS = LOGS / "durations.jsonl"
 
 
 def command(function: Callable[P, None]) -> Callable[P, None]:
@@ -60,6 +63,23 @@ def stage(function: Callable[P, None]) -> Callable[P, None]:
     @functools.wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
         listen()
+        started = time.monotonic()
         function(*args, **kwargs)
+        if os.environ.get("RANK", "0") == "0":
+            DURATIONS.parent.mkdir(exist_ok=True)
+            with open(DURATIONS, "a", encoding="utf-8") as file:
+                line = {"command": " ".join(sys.argv[1:]), "seconds": round(time.monotonic() - started, 1)}
+                file.write(json.dumps(line) + "\n")
 
     return command(run)
+
+
+def minutes_of(commands: Iterable[str]) -> float | None:
+    """How long these commands took when they last ran to their end here; None where one of them never did."""
+    try:
+        lines = [json.loads(line) for line in DURATIONS.read_text(encoding="utf-8").splitlines()]
+    except OSError:
+        return None
+    last: dict[str, float] = {line["command"]: line["seconds"] for line in lines}
+    wanted = list(commands)
+    return round(sum(last[name] for name in wanted) / 60, 2) if last.keys() >= set(wanted) else None

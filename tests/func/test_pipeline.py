@@ -83,6 +83,7 @@ def test_metrics_and_plots(done):
         assert {"segment_error", "dangling_edge_length", "self_intersection_ratio"} <= set(topology)
         assert set(json.loads(done.read(f"metrics/evaluate/{name}.json"))["conditioning"]) == LISTENS[number]
     assert set(summary["conditioning"]) == LISTENS[2]
+    assert 0 < summary["minutes"] < 60
     worse = json.loads(done.read("metrics/robustness.json"))
     assert set(worse) == {"noise", "rotation"}
     assert worse["noise"]["0"]["num_models"] == worse["rotation"]["20"]["num_models"] == 2
