@@ -75,19 +75,26 @@ class TextBatches:
     def __init__(self, texts: ProgramTexts, settings: LanguagePretraining, seed: int) -> None:
         self.texts, self.size, self.seed = texts, settings.batch_size, seed
         self.lengths = np.array([len(a) + len(b) for a, b in zip(texts.prompts, texts.programs, strict=True)])
+        self._block, self._rows = -1, np.empty((0, 0), int)
 
     def __call__(self, step: int) -> TextBatch:
         """The batch of a step."""
         block, place = divmod(step, POOLED)
-        wanted = np.arange(POOLED * self.size) + block * POOLED * self.size
-        rows = np.array([self._order(at // len(self.lengths))[at % len(self.lengths)] for at in wanted.tolist()])
-        rows = rows[np.argsort(self.lengths[rows], kind="stable")].reshape(POOLED, self.size)
-        turn = np.random.default_rng([self.seed, 2, block]).permutation(POOLED)[place]
-        return self.texts.batch(rows[turn].tolist())
+        if block != self._block:
+            self._block, self._rows = block, self._sorted(block)
+        return self.texts.batch(self._rows[place].tolist())
 
-    def _order(self, epoch: int) -> np.ndarray:
-        order: np.ndarray = np.random.default_rng([self.seed, 0, epoch]).permutation(len(self.lengths))
-        return order
+    def _sorted(self, block: int) -> np.ndarray:
+        """(POOLED, batch size) rows of the next batches, like lengths together, in random order."""
+        count = len(self.lengths)
+        epochs, places = np.divmod(np.arange(POOLED * self.size) + block * POOLED * self.size, count)
+        orders = {
+            epoch: np.random.default_rng([self.seed, 0, epoch]).permutation(count) for epoch in set(epochs.tolist())
+        }
+        rows = np.array([orders[epoch][at] for epoch, at in zip(epochs.tolist(), places.tolist(), strict=True)])
+        rows = rows[np.argsort(self.lengths[rows], kind="stable")].reshape(POOLED, self.size)
+        shuffled: np.ndarray = np.random.default_rng([self.seed, 2, block]).permutation(rows)
+        return shuffled
 
 
 class LanguageTraining(nn.Module):

@@ -53,7 +53,7 @@ def test_two_processes_train_as_one(copy, distributed):
 
 
 def test_two_processes_stop_together_and_one_goes_on(copy):
-    copy.change("    epochs: 3\n    lr: 1e-3", "    epochs: 30\n    lr: 1e-3")
+    copy.change("    epochs: 3\n    lr: 1e-3", "    epochs: 12\n    lr: 1e-3")
     copy.run("cadmllm", "train", "stage3_all")
     before = tensors(copy.folder / "checkpoints/stage3_all")
     process = copy.start("cadmllm", "train", "stage3_all", "--nproc", "2")
