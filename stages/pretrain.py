@@ -62,6 +62,8 @@ def speed_log(name: str) -> Path:
 @stage
 def shape_encoder() -> None:
     """Train both encoders: solids are read back from clouds; clouds, pictures and captions find each other."""
+    import torch
+
     from pipeline.encoders.dinov2 import DinoV2Encoder
     from pipeline.encoders.michelangelo import MichelangeloEncoder
     from pipeline.encoders.weights import read_models
@@ -79,6 +81,7 @@ def shape_encoder() -> None:
     ):
         images = DinoV2Encoder(MODELS / "image_encoder", recipe.image_encoder.pool)
         shapes = MichelangeloEncoder.from_pretrained(MODELS / "point_cloud_encoder")
+        torch.manual_seed(p.seed)
         module = ShapeTraining(shapes, images, recipe.shape_encoder, recipe.embedding_width)
         batches = ShapeBatches(shape_data("train", p.seed), images, recipe.shape_encoder)
         log = speed_log("shape_encoder")
@@ -125,6 +128,7 @@ def image_encoder() -> None:
         clouds = encode_clouds(shapes, data, p.geometry.num_points, show)
         sample = torch.from_numpy(clouds[:4096]).float()
         mean, std = sample.mean(dim=0), sample.std(dim=0) + 1e-3
+        torch.manual_seed(p.seed)
         module = ImageTraining(images, image_head, shape_head, data.num_views, recipe.image_encoder, mean, std)
         batches, log = ImageBatches(data, images, clouds, recipe.image_encoder), speed_log("image_encoder")
         Pretrainer(module, recipe.image_encoder, p.seed, batches, module.loss, scratch, log, show).run()
