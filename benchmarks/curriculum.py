@@ -1,6 +1,6 @@
 """The curriculum with and without each of its options, on a small scale: prints one JSON object.
 
-    python benchmarks/curriculum.py [--models 240] [--epochs 4] [--seeds 2] [--folder DIR]
+    python benchmarks/curriculum.py [--models 320] [--epochs 6] [--seeds 2] [--folder DIR]
 
 Every variant is trained by ``cadmllm train`` on the same synthetic parts and features, for the same number of samples
 shown (the dynamic curriculum may take fewer), with a language model of three layers and untrained encoders. For each
@@ -142,8 +142,8 @@ def main(num_models: int, epochs: int, num_seeds: int) -> dict[str, Any]:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", type=int, default=240)
-    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--models", type=int, default=320)
+    parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--folder", type=Path, help="where it works; default: a temporary folder")
     given = parser.parse_args()
