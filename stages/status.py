@@ -20,12 +20,12 @@ def status() -> None:
     typer.echo(f"preset {p.preset}, data {p.data.source}, curriculum {' -> '.join(p.curriculum)}")
     try:
         repo = Repo()
-        stages = list(repo.index.stages)
-        changed = repo.status()
+        here = Path.cwd().resolve()  # pretraining/ is a pipeline of its own
+        names = [stage.addressing for stage in repo.index.stages if Path(stage.path).resolve().parent == here]
+        changed = repo.status(targets=names)
     except DvcException as error:
         typer.secho(f"error: dvc: {error}", err=True, fg="red")
         raise typer.Exit(1) from None
-    names = [stage.addressing for stage in stages]
     width = max(len(name) for name in names)
     waiting: set[str] = set()
     for name in names:
