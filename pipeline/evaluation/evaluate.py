@@ -299,14 +299,14 @@ def evaluate(
 
 
 def conditioning_cases(combinations: Sequence[str]) -> dict[str, str]:
-    """For each modality the combination in which it is exchanged: with the caption, or alone."""
-    found = {}
-    for modality in MODALITIES:
-        wanted = ("text",) if modality == "text" else (f"text+{modality}", modality)
-        known = [combination for combination in wanted if combination in combinations]
-        if known:
-            found[modality] = known[0]
-    return found
+    """For each modality that is shown the combination in which it is exchanged."""
+    found = {modality: shown_by(combinations, modality) for modality in MODALITIES}
+    return {modality: combination for modality, combination in found.items() if combination is not None}
+
+
+def shown_by(combinations: Sequence[str], modality: str) -> str | None:
+    """The combination by which a modality is tried: with the caption, or alone."""
+    return next((c for c in combinations if c in (f"text+{modality}", modality)), None)
 
 
 def _parsed(tokens: Sequence[int], bits: int) -> CadProgram | None:

@@ -10,8 +10,6 @@ from pipeline.encoders.alignment import AlignmentHead, retrieval
 from pipeline.shards.reader import IndexRow, ShardReader, read_index
 from pipeline.training.curriculum import uniform
 
-GLOBAL_TOKENS = {"all": slice(0, 1), "global": slice(0, 1)}  # of point cloud features, by features.point_cloud.tokens
-
 
 def retrieval_figures(corpus: Path, features: Path, models: Path, seed: int, num_models: int) -> dict[str, Any]:
     """Retrieval among models of the corpus, all splits, from the features as they are stored.
@@ -22,8 +20,7 @@ def retrieval_figures(corpus: Path, features: Path, models: Path, seed: int, num
     """
     heads = [AlignmentHead.load(models / name) for name in ("point_cloud_encoder", "image_encoder")]
     clouds, images = (ShardReader(features / m, f"features/{m}") for m in ("point_cloud", "image"))
-    shown = GLOBAL_TOKENS.get(clouds.manifest.details["settings"]["tokens"])
-    if heads[0] is None or heads[1] is None or shown is None:
+    if heads[0] is None or heads[1] is None or clouds.manifest.details["settings"]["tokens"] == "latents":
         return {}
     rows = [row for row in read_index(corpus) if clouds.has(row.shard, row.key) and images.has(row.shard, row.key)]
     rows = sorted(rows, key=lambda row: uniform(seed, "retrieval", row.key))[:num_models]
@@ -32,6 +29,6 @@ def retrieval_figures(corpus: Path, features: Path, models: Path, seed: int, num
         return torch.from_numpy(reader.embeddings(row.shard, row.key, f"{modality}.npy")).float()
 
     with torch.inference_mode():
-        shapes = torch.cat([heads[0](read(clouds, "point_cloud", row)[None, shown]) for row in rows])
+        shapes = torch.cat([heads[0](read(clouds, "point_cloud", row)[None, :1]) for row in rows])
         pictures = torch.cat([heads[1](read(images, "image", row).flatten(0, 1)[None]) for row in rows])
     return {"models": len(rows), **retrieval(shapes.numpy(), pictures.numpy())}

@@ -4,7 +4,7 @@ The features of training cannot be reused here: the test models are drawn again,
 """
 
 import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from pipeline.cad.mesh import Mesh
 from pipeline.cad.rendering import render_views
 from pipeline.cad.sandbox import Failure, Sandbox
 from pipeline.data.draw import DEFLECTION, sample_seed
-from pipeline.evaluation.evaluate import Case, Evaluator
+from pipeline.evaluation.evaluate import Case, Evaluator, shown_by
 from pipeline.evaluation.statistics import estimate, rates
 from pipeline.generation.prompt import Encoders
 from pipeline.params import Robustness
@@ -111,7 +111,7 @@ Job = tuple[str, str, float, Callable[[], list[Case]]]
 
 def _jobs(evaluator: Evaluator, settings: Robustness, encoders: Encoders) -> Iterator[Job]:
     """What is measured: the input, the disturbance, its level, and how its cases are made."""
-    points, image = (_shown_by(evaluator.setting.stage.combinations, modality) for modality in ("point_cloud", "image"))
+    points, image = (shown_by(evaluator.setting.stage.combinations, modality) for modality in ("point_cloud", "image"))
     if points is not None and (settings.noise or settings.dropped):
         clouds = functools.partial(_disturbed_cases, evaluator, points, encoders)
         yield points, "noise", 0.0, functools.partial(clouds, noisy, 0.0)
@@ -155,9 +155,3 @@ def _turned_cases(evaluator: Evaluator, combination: str, encoders: Encoders, de
                 shown = [Image.fromarray(views[number]) for number in case.inputs.views]
                 found.append(replace(case, inputs=replace(case.inputs, image=encoders.images(shown))))
     return found
-
-
-def _shown_by(combinations: Iterable[str], modality: str) -> str | None:
-    """The combination by which a modality is tried: with the caption, or alone."""
-    known = [c for c in combinations if c in (f"text+{modality}", modality)]
-    return known[0] if known else None

@@ -75,7 +75,7 @@ class Pretrainer(Generic[B]):
             UserError: the loss is not finite.
         """
         recipe = self.recipe
-        if self.module_device.type == "cpu":
+        if self.trained[0].device.type == "cpu":
             torch.use_deterministic_algorithms(True)
             torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         self.module.train()
@@ -91,10 +91,6 @@ class Pretrainer(Generic[B]):
                 if stop:
                     interrupt.stop()
         self.module.eval()
-
-    @property
-    def module_device(self) -> torch.device:
-        return self.trained[0].device
 
     def _batches(self) -> Iterator[B]:
         for step in range(self.done, self.recipe.steps):
