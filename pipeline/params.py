@@ -4,14 +4,14 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from pipeline.errors import UserError
+from pipeline.recipes import Pretraining
+from pipeline.section import Fraction, Positive, Section
 from pipeline.yaml_files import plain, read_yaml
 
 PARAMS_FILE = Path("params.yaml")
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[int, Field(ge=1)]
 MODALITIES = ("text", "point_cloud", "image")
 Encoded = Literal["point_cloud", "image"]  # modalities that come as features of an encoder
 COMBINATIONS = (  # modalities joined by "+", in the order of MODALITIES
@@ -24,12 +24,6 @@ COMBINATIONS = (  # modalities joined by "+", in the order of MODALITIES
     "point_cloud+image",
 )
 Probabilities = dict[str, Fraction]
-
-
-class Section(BaseModel):
-    """A part of params.yaml: nothing beyond the keys declared, and never changed."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 # -- models -------------------------------------------------------------------------------------------------
@@ -347,54 +341,6 @@ class Tracking(Section):
     wandb_mode: Literal["offline", "online", "disabled"]
     wandb_project: str
     wandb_entity: str | None
-
-
-# -- pretraining --------------------------------------------------------------------------------------------
-
-
-class Recipe(Section):
-    """How long something is pretrained, and how fast it learns: AdamW with warm-up and cosine decay."""
-
-    steps: Positive
-    batch_size: Positive
-    lr: Annotated[float, Field(gt=0)]
-    warmup_fraction: Fraction = 0.03
-    weight_decay: Annotated[float, Field(ge=0)] = 0.01
-    save_every: Positive = 200
-    log_every: Positive = 20
-
-
-class ShapePretraining(Recipe):
-    """The point cloud encoder: occupancy from its latents, and alignment with pictures and captions."""
-
-    num_points: Positive = Field(description="of a cloud, drawn anew each time")
-    num_queries: Positive = Field(description="points in space, drawn anew each time")
-    latent_width: Positive = Field(description="of the variational bottleneck that the solid is read from")
-    kl_weight: Annotated[float, Field(ge=0)]
-    contrastive_weight: Annotated[float, Field(ge=0)]
-
-
-class ImagePretraining(Recipe):
-    """The image encoder: aligned with the finished point cloud encoder."""
-
-    num_views: Positive = Field(description="of a model, drawn anew each time")
-    pool: Positive = Field(description="patches averaged along each side into one token, as features.image.pool")
-    contrastive_weight: Annotated[float, Field(ge=0)]
-
-
-class LanguagePretraining(Recipe):
-    """The language model: programs from captions."""
-
-    vocabulary_size: Positive = Field(description="of the captions' tokens; CAD tokens come on top")
-
-
-class Pretraining(Section):
-    """What `cadmllm pretrain` makes: the weights that the package ships."""
-
-    embedding_width: Positive = Field(description="of the space in which clouds, pictures and captions are compared")
-    shape_encoder: ShapePretraining
-    image_encoder: ImagePretraining
-    language_model: LanguagePretraining
 
 
 class Params(Section):

@@ -10,8 +10,9 @@ from pipeline import params, work
 from pipeline.atomic import atomic_folder, write_text
 from pipeline.errors import UserError
 from pipeline.fingerprint import sha256_file, sha256_folder
-from pipeline.params import Params, Pretraining
+from pipeline.params import Params
 from pipeline.progress import display
+from pipeline.recipes import Pretraining
 from pipeline.shards.manifest import MANIFEST, Manifest
 from pipeline.training.tracking import read_log
 from stages.runner import CORPUS, GEOMETRY, LOGS, MODELS, PRETRAINED, command, stage

@@ -17,9 +17,9 @@ from pipeline import interrupt
 from pipeline.encoders.alignment import AlignmentHead, retrieval
 from pipeline.encoders.dinov2 import DinoV2Encoder
 from pipeline.encoders.michelangelo import CrossBlock, MichelangeloEncoder
-from pipeline.params import ImagePretraining
 from pipeline.pretraining.contrastive import contrastive_loss
 from pipeline.pretraining.data import ShapeData
+from pipeline.recipes import ImagePretraining
 
 
 @dataclass(frozen=True, slots=True)

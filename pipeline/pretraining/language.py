@@ -20,8 +20,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, set_seed
 from pipeline.cad.grammar import Grammar
 from pipeline.errors import UserError
 from pipeline.model.vocabulary import cad_token_names
-from pipeline.params import LanguagePretraining
 from pipeline.pretraining.contrastive import caption_tokenizer
+from pipeline.recipes import LanguagePretraining
 from pipeline.shards.reader import ShardReader, read_index
 from pipeline.training.batches import tokenise_prompts
 

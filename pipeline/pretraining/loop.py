@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from pipeline import interrupt
 from pipeline.errors import UserError
-from pipeline.params import Recipe
 from pipeline.prefetch import prefetch
+from pipeline.recipes import Recipe
 from pipeline.training.curriculum import learning_rate_factor, uniform
 from pipeline.training.state import Position, collect_moments, read_state, save_state, saved_states, set_moments
 from pipeline.training.tracking import StageLog

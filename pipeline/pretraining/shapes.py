@@ -16,9 +16,9 @@ from torch.nn import functional as F
 from pipeline.encoders.alignment import AlignmentHead
 from pipeline.encoders.dinov2 import DinoV2Encoder
 from pipeline.encoders.michelangelo import CrossBlock, MichelangeloEncoder, SelfStack, fourier_embedding
-from pipeline.params import ShapePretraining
 from pipeline.pretraining.contrastive import CaptionTower, caption_tokenizer, contrastive_loss
 from pipeline.pretraining.data import ShapeData
+from pipeline.recipes import ShapePretraining
 
 DECODER_LAYERS = 2
 CAPTION_VOCABULARY = 1024

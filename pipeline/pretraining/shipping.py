@@ -8,7 +8,8 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 
 from pipeline.atomic import atomic_folder, write_text
-from pipeline.params import Params, Pretraining
+from pipeline.params import Params
+from pipeline.recipes import Pretraining
 
 CARD = "README.md"
 NOT_SHIPPED = {"log.jsonl", "scores.json"}
