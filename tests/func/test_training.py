@@ -13,7 +13,7 @@ from pipeline.training.tracking import read_log
 
 FILES = ("adapter_model", "projectors", "vocabulary")
 # Losses of the smoke preset's second stage. A change that is meant to change nothing leaves them as they are.
-GOLDEN = {1: 5.074166, 7: 4.522991, 14: 3.521749, 21: 3.986913}
+GOLDEN = {1: 4.979300, 7: 4.512246, 14: 3.470742, 21: 3.894139}
 
 
 def log(project, stage):
