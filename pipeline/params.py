@@ -335,6 +335,14 @@ class Robustness(Section):
     rotations_deg: tuple[float, ...] = Field(description="turns of the part about z before it is seen")
 
 
+class Transfer(Section):
+    """Real models that nothing is trained on, tried on the last stage."""
+
+    path: str | None = Field(description="Omni-CAD, a folder or zip; null or not there: nothing is measured on it")
+    limit: Positive = Field(description="take only so many entries, in order of id")
+    num_test_models: Positive = Field(description="of these are generated, for each combination")
+
+
 class Tracking(Section):
     """Weights & Biases; the truth is in the stages' JSONL."""
 
@@ -359,6 +367,7 @@ class Params(Section):
     curriculum: dict[str, CurriculumStage] = Field(min_length=1)
     evaluation: Evaluation
     robustness: Robustness
+    transfer: Transfer
     tracking: Tracking
     pretraining: Pretraining | None = None
 

@@ -23,6 +23,7 @@ from stages.robustness import robustness
 from stages.status import status
 from stages.tools import checkpoint, preset, verify
 from stages.train import train
+from stages.transfer import transfer
 
 
 class InOrder(TyperGroup):
@@ -70,6 +71,7 @@ COMMANDS: dict[str, dict[str, Callable[..., None] | typer.Typer]] = {
         "evaluate": evaluate,
         "robustness": robustness,
         "retrieval": retrieval,
+        "transfer": transfer,
         "report": report,
     },
     TOOLS: {

@@ -10,8 +10,9 @@ import typer
 
 from pipeline import params, work
 from pipeline.atomic import publish, write_text
+from pipeline.data.folders import Folders
 from pipeline.fingerprint import sha256_file, sha256_folder
-from pipeline.params import Params
+from pipeline.params import Evaluation, Params
 from pipeline.progress import display
 from pipeline.shards.manifest import MANIFEST
 from stages.runner import CHECKPOINTS, CORPUS, EVALUATIONS, GEOMETRY, METRICS, MODELS, stage
@@ -31,8 +32,9 @@ def evaluate(
 
     p = params.load()
     place = find_stage(p, name)
-    with display(f"evaluate {name}") as show, measuring(p, place, __name__, {"evaluation": p.evaluation}) as scratch:
-        evaluator, validation = make_evaluator(p, place, scratch)
+    sections = {"evaluation": p.evaluation}
+    with display(f"evaluate {name}") as show, measuring("evaluation", p, place, __name__, sections) as scratch:
+        evaluator, validation = make_evaluator(p, place, scratch, p.evaluation, own_folders(place))
         with evaluator:
             figures = measure(evaluator, validation, show)
         for combination, found in figures["combinations"].items():
@@ -47,18 +49,24 @@ def evaluate(
 
 
 @contextmanager
-def measuring(p: Params, place: Place, module: str, sections: dict[str, Any]) -> Iterator[Path]:
+def measuring(kind: str, p: Params, place: Place, module: str, sections: dict[str, Any]) -> Iterator[Path]:
     """The folder of this piece of work: it depends on the sections, the checkpoint and the code that is imported."""
     checkpoint = CHECKPOINTS / place.name
-    name = "-".join([*sections, place.name])
     common = {"training": p.training, "kernel": p.kernel, "seed": p.seed, "stage": place.stage}
     inputs = {**place.inputs, "checkpoint": sha256_folder(checkpoint), "geometry": sha256_file(GEOMETRY / MANIFEST)}
-    with work.scratch(name, module, {**sections, **common}, inputs) as folder:
+    with work.scratch(f"{kind}-{place.name}", module, {**sections, **common}, inputs) as folder:
         yield folder
 
 
-def make_evaluator(p: Params, place: Place, scratch: Path) -> "tuple[Evaluator, TrainingData]":
-    """What measures the checkpoint of a curriculum stage, and the validation data."""
+def own_folders(place: Place) -> Folders:
+    """Where the models are kept that the pipeline was run on."""
+    return Folders(CORPUS, GEOMETRY, place.features)
+
+
+def make_evaluator(
+    p: Params, place: Place, scratch: Path, limits: Evaluation, folders: Folders
+) -> "tuple[Evaluator, TrainingData]":
+    """What measures the checkpoint of a curriculum stage on test models, and the validation data."""
     from pipeline.device import DTYPES, choose_device
     from pipeline.evaluation.evaluate import Evaluator, Setting
     from pipeline.shards.reader import ShardReader
@@ -69,11 +77,11 @@ def make_evaluator(p: Params, place: Place, scratch: Path) -> "tuple[Evaluator, 
     model = model.to(choose_device(p.training.device))
     data = {
         split: TrainingData(
-            CORPUS, place.features, split, model.tokenizer, model.params.max_caption_tokens, model.notation
+            folders.corpus, folders.features, split, model.tokenizer, model.params.max_caption_tokens, model.notation
         )
         for split in ("validation", "test")
     }
     check_codec(data["test"], model.grammar)
-    setting = Setting(place.stage, p.training, p.evaluation, p.kernel, p.seed)
-    reader = ShardReader(GEOMETRY, "geometry")
+    setting = Setting(place.stage, p.training, limits, p.kernel, p.seed)
+    reader = ShardReader(folders.geometry, "geometry")
     return Evaluator(model, data["test"], reader, setting, scratch, params.num_workers()), data["validation"]

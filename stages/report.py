@@ -8,7 +8,19 @@ from pipeline.atomic import atomic_folder, write_text
 from pipeline.csv_files import csv_text
 from pipeline.errors import UserError
 from pipeline.progress import display
-from stages.runner import CHECKPOINTS, CORPUS, EVALUATIONS, GEOMETRY, METRICS, MODELS, PLOTS, REPORT, minutes_of, stage
+from stages.runner import (
+    CHECKPOINTS,
+    CORPUS,
+    EVALUATIONS,
+    GEOMETRY,
+    METRICS,
+    MODELS,
+    PLOTS,
+    REPORT,
+    TRANSFER,
+    minutes_of,
+    stage,
+)
 
 
 @stage
@@ -24,20 +36,30 @@ def report() -> None:
         folders = {"corpus": CORPUS, "geometry": GEOMETRY}
         rejects = {step: reasons(read_rejects(folder)) for step, folder in folders.items()}
         try:
-            worse, found = (
+            worse, found, real = (
                 json.loads((METRICS / f"{name}.json").read_text(encoding="utf-8"))
-                for name in ("robustness", "retrieval")
+                for name in ("robustness", "retrieval", "transfer")
             )
         except FileNotFoundError as error:
             raise UserError(f"{error.filename} is missing; run `cadmllm {Path(error.filename).stem}`") from error
         stages = [f"{step} {name}" for step in ("train", "evaluate") for name in p.curriculum]
         features = [f"features --modality {modality}" for modality in ("image", "point_cloud")]
-        minutes = minutes_of(["models", "corpus", "geometry", *features, *stages, "robustness", "retrieval"])
-        figures = {**summary(results, found), "minutes": minutes}
+        minutes = minutes_of(
+            ["models", "corpus", "geometry", *features, *stages, "robustness", "retrieval", "transfer"]
+        )
+        figures = {**summary(results, found, real), "minutes": minutes}
         for name, table in plot_tables(results).items():
             write_text(PLOTS / f"{name}.csv", csv_text(*table))
         write_text(METRICS / "summary.json", json.dumps(figures, indent=1, sort_keys=True) + "\n")
-        inputs = Inputs(Manifest.read(CORPUS, "corpus").details, rejects, read_models(MODELS), worse, found)
+        inputs = Inputs(
+            Manifest.read(CORPUS, "corpus").details,
+            rejects,
+            read_models(MODELS),
+            worse,
+            found,
+            real,
+            EVALUATIONS / TRANSFER,
+        )
         page = render(p, results, inputs)
         with atomic_folder(REPORT) as folder:
             write_text(folder / "index.html", page)

@@ -4,8 +4,9 @@ import json
 
 from pipeline import params
 from pipeline.atomic import write_text
+from pipeline.data.folders import Folders
 from pipeline.progress import display
-from stages.runner import CORPUS, FEATURES, METRICS, MODELS, stage
+from stages.runner import CORPUS, FEATURES, GEOMETRY, METRICS, MODELS, stage
 
 
 @stage
@@ -14,8 +15,9 @@ def retrieval() -> None:
     from pipeline.evaluation.retrieval import retrieval_figures
 
     p = params.load()
+    folders = Folders(CORPUS, GEOMETRY, {modality: FEATURES / modality for modality in ("image", "point_cloud")})
     with display("retrieval") as show:
-        found = retrieval_figures(CORPUS, FEATURES, MODELS, p.seed, num_models=500)
+        found = retrieval_figures(folders, MODELS, p.seed, num_models=500)
         write_text(METRICS / "retrieval.json", json.dumps(found, indent=1, sort_keys=True) + "\n")
         if found:
             to_image, to_shape = found["shape_to_image"], found["image_to_shape"]

@@ -7,7 +7,7 @@ from pipeline import params, work
 from pipeline.atomic import write_text
 from pipeline.csv_files import csv_text
 from pipeline.progress import display
-from stages.evaluate import make_evaluator, measuring
+from stages.evaluate import make_evaluator, measuring, own_folders
 from stages.runner import METRICS, MODELS, PLOTS, stage
 from stages.train import find_stage
 
@@ -21,8 +21,8 @@ def robustness() -> None:
     p = params.load()
     place = find_stage(p, list(p.curriculum)[-1])
     sections = {"evaluation": p.evaluation, "robustness": p.robustness}
-    with display("robustness") as show, measuring(p, place, __name__, sections) as scratch:
-        evaluator, _ = make_evaluator(p, place, scratch)
+    with display("robustness") as show, measuring("robustness", p, place, __name__, sections) as scratch:
+        evaluator, _ = make_evaluator(p, place, scratch, p.evaluation, own_folders(place))
         with evaluator:
             rows = measure(evaluator, p.robustness, MODELS, show)
         for row in rows:

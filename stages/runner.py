@@ -26,6 +26,7 @@ EVALUATIONS = Path("evaluations")
 METRICS = Path("metrics")
 PLOTS = Path("plots")
 REPORT = Path("report")
+TRANSFER = "transfer"  # real models, among the evaluations
 PRETRAINED = Path("pretrained")
 LOGS = Path("logs")  # how fast things went: part of no result
 DURATIONS = LOGS / "durations.jsonl"

@@ -6,7 +6,7 @@ import io
 import json
 import zipfile
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -105,8 +105,12 @@ def build_corpus(
     out: Path,
     num_workers: int,
     progress: Callable[[int, int, str], None],
+    required: Sequence[str] = SPLITS,
 ) -> dict[str, Any]:
     """Make the corpus in ``scratch`` and publish it to ``out``.
+
+    Args:
+        required: splits that may not be empty.
 
     Returns:
         The counts: entries, accepted, rejected, by reason and by split. They add up.
@@ -151,7 +155,7 @@ def build_corpus(
         "reasons": reasons(rejects),
         "splits": {split: len(members) for split, members in by_split.items()},
     }
-    empty = [split for split, members in by_split.items() if not members]
+    empty = [split for split in required if not by_split[split]]
     if empty:
         raise UserError(
             f"no model is left for {' and '.join(empty)} (counts: {counts}); "

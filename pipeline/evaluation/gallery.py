@@ -3,6 +3,7 @@
 import base64
 import itertools
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,28 +13,31 @@ EACH = 4  # models in each part of the gallery
 PARTS = ("best", "middle", "worst")
 
 
-def gallery(generated: list[dict[str, Any]], pictures: Path, ranked_by: str) -> dict[str, list[dict[str, Any]]]:
+def gallery(
+    generated: list[dict[str, Any]], pictures: Path, ranked_by: str, each: int = EACH
+) -> dict[str, list[dict[str, Any]]]:
     """Models in parts ``best``, ``middle`` and ``worst`` by the chamfer distance of one combination's programs.
 
     Args:
         generated: lines of ``generated.jsonl``.
         pictures: folder of the pictures beside it.
         ranked_by: the combination.
+        each: most models in a part.
 
     Raises:
         UserError: a picture is missing.
     """
     ranked = sorted((line for line in generated if line["combination"] == ranked_by), key=_badness)
     count = len(ranked)
-    if count <= 3 * EACH:
+    if count <= 3 * each:
         cuts = (0, (count + 2) // 3, (2 * count + 2) // 3, count)
         chosen = [ranked[a:b] for a, b in itertools.pairwise(cuts)]
     else:
-        middle = (count - EACH) // 2
-        chosen = [ranked[:EACH], ranked[middle : middle + EACH], ranked[-EACH:]]
+        middle = (count - each) // 2
+        chosen = [ranked[:each], ranked[middle : middle + each], ranked[-each:]]
     return {
-        part: [_model([line for line in generated if line["key"] == each["key"]], pictures) for each in lines]
-        for part, lines in zip(PARTS, chosen)
+        part: [_model([line for line in generated if line["key"] == model["key"]], pictures) for model in models]
+        for part, models in zip(PARTS, chosen)
     }
 
 
@@ -69,8 +73,8 @@ def _attempt(line: dict[str, Any], pictures: Path) -> dict[str, Any]:
     }
 
 
-def meshes_json(parts: dict[str, list[dict[str, Any]]]) -> str:
-    """The meshes of a gallery as JSON for the viewer: by model, then ``true`` and each combination.
+def meshes_json(parts: Iterable[list[dict[str, Any]]]) -> str:
+    """The meshes of galleries as JSON for the viewer: by model, then ``true`` and each combination.
 
     Only base64 and names of combinations are in it, nothing that could end a script element.
     """
@@ -79,7 +83,7 @@ def meshes_json(parts: dict[str, list[dict[str, Any]]]) -> str:
             "true": model["true_mesh"],
             **{attempt["combination"]: attempt["mesh"] for attempt in model["attempts"] if attempt["mesh"]},
         }
-        for models in parts.values()
+        for models in parts
         for model in models
         if model["true_mesh"]
     }

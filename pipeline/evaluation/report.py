@@ -14,6 +14,7 @@ from pipeline.training.retention import lineage_chain, retention_advice
 
 TEMPLATE = "report.html.j2"
 VIEWER = "viewer.js"
+REAL_EACH = 2  # real models in each part of their gallery
 
 # From the paper of CAD-MLLM (Xu et al. 2024, 2411.04954), as printed: chamfer, F-score, normal consistency and flux
 # times 100, self-intersection in percent.
@@ -58,6 +59,7 @@ class Inputs:
         models: the models manifest.
         robustness: figures by disturbance and level.
         retrieval: how well clouds and pictures find each other; empty where the encoders come without heads.
+        transfer: figures on real models, as of an evaluation; empty where there are none. Their pictures.
     """
 
     corpus: dict[str, Any]
@@ -65,20 +67,32 @@ class Inputs:
     models: dict[str, Any]
     robustness: dict[str, dict[str, Any]]
     retrieval: dict[str, Any]
+    transfer: dict[str, Any]
+    transfer_pictures: Path
 
 
-def summary(results: list[StageResult], retrieval: dict[str, Any]) -> dict[str, Any]:
-    """The figures that experiments are compared by: the last stage's, text-only retention, and the encoders'."""
-    last = results[-1].evaluation["combinations"]
+def summary(results: list[StageResult], retrieval: dict[str, Any], transfer: dict[str, Any]) -> dict[str, Any]:
+    """The figures that experiments are compared by: the last stage's, text-only retention, the encoders'; and the same
+    on real models, where there were any.
+    """
+    last = results[-1]
+    found = _figures(last.evaluation, last.training["retention_text"], retrieval)
+    if transfer:
+        found["omnicad"] = _figures(transfer, transfer["retention_text"], transfer["retrieval"])
+    return found
+
+
+def _figures(evaluation: dict[str, Any], retention: float | None, retrieval: dict[str, Any]) -> dict[str, Any]:
+    last = evaluation["combinations"]
     counted = sum(figures["num_models"] for figures in last.values())
     return {
         "validity": sum(figures["valid_rate"] * figures["num_models"] for figures in last.values()) / counted,
         "validation_loss": {name: figures["validation_loss"] for name, figures in last.items()},
         "chamfer_median": {name: _metric(figures, "chamfer_l1_mean", "median") for name, figures in last.items()},
         "volumetric_iou_mean": {name: _metric(figures, "volumetric_iou", "mean") for name, figures in last.items()},
-        "chamfer_bounds": results[-1].evaluation["chamfer_l1_mean_bounds"],
-        "conditioning": {m: found["ratio"] for m, found in results[-1].evaluation.get("conditioning", {}).items()},
-        "retention_text": results[-1].training["retention_text"],
+        "chamfer_bounds": evaluation["chamfer_l1_mean_bounds"],
+        "conditioning": {m: found["ratio"] for m, found in evaluation.get("conditioning", {}).items()},
+        "retention_text": retention,
         "retrieval_top5": {name: retrieval[name]["top5"] for name in ("shape_to_image", "image_to_shape") if retrieval},
     }
 
@@ -137,11 +151,16 @@ def render(params: Params, results: list[StageResult], inputs: Inputs) -> str:
     environment.filters |= {"number": _number, "percent": _percent, "times": _times, "shown": shown}
     ranked_by = list(last.evaluation["combinations"])[-1]
     parts = gallery(last.generated, last.pictures, ranked_by)
+    real = (
+        gallery(read_generated(inputs.transfer_pictures), inputs.transfer_pictures, ranked_by, REAL_EACH)
+        if inputs.transfer
+        else {}
+    )
     return environment.get_template(TEMPLATE).render(
         params=params,
         results=results,
         last=last,
-        summary=summary(results, inputs.retrieval),
+        summary=summary(results, inputs.retrieval, inputs.transfer),
         inputs=inputs,
         forgotten=retention_advice(last.training["retention_text"], params, last.name),
         untrained=[name for name, entry in inputs.models.items() if not entry["pretrained"]],
@@ -155,7 +174,8 @@ def render(params: Params, results: list[StageResult], inputs: Inputs) -> str:
         validation_chart=line_chart({k: v for k, v in validation.items() if v}, "validation loss", boundaries),
         robustness_chart=disturbance_chart(inputs.robustness) if inputs.robustness else "",
         gallery=parts,
-        meshes=meshes_json(parts),
+        real=real,
+        meshes=meshes_json([*parts.values(), *real.values()]),
         ranked_by=ranked_by,
         chains=[(result.name, lineage_chain(result.lineage)) for result in results],
         viewer=(here / VIEWER).read_text(encoding="utf-8"),
@@ -182,6 +202,11 @@ def _times(value: float | None, factor: float, digits: int = 2) -> str:
     return "–" if value is None else f"{value * factor:.{digits}f}"
 
 
+def read_generated(folder: Path) -> list[dict[str, Any]]:
+    """Lines of an evaluation's ``generated.jsonl``."""
+    return [json.loads(line) for line in (folder / "generated.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
 def read_result(name: str, checkpoint: Path, metrics: Path, evaluations: Path) -> StageResult:
     """Collect what a curriculum stage left behind.
 
@@ -201,7 +226,7 @@ def read_result(name: str, checkpoint: Path, metrics: Path, evaluations: Path) -
             read_json(checkpoint / "lineage.json"),
             read_json(metrics / "train" / f"{name}.json"),
             read_json(metrics / "evaluate" / f"{name}.json"),
-            [json.loads(line) for line in (evaluations / "generated.jsonl").read_text(encoding="utf-8").splitlines()],
+            read_generated(evaluations),
             evaluations,
         )
     except FileNotFoundError as error:

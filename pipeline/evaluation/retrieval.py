@@ -6,12 +6,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pipeline.data.folders import Folders
 from pipeline.encoders.alignment import AlignmentHead, retrieval
 from pipeline.shards.reader import IndexRow, ShardReader, read_index
 from pipeline.training.curriculum import uniform
 
 
-def retrieval_figures(corpus: Path, features: Path, models: Path, seed: int, num_models: int) -> dict[str, Any]:
+def retrieval_figures(folders: Folders, models: Path, seed: int, num_models: int) -> dict[str, Any]:
     """Retrieval among models of the corpus, all splits, from the features as they are stored.
 
     Returns:
@@ -19,10 +20,12 @@ def retrieval_figures(corpus: Path, features: Path, models: Path, seed: int, num
         features hold no global token.
     """
     heads = [AlignmentHead.load(models / name) for name in ("point_cloud_encoder", "image_encoder")]
-    clouds, images = (ShardReader(features / m, f"features/{m}") for m in ("point_cloud", "image"))
+    clouds, images = (ShardReader(folders.features[m], f"features/{m}") for m in ("point_cloud", "image"))
     if heads[0] is None or heads[1] is None or clouds.manifest.details["settings"]["tokens"] == "latents":
         return {}
-    rows = [row for row in read_index(corpus) if clouds.has(row.shard, row.key) and images.has(row.shard, row.key)]
+    rows = [
+        row for row in read_index(folders.corpus) if clouds.has(row.shard, row.key) and images.has(row.shard, row.key)
+    ]
     rows = sorted(rows, key=lambda row: uniform(seed, "retrieval", row.key))[:num_models]
 
     def read(reader: ShardReader, modality: str, row: IndexRow) -> Tensor:

@@ -12,6 +12,7 @@ from safetensors.numpy import load_file
 from pipeline.cad import omnicad, synthesis
 from pipeline.shards.manifest import Manifest
 from pipeline.shards.reader import ShardReader, read_index
+from tests.conftest import shared
 
 STAGES = ("stage1_text", "stage2_text_pc", "stage3_all")
 LISTENS = ({"text"}, {"text", "point_cloud"}, {"text", "point_cloud", "image"})
@@ -150,7 +151,8 @@ def ran(output):
 def test_another_learning_rate_runs_its_stage_and_what_follows(copy):
     copy.change("    lr: 1e-3", "    lr: 9e-4")
     assert "train@stage3_all" in copy.run("cadmllm", "status")
-    assert set(ran(copy.run("dvc", "repro"))) == {"train@stage3_all", "evaluate@stage3_all", "robustness", "report"}
+    later = {"train@stage3_all", "evaluate@stage3_all", "robustness", "transfer", "report"}
+    assert set(ran(copy.run("dvc", "repro"))) == later
 
 
 def test_another_image_encoder_leaves_text_and_points_alone(copy):
@@ -228,6 +230,23 @@ def test_the_checkpoint_is_a_python_object(done):
     output = done.run(sys.executable, "-c", script)
     assert re.search(r"True \d+ True", output)
     assert (done.folder / "made.stl").stat().st_size > 84
+
+
+def test_real_models_are_measured_and_only_that(copy):
+    folder = shared("omnicad/json").parent
+    trained = copy.read("checkpoints/stage3_all/adapter_model.safetensors")
+    assert "nothing is measured on real models" in copy.run("cadmllm", "transfer")
+    assert json.loads(copy.read("metrics/transfer.json")) == {}
+    copy.change("path: ../shared/omnicad", f"path: {folder}")
+    copy.run("cadmllm", "transfer")
+    copy.run("cadmllm", "report")
+    found = json.loads(copy.read("metrics/summary.json"))
+    assert found["omnicad"].keys() == found.keys() - {"omnicad", "minutes"}
+    assert found["omnicad"]["validity"] is not None
+    assert found["omnicad"]["retention_text"] > 0
+    assert "Real models" in copy.read("report/index.html").decode()
+    assert copy.read("checkpoints/stage3_all/adapter_model.safetensors") == trained
+    assert not list((copy.folder / "scratch").glob("transfer*/*"))
 
 
 def test_metrics_of_files_and_folders(done, tmp_path):

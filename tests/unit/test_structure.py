@@ -12,7 +12,18 @@ from pipeline.fingerprint import import_closure, module_file
 from stages.cli import app
 
 ROOT = Path(__file__).resolve().parents[2]
-STAGES = ("models", "corpus", "geometry", "features", "train", "evaluate", "robustness", "retrieval", "report")
+STAGES = (
+    "models",
+    "corpus",
+    "geometry",
+    "features",
+    "train",
+    "evaluate",
+    "robustness",
+    "retrieval",
+    "transfer",
+    "report",
+)
 
 
 def test_imports_run_one_way():

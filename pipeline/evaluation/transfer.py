@@ -1,0 +1,48 @@
+"""Real models for a checkpoint that was trained on others: read, drawn and encoded as its own were."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline.data.corpus import build_corpus
+from pipeline.data.features import build_features
+from pipeline.data.folders import Folders
+from pipeline.data.geometry import build_geometry
+from pipeline.params import Params, Split
+
+SPLIT = Split(validation=0.05, test=0.9)  # where the dataset publishes none: nearly all are for testing
+Step = Callable[[int, int, str], None]
+
+
+def prepare_real(
+    p: Params, modalities: Sequence[str], models: Path, device: torch.device, folder: Path, num_workers: int, show: Step
+) -> Folders:
+    """Corpus, geometry and features of the models at ``transfer.path``, in ``folder``; what is there already stays.
+
+    Args:
+        models: folder of the resolved encoders.
+        show: progress.
+    """
+    found = Folders(folder / "corpus", folder / "geometry", {name: folder / "features" / name for name in modalities})
+    taken: dict[str, Any] = {
+        "source": "omnicad",
+        "path": p.transfer.path,
+        "limit": p.transfer.limit,
+        "prefixes": 0,
+        "split": SPLIT,
+    }
+    data = p.data.model_copy(update=taken)
+    work = folder / "work"
+    if not found.corpus.is_dir():
+        build_corpus(data, p.codec, p.kernel, p.seed, work / "corpus", found.corpus, num_workers, show, ("test",))
+    if not found.geometry.is_dir():
+        drawn = p.geometry.model_copy(update={"num_queries": 0})
+        out, scratch = found.geometry, work / "geometry"
+        build_geometry(found.corpus, data, drawn, p.kernel, p.seed, scratch, out, num_workers, show)
+    for name, out in found.features.items():
+        if not out.is_dir():
+            settings, scratch = getattr(p.features, name), work / name
+            build_features(name, found.geometry, models, settings, device, scratch, out, show)
+    return found

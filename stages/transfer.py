@@ -1,0 +1,78 @@
+"""The ``transfer`` stage: the last checkpoint on real models that nothing was trained on."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pipeline import params, work
+from pipeline.atomic import publish, write_text
+from pipeline.data.folders import Folders
+from pipeline.fingerprint import sha256_file
+from pipeline.params import Params
+from pipeline.progress import display
+from pipeline.shards.manifest import MANIFEST, Manifest
+from stages.evaluate import make_evaluator, measuring
+from stages.runner import EVALUATIONS, METRICS, MODELS, TRANSFER, stage
+from stages.train import find_stage
+
+
+@stage
+def transfer() -> None:
+    """Measure the last checkpoint on real Omni-CAD models; none where `transfer.path` is not there."""
+    from pipeline.device import choose_device
+    from pipeline.evaluation.evaluate import evaluate as measure
+    from pipeline.evaluation.retrieval import retrieval_figures
+    from pipeline.evaluation.transfer import prepare_real
+
+    p = params.load()
+    place = find_stage(p, list(p.curriculum)[-1])
+    with display("transfer") as show:
+        if p.transfer.path is None or not Path(p.transfer.path).exists():
+            missing = "is null" if p.transfer.path is None else f"({p.transfer.path}) is not there"
+            show.say(f"transfer.path {missing}: nothing is measured on real models")
+            _write({})
+            (EVALUATIONS / TRANSFER).mkdir(parents=True, exist_ok=True)
+            return
+        limits = p.evaluation.model_copy(update={"num_test_models": p.transfer.num_test_models})
+        sections: dict[str, Any] = {
+            "evaluation": limits,
+            "transfer": p.transfer,
+            "data": p.data,
+            "codec": p.codec,
+            "geometry": p.geometry,
+            "features": p.features,
+            "models": sha256_file(MODELS / MANIFEST),
+        }
+        with measuring("transfer", p, place, __name__, sections) as scratch:
+            device, workers = choose_device(p.training.device), params.num_workers()
+            folders = prepare_real(p, list(place.features), MODELS, device, scratch, workers, show)
+            evaluator, _ = make_evaluator(p, place, scratch / "generated", limits, folders)
+            with evaluator:
+                figures = measure(evaluator, evaluator.test, show)
+            figures["retention_text"] = _retention(p, figures, folders, scratch)
+            figures["corpus"] = Manifest.read(folders.corpus, "corpus").details["counts"]
+            both = len(folders.features) == 2
+            figures["retrieval"] = retrieval_figures(folders, MODELS, p.seed, num_models=500) if both else {}
+            publish(scratch / "generated", EVALUATIONS / TRANSFER)
+            _write(figures)
+            work.clean(scratch)
+
+
+def _retention(p: Params, figures: dict[str, Any], folders: Folders, scratch: Path) -> float | None:
+    """Text-only loss on these models over that of the curriculum's first stage."""
+    from pipeline.training.parallel import Parallel
+    from pipeline.training.validation import validate
+
+    first = find_stage(p, next(iter(p.curriculum)))
+    if len(p.curriculum) < 2 or not all("text" in each for each in (first.stage.combinations, figures["combinations"])):
+        return None
+    shown = Folders(folders.corpus, folders.geometry, {name: folders.features[name] for name in first.features})
+    evaluator, _ = make_evaluator(p, first, scratch / "first", p.evaluation, shown)
+    with evaluator, Parallel(p.training) as parallel:
+        model = evaluator.model
+        before = validate(model, evaluator.test, first.stage, p.training, model.num_tokens(), p.seed, parallel)
+    return float(figures["combinations"]["text"]["validation_loss"]) / before["text"]
+
+
+def _write(figures: dict[str, Any]) -> None:
+    write_text(METRICS / "transfer.json", json.dumps(figures, indent=1, sort_keys=True) + "\n")
