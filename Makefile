@@ -5,11 +5,15 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: repro test unit lint types check machine doctor clean
+.PHONY: repro study test unit lint types check machine doctor clean
 
 repro: doctor
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/dvc repro
 	@echo "The report is report/index.html; the figures: dvc metrics show"
+
+# Hours: the curriculum with and without each option, three seeds each, as DVC experiments.
+study: repro
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/cadmllm study curriculum --seeds 3
 
 test: machine
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile

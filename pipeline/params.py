@@ -200,6 +200,9 @@ class ModelParams(Section):
 class Training(Section):
     """What all curriculum stages share."""
 
+    seed: Annotated[int, Field(ge=0)] = Field(
+        description="added to `seed` in training alone: other runs on the same data"
+    )
     tokens_per_batch: Positive = Field(description="length budget of a micro-batch, padding included")
     max_batch_size: Positive = Field(description="most samples in a micro-batch")
     gradient_accumulation_steps: Positive

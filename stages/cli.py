@@ -21,6 +21,7 @@ from stages.report import report
 from stages.retrieval import retrieval
 from stages.robustness import robustness
 from stages.status import status
+from stages.study import study
 from stages.tools import checkpoint, preset, verify
 from stages.train import train
 from stages.transfer import transfer
@@ -84,6 +85,7 @@ COMMANDS: dict[str, dict[str, Callable[..., None] | typer.Typer]] = {
         "verify": verify,
         "preset": preset,
         "checkpoint": checkpoint,
+        "study": study,
         "pretrain": pretrain,
     },
 }

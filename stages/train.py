@@ -79,7 +79,8 @@ def make_model(p: Params, place: Place, device: "torch.device") -> "CadMllmModel
                 f"{place.stage.init_from} was trained with codec.bits {model.grammar.bits}, not {p.codec.bits}"
             )
     else:
-        model = CadMllmModel(MODELS / "llm", p.model, Grammar(p.codec.bits), p.seed, dtype, quantization)
+        seed = p.seed + p.training.seed
+        model = CadMllmModel(MODELS / "llm", p.model, Grammar(p.codec.bits), seed, dtype, quantization)
     for modality, folder in place.features.items():
         manifest = Manifest.read(folder)
         shape = tuple(manifest.fields[f"{modality}.npy"]["shape"])
@@ -174,7 +175,7 @@ def _train(p: Params, place: Place, parallel: "Parallel") -> None:
             training=p.training,
             train=data["train"],
             validation=data["validation"],
-            seed=p.seed,
+            seed=p.seed + p.training.seed,
             scratch=scratch,
             parallel=parallel,
             save_best=save_best,

@@ -5,25 +5,20 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import params, work
-from pipeline.atomic import publish, write_text
+from pipeline.atomic import atomic_folder, publish, write_text
 from pipeline.data.folders import Folders
 from pipeline.fingerprint import sha256_file
 from pipeline.params import Params
-from pipeline.progress import display
+from pipeline.progress import Display, display
 from pipeline.shards.manifest import MANIFEST, Manifest
 from stages.evaluate import make_evaluator, measuring
 from stages.runner import EVALUATIONS, METRICS, MODELS, TRANSFER, stage
-from stages.train import find_stage
+from stages.train import Place, find_stage
 
 
 @stage
 def transfer() -> None:
     """Measure the last checkpoint on real Omni-CAD models; none where `transfer.path` is not there."""
-    from pipeline.device import choose_device
-    from pipeline.evaluation.evaluate import evaluate as measure
-    from pipeline.evaluation.retrieval import retrieval_figures
-    from pipeline.evaluation.transfer import prepare_real
-
     p = params.load()
     place = find_stage(p, list(p.curriculum)[-1])
     with display("transfer") as show:
@@ -31,31 +26,41 @@ def transfer() -> None:
             missing = "is null" if p.transfer.path is None else f"({p.transfer.path}) is not there"
             show.say(f"transfer.path {missing}: nothing is measured on real models")
             _write({})
-            (EVALUATIONS / TRANSFER).mkdir(parents=True, exist_ok=True)
+            with atomic_folder(EVALUATIONS / TRANSFER):
+                pass
             return
-        limits = p.evaluation.model_copy(update={"num_test_models": p.transfer.num_test_models})
-        sections: dict[str, Any] = {
-            "evaluation": limits,
-            "transfer": p.transfer,
-            "data": p.data,
-            "codec": p.codec,
-            "geometry": p.geometry,
-            "features": p.features,
-            "models": sha256_file(MODELS / MANIFEST),
-        }
-        with measuring("transfer", p, place, __name__, sections) as scratch:
-            device, workers = choose_device(p.training.device), params.num_workers()
-            folders = prepare_real(p, list(place.features), MODELS, device, scratch, workers, show)
-            evaluator, _ = make_evaluator(p, place, scratch / "generated", limits, folders)
-            with evaluator:
-                figures = measure(evaluator, evaluator.test, show)
-            figures["retention_text"] = _retention(p, figures, folders, scratch)
-            figures["corpus"] = Manifest.read(folders.corpus, "corpus").details["counts"]
-            both = len(folders.features) == 2
-            figures["retrieval"] = retrieval_figures(folders, MODELS, p.seed, num_models=500) if both else {}
-            publish(scratch / "generated", EVALUATIONS / TRANSFER)
-            _write(figures)
-            work.clean(scratch)
+        _measure(p, place, show)
+
+
+def _measure(p: Params, place: Place, show: Display) -> None:
+    from pipeline.device import choose_device
+    from pipeline.evaluation.evaluate import evaluate as measure
+    from pipeline.evaluation.retrieval import retrieval_figures
+    from pipeline.evaluation.transfer import prepare_real
+
+    limits = p.evaluation.model_copy(update={"num_test_models": p.transfer.num_test_models})
+    sections: dict[str, Any] = {
+        "evaluation": limits,
+        "transfer": p.transfer,
+        "data": p.data,
+        "codec": p.codec,
+        "geometry": p.geometry,
+        "features": p.features,
+        "models": sha256_file(MODELS / MANIFEST),
+    }
+    with measuring("transfer", p, place, __name__, sections) as scratch:
+        device, workers = choose_device(p.training.device), params.num_workers()
+        folders = prepare_real(p, list(place.features), MODELS, device, scratch, workers, show)
+        evaluator, _ = make_evaluator(p, place, scratch / "generated", limits, folders)
+        with evaluator:
+            figures = measure(evaluator, evaluator.test, show)
+        figures["retention_text"] = _retention(p, figures, folders, scratch)
+        figures["corpus"] = Manifest.read(folders.corpus, "corpus").details["counts"]
+        both = len(folders.features) == 2
+        figures["retrieval"] = retrieval_figures(folders, MODELS, p.seed, num_models=500) if both else {}
+        publish(scratch / "generated", EVALUATIONS / TRANSFER)
+        _write(figures)
+        work.clean(scratch)
 
 
 def _retention(p: Params, figures: dict[str, Any], folders: Folders, scratch: Path) -> float | None:

@@ -100,6 +100,36 @@ def line_chart(
     return svg()
 
 
+def spread_chart(panels: Mapping[str, Mapping[str, Mapping[str, tuple[float, float]]]]) -> str:
+    """Points with whiskers beside each other as an SVG element, one panel for each figure.
+
+    Args:
+        panels: by label, by variant, by combination: a mean and the spread around it.
+    """
+    with _figure(len(panels)) as (plot, svg):
+        for axes, (label, variants) in zip(plot, panels.items(), strict=True):
+            combinations = list(dict.fromkeys(name for each in variants.values() for name in each))
+            for number, combination in enumerate(combinations):
+                own = [(row, each[combination]) for row, each in enumerate(variants.values()) if combination in each]
+                axes.errorbar(
+                    [mean for _, (mean, _) in own],
+                    [row + 0.15 * (number - (len(combinations) - 1) / 2) for row, _ in own],
+                    xerr=[spread / 2 for _, (_, spread) in own],
+                    fmt="o",
+                    markersize=4,
+                    color=COLOURS.get(combination, "#333333"),
+                    label=combination,
+                )
+            axes.set_yticks(range(len(variants)), [name.replace("_", " ") for name in variants])
+            axes.invert_yaxis()
+            axes.set_xlabel(label)
+            axes.grid(axis="x", color="#e5e5e5", linewidth=0.7)
+        plot[0].legend(frameon=False, fontsize=7)
+        for axes in plot[1:]:
+            axes.set_yticklabels([])
+    return svg()
+
+
 def running_mean(values: Sequence[float], weight: float = 0.9) -> list[float]:
     """An exponential mean, without the bias of its start."""
     means, total, norm = [], 0.0, 0.0

@@ -1,0 +1,65 @@
+"""Studies: what each variant changes, and how runs become a table."""
+
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import pytest
+
+from pipeline import presets
+from pipeline.errors import UserError
+from pipeline.study import collect, markdown, trials, write_plot
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(autouse=True)
+def _in_the_project(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+def test_every_variant_is_valid_and_shows_as_many_samples():
+    found = trials("curriculum", 3, presets.compose("quickstart"))
+    assert len({trial.name for trial in found}) == len(found) == 18
+    assert {trial.params.training.seed for trial in found} == {0, 1, 2}
+    assert {trial.params.seed for trial in found} == {0}
+    epochs = {trial.variant: sum(s.epochs or 0 for s in trial.params.curriculum.values()) for trial in found}
+    assert len(set(epochs.values())) == 1, epochs
+    direct = next(trial for trial in found if trial.variant == "direct")
+    assert list(direct.params.curriculum) == ["direct"]
+
+
+def test_an_unknown_study_is_named_with_those_there_are():
+    with pytest.raises(UserError, match="no study 'nothing'; there are curriculum"):
+        trials("nothing", 1, presets.compose("quickstart"))
+
+
+def test_figures_are_means_over_seeds_with_their_spread(tmp_path):
+    chosen = [
+        t for t in trials("curriculum", 2, presets.compose("quickstart")) if t.variant in ("curriculum", "direct")
+    ]
+
+    def read(name: str, path: str):
+        seed = int(name[-1])
+        if "train" in path:
+            return {"target_tokens": 100, "retention_text": None if "direct" in name else 1.0 + seed}
+        figures = {
+            "num_models": 4,
+            "valid_rate": 0.5,
+            "validation_loss": 2.0 + seed,
+            "metrics": {"chamfer_l1_mean": {"median": 0.1}},
+        }
+        return {"combinations": {"text": figures, "text+image": {**figures, "valid_rate": 1.0, "num_models": 12}}}
+
+    found = collect(chosen, read)
+    assert found["curriculum"]["validation_loss.text"] == {"mean": 2.5, "spread": 1.0}
+    assert found["curriculum"]["target_tokens"]["mean"] == 300
+    assert found["curriculum"]["validity"]["mean"] == pytest.approx(0.875)
+    assert "retention_text" not in found["direct"]
+    rows = markdown(found).splitlines()
+    assert len(rows) == 4
+    assert "2.500 ± 0.500" in rows[2]
+    write_plot(found, tmp_path / "plot.svg")
+    before = (tmp_path / "plot.svg").read_bytes()
+    assert ET.fromstring(before).tag.endswith("svg")
+    write_plot(found, tmp_path / "plot.svg")
+    assert (tmp_path / "plot.svg").read_bytes() == before
