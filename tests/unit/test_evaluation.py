@@ -379,8 +379,8 @@ def test_the_gallery_ranks_by_distance_and_puts_failures_last(tmp_path):
     assert [model["key"] for model in parts["best"]] == ["k00", "k01", "k02", "k03"]
     assert [model["key"] for model in parts["worst"]] == ["k17", "k18", "k19", "k07"]
     assert parts["worst"][-1]["attempts"][0]["picture"] is None
-    assert json.loads(meshes_json(parts))["k00"]["text"] == mesh
-    assert "<" not in meshes_json(parts)
+    assert json.loads(meshes_json(parts.values()))["k00"]["text"] == mesh
+    assert "<" not in meshes_json(parts.values())
     failed = {**lines[0], "combination": "image", "builds": False, "valid": False, "reason": "x"}
     failed = {name: value for name, value in failed.items() if "mesh" not in name}
     assert gallery([failed, lines[0]], tmp_path, "text")["best"][0]["true_mesh"] == mesh

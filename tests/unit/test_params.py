@@ -128,7 +128,7 @@ def test_own_changes_are_not_overwritten_by_a_preset(tmp_path, monkeypatch):
     assert use("quickstart").exit_code == 0
     assert use("smoke").exit_code == 0
     text = (tmp_path / "params.yaml").read_text()
-    (tmp_path / "params.yaml").write_text(text.replace("seed: 0", "seed: 7"))
+    (tmp_path / "params.yaml").write_text(text.replace("seed: 0", "seed: 7", 1))
     refused = use("quickstart")
     assert refused.exit_code == 1
     assert "(seed)" in refused.output
