@@ -71,7 +71,7 @@ def collect(finished: Sequence[Trial], read: Read) -> dict[str, dict[str, Any]]:
         runs = [_figures(trial, read) for trial in finished if trial.variant == variant]
         figures: dict[str, Any] = {"seeds": len(runs)}
         for key in runs[0]:
-            values = [run[key] for run in runs if run[key] is not None]
+            values = [value for run in runs if (value := run[key]) is not None]
             if values:
                 figures[key] = {"mean": statistics.fmean(values), "spread": max(values) - min(values)}
         found[variant] = figures

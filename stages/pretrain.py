@@ -201,14 +201,21 @@ def language_model() -> None:
 @pretrain.command("ship")
 @command
 def ship_all(
-    to: Annotated[Path, typer.Option(help="Folder for the three models.")] = SHIPPED,
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME]...", help="shape_encoder, image_encoder, language_model: all.")
+    ] = None,
+    to: Annotated[Path, typer.Option(help="Folder for the models.")] = SHIPPED,
 ) -> None:
     """Copy what was pretrained into the package: half precision, a card with each."""
     from pipeline.pretraining.shipping import card, ship
 
     p, recipe = settings()
-    aligned, images, language = (_scores(folder) for folder in (ALIGNED, IMAGES, LANGUAGE))
-    for source, scores in ((ALIGNED / SHAPES.name, {**aligned, **images}), (IMAGES, images), (LANGUAGE, language)):
+    places = {SHAPES.name: (ALIGNED / SHAPES.name, (ALIGNED, IMAGES)), IMAGES.name: (IMAGES, (IMAGES,))}
+    places[LANGUAGE.name] = (LANGUAGE, (LANGUAGE,))
+    if unknown := set(names or ()) - places.keys():
+        raise UserError(f"nothing is called {', '.join(sorted(unknown))}; there are {', '.join(places)}")
+    for source, scored in (places[name] for name in names or places):
+        scores = {key: value for folder in scored for key, value in _scores(folder).items()}
         minutes = sum(line["seconds"] for line in read_log(speed_log(source.name))) / 60
         text = card(source.name, p, recipe, {**scores, "minutes on the CPU that made it": round(minutes)})
         size = ship(source, to / source.name, text)

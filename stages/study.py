@@ -64,7 +64,7 @@ def _run(name: str, document: Any, last: str) -> None:
 
 def _dvc(*arguments: str, capture: bool = False) -> str:
     """Run DVC; what it printed, where that is captured."""
-    command_line = [Path(sys.executable).with_name("dvc"), *arguments]
+    command_line = [str(Path(sys.executable).with_name("dvc")), *arguments]
     done = subprocess.run(command_line, check=False, stdout=subprocess.PIPE if capture else None, text=True)  # noqa: S603
     if done.returncode != 0:
         raise UserError(f"dvc {' '.join(arguments)} failed; what has run is kept")
