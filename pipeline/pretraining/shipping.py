@@ -69,8 +69,14 @@ def card(name: str, p: Params, recipe: Pretraining, scores: dict[str, Any]) -> s
         ("data", f"{synthetic.num_models:,} synthetic parts, seed {p.seed}, of {len(synthetic.families)} families"),
         ("never seen", ", ".join(synthetic.unseen_families) or "nothing"),
         ("recipe", ", ".join(f"{key} {value:g}" for key, value in settings.model_dump().items())),
-        *((key.replace("_", " "), str(value)) for key, value in scores.items()),
+        *((key.replace("_", " "), _score(value)) for key, value in scores.items()),
     ]
     table = "\n".join(f"| {key} | {value} |" for key, value in rows)
     made = "Made by `dvc repro` in `pretraining/`. Licence: Apache-2.0."
     return f"# {title}\n\n{text}\n\n| | |\n|---|---|\n{table}\n\n{made}\n"
+
+
+def _score(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {number:g}" for key, number in value.items())
+    return str(value)
