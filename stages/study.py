@@ -32,13 +32,14 @@ def study(
     from pipeline.yaml_files import read_yaml
 
     wanted = trials(name, seeds, read_yaml(params.PARAMS_FILE))
+    known = _finished()
     if not collect:
         for trial in wanted:
-            if trial.name in _finished():
+            if trial.name in known:
                 typer.echo(f"{trial.name}: has run", err=True)
             else:
                 _run(trial.name, trial.document, list(trial.params.curriculum)[-1])
-    known = _finished()
+        known = _finished()
     figures = figures_of([trial for trial in wanted if trial.name in known], _read)
     if not figures:
         raise UserError(f"no experiment of the study {name} has run on this commit; leave --collect out")
