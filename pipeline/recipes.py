@@ -38,9 +38,12 @@ class ImagePretraining(Recipe):
 
 
 class LanguagePretraining(Recipe):
-    """The language model: programs from captions."""
+    """The language model: programs from captions, and from what the finished encoders see."""
 
     vocabulary_size: Positive = Field(description="of the captions' tokens; CAD tokens come on top")
+    num_views: Positive = Field(description="of a model")
+    point_cloud: Fraction = Field(description="share of the batches that also show the clouds")
+    image: Fraction = Field(description="share of the batches that also show pictures")
 
 
 class Pretraining(Section):

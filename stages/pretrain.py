@@ -1,6 +1,7 @@
 """``cadmllm pretrain``: encoders and a language model of the project's own, on synthetic parts."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,6 +19,8 @@ from pipeline.training.tracking import read_log
 from stages.runner import CORPUS, GEOMETRY, LOGS, MODELS, PRETRAINED, command, stage
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from pipeline.pretraining.data import ShapeData
 
 pretrain = typer.Typer(help="Pretrain encoders and a small language model on synthetic parts.", no_args_is_help=True)
@@ -106,7 +109,8 @@ def image_encoder() -> None:
     from pipeline.encoders.alignment import AlignmentHead
     from pipeline.encoders.dinov2 import DinoV2Encoder
     from pipeline.encoders.michelangelo import MichelangeloEncoder
-    from pipeline.pretraining.images import ImageBatches, ImageTraining, encode_clouds, retrieval_scores
+    from pipeline.pretraining.encoded import encode_clouds
+    from pipeline.pretraining.images import ImageBatches, ImageTraining, retrieval_scores
     from pipeline.pretraining.loop import LOG, Pretrainer
     from pipeline.pretraining.shapes import save_image_encoder
 
@@ -126,7 +130,7 @@ def image_encoder() -> None:
         assert image_head is not None, "the stage before writes it"
         assert shape_head is not None, "the stage before writes it"
         data, test = shape_data("train", p.seed), shape_data("test", p.seed)
-        clouds = encode_clouds(shapes, data, p.geometry.num_points, show)
+        clouds = encode_clouds(shapes, data, p.geometry.num_points, scratch / "clouds.npy", show)
         sample = torch.from_numpy(clouds[:4096]).float()
         mean, std = sample.mean(dim=0), sample.std(dim=0) + 1e-3
         torch.manual_seed(p.seed)
@@ -151,7 +155,7 @@ def image_encoder() -> None:
 @pretrain.command("language-model")
 @stage
 def language_model() -> None:
-    """A small language model on captions and programs, to pretrained/language_model/."""
+    """A small language model: programs from captions, and from what the encoders see."""
     from pipeline.cad.grammar import Grammar
     from pipeline.pretraining.language import (
         LanguageTraining,
@@ -161,9 +165,10 @@ def language_model() -> None:
         mean_loss,
     )
     from pipeline.pretraining.loop import LOG, Pretrainer
-    from pipeline.shards.reader import read_index
 
     p, recipe = settings()
+    if not IMAGES.is_dir():
+        raise UserError(f"{IMAGES} is missing; run `cadmllm pretrain image-encoder` first")
     grammar, limits = Grammar(p.codec.bits), p.model.max_caption_tokens
     described = {
         "recipe": recipe.language_model,
@@ -171,31 +176,56 @@ def language_model() -> None:
         "llm": p.models.llm,
         "limit": limits,
         "bits": p.codec.bits,
+        "pool": recipe.image_encoder.pool,
+        "num_points": recipe.shape_encoder.num_points,
     }
+    inputs = corpus_inputs() | {path.name: sha256_folder(path) for path in (ALIGNED, IMAGES)}
     with (
         display("pretrain language-model") as show,
-        work.scratch(
-            "pretrain-language-model", __name__, described, {"corpus": sha256_file(CORPUS / MANIFEST)}
-        ) as scratch,
+        work.scratch("pretrain-language-model", __name__, described, inputs) as scratch,
     ):
-        captions = [row.caption for row in read_index(CORPUS, "train")]
+        data = {split: shape_data(split, p.seed) for split in ("train", "validation")}
+        features = {split: seen(models, recipe, scratch / split, show) for split, models in data.items()}
+        captions = [row.caption for row in data["train"].rows]
         size = recipe.language_model.vocabulary_size
         tokenizer, llm = make_language_model(p.models.llm.architecture, captions, grammar, size, p.seed)
         train, validation = (
-            ProgramTexts(CORPUS, split, tokenizer, grammar, limits) for split in ("train", "validation")
+            ProgramTexts(CORPUS, models.rows, tokenizer, grammar, limits, features[split])
+            for split, models in data.items()
         )
-        module = LanguageTraining(llm)
+        module = LanguageTraining(llm, {name: array.shape[-1] for name, array in train.features.items()})
         batches = TextBatches(train, recipe.language_model, p.seed)
         log = speed_log("language_model")
         Pretrainer(module, recipe.language_model, p.seed, batches, module.loss, scratch, log, show).run()
-        loss = mean_loss(module, validation, recipe.language_model.batch_size)
-        show.say(f"validation loss {loss:.4f}")
+        losses = {
+            "+".join(["text", *shown]): round(mean_loss(module, validation, recipe.language_model.batch_size, shown), 4)
+            for shown in ([], ["point_cloud"], ["image"])
+        }
+        show.say(f"validation loss {losses}")
         with atomic_folder(LANGUAGE) as folder:
             llm.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
-            write_text(folder / SCORES, json.dumps({"validation_loss": round(loss, 4)}) + "\n")
+            write_text(folder / SCORES, json.dumps({"validation_loss": losses}) + "\n")
             write_text(folder / LOG, (scratch / LOG).read_text(encoding="utf-8"))
         work.clean(scratch)
+
+
+def seen(
+    data: "ShapeData", recipe: Pretraining, scratch: Path, show: Callable[[int, int, str], None]
+) -> dict[str, "np.ndarray"]:
+    """(M, S, width) features of each modality, by the finished encoders; some views of each model, always the same."""
+    import numpy as np
+
+    from pipeline.encoders.dinov2 import DinoV2Encoder
+    from pipeline.encoders.michelangelo import MichelangeloEncoder
+    from pipeline.pretraining.encoded import encode_clouds, encode_views
+
+    shapes = MichelangeloEncoder.from_pretrained(ALIGNED / SHAPES.name)
+    clouds = encode_clouds(shapes, data, recipe.shape_encoder.num_points, scratch / "clouds.npy", show)
+    images = DinoV2Encoder(IMAGES, recipe.image_encoder.pool)
+    drawn = data.drawn_views(len(data), recipe.language_model.num_views, np.random.default_rng([data.seed, 4]))
+    views = encode_views(images, data, drawn, scratch / "views.npy", show)
+    return {"point_cloud": clouds, "image": views.reshape(len(views), -1, views.shape[-1])}
 
 
 @pretrain.command("ship")

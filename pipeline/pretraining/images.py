@@ -4,7 +4,7 @@ find each other in the space of the heads.
 Shapes: B models, V views, T tokens of a view, L tokens of the point cloud encoder, W and D widths of the two.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,21 +79,6 @@ class ImageTraining(nn.Module):
         )
         total = distance + self.settings.contrastive_weight * aligned
         return total, {"tokens": distance.detach(), "shape": aligned.detach()}
-
-
-@torch.inference_mode()
-def encode_clouds(
-    encoder: MichelangeloEncoder, data: ShapeData, num_points: int, show: Callable[[int, int, str], None]
-) -> np.ndarray:
-    """(M, L, W) float16 tokens of all clouds."""
-    encoder.eval()
-    found = []
-    for first in range(0, len(data), 64):
-        interrupt.check()
-        rows = range(first, min(first + 64, len(data)))
-        found.append(encoder(data.points(rows, num_points)).half().numpy())
-        show(rows.stop, len(data), "clouds encoded")
-    return np.concatenate(found)
 
 
 @torch.inference_mode()

@@ -3,7 +3,10 @@
 It is a plain Hugging Face causal language model. CAD tokens are tokens of its vocabulary (``<cad8:NEW>``, …), so
 ``CadMllmModel`` finds the rows that it has learnt for them.
 
-Shapes: B samples, L positions.
+In some batches a cloud or pictures come before the caption, through a linear map that is thrown away afterwards: so it
+learns that numbers can be read from there, and the curriculum's projectors have a language to learn.
+
+Shapes: B samples, L positions, S positions of a cloud or of pictures, E the model's width.
 """
 
 from collections.abc import Sequence
@@ -22,43 +25,58 @@ from pipeline.errors import UserError
 from pipeline.model.vocabulary import cad_token_names
 from pipeline.pretraining.contrastive import caption_tokenizer
 from pipeline.recipes import LanguagePretraining
-from pipeline.shards.reader import ShardReader, read_index
+from pipeline.shards.reader import IndexRow, ShardReader
 from pipeline.training.batches import tokenise_prompts
+from pipeline.training.curriculum import uniform
 
 IGNORED = -100
+SHOWN = ("image", "point_cloud")  # before the caption, in this order
 POOLED = 16  # batches whose samples are sorted by length together
 
 
 @dataclass(frozen=True, slots=True)
 class TextBatch:
-    """(B, L) token ids and labels; labels are ``IGNORED`` where a prompt or padding is."""
+    """(B, L) token ids and labels; labels are ``IGNORED`` where a prompt or padding is.
+
+    ``seen`` has (B, S, width) features of what else is shown, by modality.
+    """
 
     ids: Tensor
     labels: Tensor
+    seen: dict[str, Tensor]
 
 
 class ProgramTexts:
-    """Prompts and programs of one split, in the language model's tokens.
+    """Prompts and programs of some models, in the language model's tokens.
+
+    Args:
+        features: (models, S, width) of each modality, in the same order.
 
     Raises:
-        UserError: there is none, or it is encoded with other bits.
+        UserError: the programs are encoded with other bits.
     """
 
-    def __init__(self, corpus: Path, split: str, tokenizer: Any, grammar: Grammar, max_caption_tokens: int) -> None:
+    def __init__(
+        self,
+        corpus: Path,
+        rows: Sequence[IndexRow],
+        tokenizer: Any,
+        grammar: Grammar,
+        max_caption_tokens: int,
+        features: dict[str, np.ndarray],
+    ) -> None:
         reader = ShardReader(corpus, "corpus")
         bits = reader.manifest.details["codec"]["bits"]
         if bits != grammar.bits:
             raise UserError(f"{corpus} is encoded with {bits} bits, codec.bits is {grammar.bits}")
-        rows = read_index(corpus, split)
-        if not rows:
-            raise UserError(f"{corpus} holds no model of the {split} split")
         vocabulary = tokenizer.get_vocab()
         ids = np.array([vocabulary[name] for name in cad_token_names(grammar)])
         self.prompts = tokenise_prompts(tokenizer, [row.caption for row in rows], max_caption_tokens)
         self.programs: list[list[int]] = [ids[reader.array(row.shard, row.key, "program.npy")].tolist() for row in rows]
+        self.features = features
 
-    def batch(self, rows: Sequence[int]) -> TextBatch:
-        """These samples in one rectangle, padded on the right."""
+    def batch(self, rows: Sequence[int], shown: Sequence[str]) -> TextBatch:
+        """These samples in one rectangle, padded on the right, with the modalities that are ``shown``."""
         sequences = [self.prompts[row] + self.programs[row] for row in rows]
         length = max(len(sequence) for sequence in sequences)
         ids, labels = torch.zeros(len(rows), length, dtype=torch.long), torch.full((len(rows), length), IGNORED)
@@ -66,7 +84,8 @@ class ProgramTexts:
             ids[number, : len(sequence)] = torch.tensor(sequence)
             start = len(self.prompts[row])
             labels[number, start : len(sequence)] = torch.tensor(self.programs[row])
-        return TextBatch(ids, labels)
+        seen = {name: torch.from_numpy(self.features[name][list(rows)].astype(np.float32)) for name in shown}
+        return TextBatch(ids, labels, seen)
 
 
 class TextBatches:
@@ -74,6 +93,7 @@ class TextBatches:
 
     def __init__(self, texts: ProgramTexts, settings: LanguagePretraining, seed: int) -> None:
         self.texts, self.size, self.seed = texts, settings.batch_size, seed
+        self.shares = {name: getattr(settings, name) for name in SHOWN}
         self.lengths = np.array([len(a) + len(b) for a, b in zip(texts.prompts, texts.programs, strict=True)])
         self._block, self._rows = -1, np.empty((0, 0), int)
 
@@ -82,7 +102,8 @@ class TextBatches:
         block, place = divmod(step, POOLED)
         if block != self._block:
             self._block, self._rows = block, self._sorted(block)
-        return self.texts.batch(self._rows[place].tolist())
+        shown = [name for name, share in self.shares.items() if uniform(self.seed, name, step) < share]
+        return self.texts.batch(self._rows[place].tolist(), shown)
 
     def _sorted(self, block: int) -> np.ndarray:
         """(POOLED, batch size) rows of the next batches, like lengths together, in random order."""
@@ -98,21 +119,31 @@ class TextBatches:
 
 
 class LanguageTraining(nn.Module):
-    """A causal language model and its loss on programs."""
+    """A causal language model and its loss on programs.
 
-    def __init__(self, llm: nn.Module) -> None:
+    Args:
+        widths: of each modality's features.
+    """
+
+    def __init__(self, llm: Any, widths: dict[str, int]) -> None:
         super().__init__()
         self.llm = llm
+        self.maps = nn.ModuleDict()
+        for name, width in widths.items():  # they start at the scale of the embeddings
+            self.maps[name] = linear = nn.Linear(width, llm.config.hidden_size)
+            nn.init.normal_(linear.weight, std=llm.config.initializer_range * width**-0.5)
 
     def loss(self, batch: TextBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """The mean cross-entropy over the tokens of programs."""
-        logits = self.llm(input_ids=batch.ids, use_cache=False).logits[:, :-1]
+        seen = [self.maps[name](batch.seen[name]) for name in SHOWN if name in batch.seen]
+        embedded_BLE = torch.cat([*seen, self.llm.get_input_embeddings()(batch.ids)], dim=1)
+        logits = self.llm(inputs_embeds=embedded_BLE, use_cache=False).logits[:, -batch.ids.shape[1] : -1]
         labels = batch.labels[:, 1:]
         loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
         with torch.no_grad():
             counted = labels != IGNORED
             right = (logits.argmax(dim=-1) == labels)[counted].float().mean()
-        return loss, {"accuracy": right}
+        return loss, {"accuracy": right, **{name: loss.detach() for name in batch.seen}}
 
 
 def make_language_model(
@@ -127,12 +158,12 @@ def make_language_model(
 
 
 @torch.inference_mode()
-def mean_loss(model: LanguageTraining, texts: ProgramTexts, batch_size: int) -> float:
-    """The loss over all tokens of a split's programs."""
+def mean_loss(model: LanguageTraining, texts: ProgramTexts, batch_size: int, shown: Sequence[str]) -> float:
+    """The loss over all tokens of these programs."""
     model.eval()
     total = count = 0.0
     for first in range(0, len(texts.programs), batch_size):
-        batch = texts.batch(range(first, min(first + batch_size, len(texts.programs))))
+        batch = texts.batch(range(first, min(first + batch_size, len(texts.programs))), shown)
         number = float((batch.labels != IGNORED).sum())
         total += float(model.loss(batch)[0]) * number
         count += number

@@ -41,7 +41,7 @@ def project(tmp_path_factory):
         recipes["embedding_width"] = 8
         recipes["shape_encoder"] |= {**SMALL, "num_points": 64, "num_queries": 32, "latent_width": 4}
         recipes["image_encoder"] |= {**SMALL, "num_views": 1, "pool": 2}
-        recipes["language_model"] |= {**SMALL, "vocabulary_size": 320}
+        recipes["language_model"] |= {**SMALL, "vocabulary_size": 320, "num_views": 1}
 
     rewrite(made, change)
     for command in (["models"], ["corpus"], ["geometry"]):
