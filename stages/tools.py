@@ -23,7 +23,9 @@ def list_presets() -> None:
     for name in presets.names():
         first = (presets.FOLDER / f"{name}.yaml").read_text(encoding="utf-8").splitlines()[0].removeprefix("# ")
         purpose = (
-            "About half an hour on two CPU cores, nothing to download: the default." if name == presets.BASE else first
+            "A quarter of an hour on two CPU cores, nothing to download: the default."
+            if name == presets.BASE
+            else first
         )
         typer.echo(f"{'*' if name == current else ' '} {name:13} {purpose}")
 

@@ -16,12 +16,16 @@ from pipeline.cad.rendering import encode_png, render_views
 from pipeline.cad.sampling import sample_surface
 from pipeline.data.draw import DEFLECTION
 from pipeline.errors import RejectError
-from pipeline.evaluation.geometry import Body, compare, no_answer_metrics
+from pipeline.evaluation.geometry import Body, compare, compare_shapes, no_answer_metrics
 
 
 @dataclass(frozen=True, slots=True)
 class AssessTask:
-    """A generated sequence and the true one, with the true cloud in the normalised frame, (N, 6)."""
+    """A generated sequence and the true one, with the true cloud in the normalised frame, (N, 6).
+
+    Attributes:
+        picture_size: None where neither a picture nor topology is wanted.
+    """
 
     tokens: tuple[int, ...]
     true_tokens: tuple[int, ...]
@@ -29,7 +33,7 @@ class AssessTask:
     true_points: np.ndarray
     num_points: int
     seed: int
-    picture_size: int
+    picture_size: int | None
 
 
 def assess(task: AssessTask) -> dict[str, Any]:
@@ -37,7 +41,7 @@ def assess(task: AssessTask) -> dict[str, Any]:
 
     Returns:
         ``metrics`` as ``compare`` gives them, ``watertight``, ``volume``, a ``picture`` as PNG, and the surfaces
-        ``body`` and ``true_body``.
+        ``body`` and ``true_body``. Without a picture, ``metrics`` as ``compare_shapes`` gives them, and ``watertight``.
 
     Raises:
         RejectError: it does not parse or does not build.
@@ -45,6 +49,9 @@ def assess(task: AssessTask) -> dict[str, Any]:
     shape = kernel.build(Codec(task.bits).decode(task.tokens))
     body = Body.of(kernel.tessellate(shape, DEFLECTION))
     true = _true_body(task.true_tokens, task.bits)
+    if task.picture_size is None:
+        metrics = compare_shapes(body, true, task.true_points, task.num_points, task.seed)
+        return {"metrics": metrics, "watertight": body.is_watertight}
     return {
         "metrics": compare(body, true, task.true_points, task.num_points, task.seed),
         "watertight": body.is_watertight,

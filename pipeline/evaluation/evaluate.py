@@ -157,6 +157,7 @@ class Evaluator:
 
         Args:
             name: of this set of cases: a combination, or what else makes it different.
+            pictures: also pictures, meshes and topology, for the report.
         """
         finished = self.folder / f"{name}.json"
         if not finished.is_file():
@@ -204,7 +205,7 @@ class Evaluator:
                 case.true_points,
                 self.setting.evaluation.num_points,
                 sample_seed(self.setting.seed, self.test.keys[case.row]),
-                PICTURE_SIZE,
+                PICTURE_SIZE if pictures else None,
             )
             for case, tokens in zip(cases, programs, strict=True)
         ]
@@ -237,7 +238,8 @@ class Evaluator:
         if pictures:
             (self.folder / f"{where.key}.{name}.png").write_bytes(answer["picture"])
             result["mesh"], result["true_mesh"] = packed(answer["body"]), packed(answer["true_body"])
-        result |= {"metrics": answer["metrics"], "volume": answer["volume"], "valid": answer["watertight"]}
+            result["volume"] = answer["volume"]
+        result |= {"metrics": answer["metrics"], "valid": answer["watertight"]}
         return result if result["valid"] else {**result, "reason": "not_watertight"}
 
     def finish(self, names: Sequence[str]) -> None:

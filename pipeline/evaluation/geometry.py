@@ -97,23 +97,32 @@ def topology_figures(surface: Surface) -> dict[str, Any]:
 def compare(predicted: Body, true: Body, true_points: np.ndarray, num_points: int, seed: int) -> dict[str, Any]:
     """All geometric and topological figures of one prediction.
 
+    Returns:
+        Those of ``compare_shapes``; ``topology_figures`` of the prediction; ``segment_error``: how many components more
+        or less than the truth.
+    """
+    own = topology_figures(predicted.surface)
+    segments = num_segments(true.surface.vertices, true.surface.triangles)
+    return {
+        **compare_shapes(predicted, true, true_points, num_points, seed),
+        **own,
+        "segment_error": abs(own["segments"] - segments),
+    }
+
+
+def compare_shapes(predicted: Body, true: Body, true_points: np.ndarray, num_points: int, seed: int) -> dict[str, Any]:
+    """The figures of one prediction that compare it with the truth.
+
     Args:
         true_points: (M, 6) on the true surface; ``num_points`` of them are used, and as many drawn from the prediction.
 
     Returns:
         Those of ``cloud_metrics``; ``volumetric_iou``, 0 where the prediction does not close, None where the truth does
-        not; ``topology_figures`` of the prediction; ``segment_error``: how many components more or less than the truth.
+        not.
     """
     chosen = np.random.default_rng(seed).permutation(len(true_points))[:num_points]
     points = sample_surface(predicted.mesh, num_points, seed)
-    own = topology_figures(predicted.surface)
-    segments = num_segments(true.surface.vertices, true.surface.triangles)
-    return {
-        **cloud_metrics(points, true_points[chosen]),
-        "volumetric_iou": _iou(predicted, true),
-        **own,
-        "segment_error": abs(own["segments"] - segments),
-    }
+    return {**cloud_metrics(points, true_points[chosen]), "volumetric_iou": _iou(predicted, true)}
 
 
 def _iou(predicted: Body, true: Body) -> float | None:

@@ -33,7 +33,8 @@ TEXTS = {
         "A small causal language model of captions and CAD programs",
         (
             "Writes programs in this project's CAD tokens from captions of synthetic parts; it knows no other text. "
-            "What the curriculum then trains is LoRA on top of it."
+            "In part of its training the tokens of the two encoders came before the caption, through linear maps that "
+            "are not kept. What the curriculum then trains is LoRA on top of it, and projectors from nothing."
         ),
     ),
 }
