@@ -11,6 +11,7 @@ from stages.runner import CORPUS, FEATURES, GEOMETRY, command
 
 preset = typer.Typer(no_args_is_help=True, help="Choose between ready-made params.yaml files.")
 checkpoint = typer.Typer(no_args_is_help=True, help="Look into checkpoints.")
+DEFAULT = "A quarter of an hour on two CPU cores, nothing to download: the default."
 
 
 @preset.command("list")
@@ -22,12 +23,7 @@ def list_presets() -> None:
     current = params.load().preset if params.PARAMS_FILE.is_file() else None
     for name in presets.names():
         first = (presets.FOLDER / f"{name}.yaml").read_text(encoding="utf-8").splitlines()[0].removeprefix("# ")
-        purpose = (
-            "A quarter of an hour on two CPU cores, nothing to download: the default."
-            if name == presets.BASE
-            else first
-        )
-        typer.echo(f"{'*' if name == current else ' '} {name:13} {purpose}")
+        typer.echo(f"{'*' if name == current else ' '} {name:13} {DEFAULT if name == presets.BASE else first}")
 
 
 @preset.command("show")
