@@ -19,7 +19,7 @@ from pipeline.device import fastest_s, matrix_flops
 from pipeline.encoders.michelangelo import MichelangeloConfig, MichelangeloEncoder
 from pipeline.errors import UserError
 from pipeline.params import Params
-from pipeline.planning.sizes import dinov2_sizes, image_shape, member_bytes, michelangelo_sizes
+from pipeline.planning.sizes import architecture_of, dinov2_sizes, image_shape, member_bytes, michelangelo_sizes
 from pipeline.shards.writer import encode_array, encode_json
 
 
@@ -132,7 +132,7 @@ def _image_seconds(p: Params, device: torch.device) -> float:
 
     width, layers, heads = dinov2_sizes(p.models.image_encoder)
     grid = int(image_shape(p, pool=1)[1] ** 0.5)
-    patch = p.models.image_encoder.architecture.get("patch_size", 14)
+    patch = architecture_of(p.models.image_encoder).get("patch_size", 14)
     views = p.geometry.num_views
     pixels = torch.zeros(views, 3, grid * patch, grid * patch, device=device)
 

@@ -1,12 +1,16 @@
 """Sizes from shapes alone: of tars, to the block, and of the models that presets name."""
 
+import dataclasses
+import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from pipeline.data.corpus import SPLITS
 from pipeline.encoders.michelangelo import MichelangeloConfig
+from pipeline.encoders.weights import SHIPPED
 from pipeline.errors import UserError
 from pipeline.params import Model, Params
 from pipeline.shards.embeddings import fields
@@ -70,8 +74,8 @@ def feature_bytes(shape: tuple[int, ...], dtype: str) -> float:
 def image_shape(p: Params, pool: int | None = None, views: int | None = None) -> tuple[int, int, int]:
     """(V, T, D) of a model's image features."""
     width, _, _ = dinov2_sizes(p.models.image_encoder)
-    settings, architecture = p.features.image, p.models.image_encoder.architecture
-    size = settings.image_size or (architecture.get("image_size", 224) if architecture else 224)
+    settings, architecture = p.features.image, architecture_of(p.models.image_encoder)
+    size = settings.image_size or architecture.get("image_size", 224)
     grid = size // architecture.get("patch_size", 14) // (pool or settings.pool)
     return (views or p.geometry.num_views, grid**2, width)
 
@@ -83,15 +87,25 @@ def points_shape(p: Params) -> tuple[int, int]:
     return (tokens[p.features.point_cloud.tokens], config.width)
 
 
+def architecture_of(model: Model) -> dict[str, Any]:
+    """What its parameters say, or the configuration of the folder that it is in; nothing for one of the hub."""
+    kind, _, rest = model.source.partition(":")
+    config = (SHIPPED / rest if kind == "shipped" else Path(rest)) / "config.json"
+    if model.architecture or kind not in ("shipped", "path") or not config.is_file():
+        return model.architecture
+    found: dict[str, Any] = json.loads(config.read_text(encoding="utf-8"))
+    return found
+
+
 def dinov2_sizes(model: Model) -> tuple[int, int, int]:
     """Width, layers and heads.
 
     Raises:
         UserError: neither its name nor its parameters say them.
     """
-    if model.architecture:
+    if architecture := architecture_of(model):
         names = ("hidden_size", "num_hidden_layers", "num_attention_heads")
-        width, layers, heads = (int(model.architecture[name]) for name in names)
+        width, layers, heads = (int(architecture[name]) for name in names)
         return width, layers, heads
     name = model.source.partition(":")[2]
     if name not in DINOV2:
@@ -103,16 +117,18 @@ def dinov2_sizes(model: Model) -> tuple[int, int, int]:
 
 def michelangelo_sizes(model: Model) -> MichelangeloConfig:
     """Those of the architecture, or the released ones."""
-    return MichelangeloConfig(**model.architecture) if model.architecture else RELEASED_MICHELANGELO
+    architecture = architecture_of(model)
+    names = [field.name for field in dataclasses.fields(MichelangeloConfig) if field.name in architecture]
+    return MichelangeloConfig(**{name: architecture[name] for name in names}) if architecture else RELEASED_MICHELANGELO
 
 
 def llm_parameters(model: Model) -> float:
-    """Parameters of a language model, from its name, its file or its architecture; 0 where none says."""
+    """Parameters of a language model, from its name, its architecture or its files; 0 where none says."""
     name = model.source.partition(":")[2]
     if name in LLM_PARAMETERS:
         return LLM_PARAMETERS[name]
-    if model.architecture:
-        width, layers = model.architecture.get("hidden_size", 0), model.architecture.get("num_hidden_layers", 0)
-        return float(layers * (4 * width**2 + 3 * width * model.architecture.get("intermediate_size", 4 * width)))
+    if architecture := architecture_of(model):
+        width, layers = architecture.get("hidden_size", 0), architecture.get("num_hidden_layers", 0)
+        return float(layers * (4 * width**2 + 3 * width * architecture.get("intermediate_size", 4 * width)))
     path = Path(name)
     return sum(f.stat().st_size for f in path.glob("*.safetensors")) / 2 if name and path.is_dir() else 0.0
