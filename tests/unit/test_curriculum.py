@@ -22,7 +22,7 @@ from pipeline.training.meters import Tally
 from pipeline.training.plan import Lengths, StagePlan, share
 
 PARAMS = params.load(Path(__file__).resolve().parents[2] / "presets" / "quickstart.yaml")
-STAGE = PARAMS.curriculum["stage3_all"]
+STAGE = PARAMS.curriculum["stage3_all"].model_copy(update={"epochs": 1})
 KEYS = [f"0000{i:08d}_00001" for i in range(3000)]
 LENGTHS = Lengths(
     [20 + i % 7 for i in range(3000)], [20 + i % 60 for i in range(3000)], {"point_cloud": 16, "image": 8}, 5
