@@ -38,12 +38,13 @@ class Project:
         assert process.returncode == code, f"{' '.join(args)} exited with {process.returncode}:\n{output}"
         return output
 
-    def change(self, old: str, new: str) -> None:
-        """Edit params.yaml."""
+    def change(self, old: str, new: str, after: str = "") -> None:
+        """Edit params.yaml: the first `old` that follows `after`."""
         path = self.folder / "params.yaml"
         text = path.read_text()
-        assert old in text, old
-        path.write_text(text.replace(old, new, 1))
+        start = text.index(after)
+        assert old in text[start:], old
+        path.write_text(text[:start] + text[start:].replace(old, new, 1))
 
     def read(self, name: str) -> bytes:
         return (self.folder / name).read_bytes()

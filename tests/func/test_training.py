@@ -37,7 +37,7 @@ def test_golden_losses(done):
 
 @pytest.mark.parametrize("distributed", ["ddp", "fsdp2"])
 def test_two_processes_train_as_one(copy, distributed):
-    copy.change("    epochs: 3\n    lr: 1e-3", "    epochs: 8\n    lr: 1e-3")
+    copy.change("epochs: 3", "epochs: 8", after="stage3_all:")
     copy.change("distributed: ddp", f"distributed: {distributed}")
     copy.change("gradient_accumulation_steps: 1", "gradient_accumulation_steps: 3")
     copy.run("cadmllm", "train", "stage3_all")
@@ -53,7 +53,7 @@ def test_two_processes_train_as_one(copy, distributed):
 
 
 def test_two_processes_stop_together_and_one_goes_on(copy):
-    copy.change("    epochs: 3\n    lr: 1e-3", "    epochs: 12\n    lr: 1e-3")
+    copy.change("epochs: 3", "epochs: 12", after="stage3_all:")
     copy.run("cadmllm", "train", "stage3_all")
     before = tensors(copy.folder / "checkpoints/stage3_all")
     process = copy.start("cadmllm", "train", "stage3_all", "--nproc", "2")
@@ -107,6 +107,7 @@ def test_all_options_of_a_stage_work_together(copy):
         "    epochs: 9\n    lr: 1e-1\n    train_llm: true\n    text_embeddings: all\n"
         "    early_stopping: {patience: 2, min_epochs: 0.5}\n    modality_dropout: {text: 0.3, image: 0.5}\n"
         "    final_modality_sample_probs: {text+image: 0.5, text+point_cloud+image: 0.5}",
+        after="stage3_all:",
     )
     output = copy.run("cadmllm", "train", "stage3_all")
     figures = json.loads(copy.read("metrics/train/stage3_all.json"))
