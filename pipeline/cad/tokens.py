@@ -1,6 +1,9 @@
 """The CAD token vocabulary: commands, value levels, and fine offsets that refine a level."""
 
 from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
 
 from pipeline.cad.program import Operation
 
@@ -29,6 +32,8 @@ FAR_FACTOR = 8
 FINE = 32  # fine steps in a level
 # Offsets from a level, in fine steps; both halves are there, so that mirrored numbers look alike.
 FINE_OFFSETS = tuple(offset for offset in range(-FINE // 2, FINE // 2 + 1) if offset)
+
+Level = TypeVar("Level", int, np.ndarray)
 
 
 class GrammarError(ValueError):
@@ -103,8 +108,8 @@ class Vocabulary:
             raise GrammarError(f"{name!r:.40} is beyond {self.bits} bits")
         return token
 
-    def number(self, slot: str, level: int, far: bool = False) -> int:
-        """What a level means in a slot, in fine steps: signed places and turns, unsigned radii and polar angles."""
+    def number(self, slot: str, level: Level, far: bool = False) -> Level:
+        """What levels mean in a slot, in fine steps: places and turns are signed, radii and polar angles are not."""
         if slot in ("radius", "fillet", "polar"):
             return level * FINE * (FAR_FACTOR if far else 1)
         return (level - self.half) * FINE * (FAR_FACTOR if far else 1)

@@ -1,4 +1,4 @@
-"""The grammar as a logits processor for ``transformers.generate``: greedy, sampling and beams."""
+"""The grammar, and what makes a profile, as a logits processor for ``transformers.generate``: any way to decode."""
 
 from collections.abc import Sequence
 
@@ -9,12 +9,16 @@ from transformers import LogitsProcessor
 
 from pipeline.cad.grammar import Grammar, State
 from pipeline.cad.tokens import OPERATION_TOKENS, TOKEN
+from pipeline.generation.profiles import Drawing, SimpleProfiles
 
 Key = tuple[int, tuple[int, ...]]  # which prompt, and what was written after it
 
 
 class GrammarProcessor(LogitsProcessor):  # type: ignore[misc]
-    """Lets through only tokens after which the program can still end within the budget.
+    """Lets through only tokens after which the program can still end within the budget, its profiles simple.
+
+    The grammar holds always. Where it leaves nothing but a loop that crosses itself (out of budget, or in a corner
+    with no way out), the loop crosses itself.
 
     Use one for each call of ``generate``, with ``inputs_embeds``: ``input_ids`` then hold new tokens alone.
 
@@ -33,12 +37,13 @@ class GrammarProcessor(LogitsProcessor):  # type: ignore[misc]
         self.max_new_tokens = max_new_tokens
         self.starts = starts
         # Rows change places in beam search, within a prompt: states are found by what was written, not by row.
-        self._states: dict[Key, State] = {}
+        self._states: dict[Key, tuple[State, Drawing]] = {}
+        self._profiles = SimpleProfiles(grammar)
         for number, start in enumerate(starts):
             state = State()
             for token in start:
                 state = grammar.advance(state, token)
-            self._states[number, ()] = state
+            self._states[number, ()] = state, Drawing()  # a start is of whole extrusions: what follows draws anew
         self._next_step = np.zeros(grammar.size, bool)
         self._next_step[[TOKEN["END"], *(TOKEN[name] for name in OPERATION_TOKENS.values())]] = True
 
@@ -49,22 +54,25 @@ class GrammarProcessor(LogitsProcessor):  # type: ignore[misc]
         states = {key: self._state(key) for key in keys}
         self._states = states  # what no row continues is forgotten
         remaining = self.max_new_tokens - input_ids.shape[1]
-        masks = {key: self._allowed(key, state, remaining) for key, state in states.items()}
+        masks = {key: self._allowed(key, *state, remaining) for key, state in states.items()}
         mask = np.stack([masks[key] for key in keys])
         return scores.masked_fill(~torch.from_numpy(mask).to(scores.device), -torch.inf)
 
-    def _state(self, key: Key) -> State:
+    def _state(self, key: Key) -> tuple[State, Drawing]:
         if key in self._states:
             return self._states[key]
         prompt, written = key
-        before = self._states[prompt, written[:-1]]
-        return before if before.slot == "done" else self.grammar.advance(before, written[-1], checked=False)
+        state, drawing = self._states[prompt, written[:-1]]
+        if state.slot == "done":
+            return state, drawing
+        drawing = self._profiles.advance(drawing, state, written[-1])
+        return self.grammar.advance(state, written[-1], checked=False), drawing
 
-    def _allowed(self, key: Key, state: State, remaining: int) -> np.ndarray:
+    def _allowed(self, key: Key, state: State, drawing: Drawing, remaining: int) -> np.ndarray:
         if state.slot == "done":  # finished rows are filled up while others go on
             mask = np.zeros(self.grammar.size, bool)
             mask[TOKEN["END"]] = True
             return mask
-        mask = self.grammar.allowed(state, remaining)
+        mask = self._profiles.restrict(self.grammar.allowed(state, remaining), drawing, state)
         prompt, written = key
         return mask & self._next_step if not written and self.starts[prompt] else mask
