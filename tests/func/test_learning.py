@@ -15,6 +15,7 @@ from pipeline.training.tracking import StageLog
 from tests.func.conftest import make_project
 
 NUM_MODELS = 32
+EPOCHS = {"text": 80, "point_cloud": 80, "image": 150}
 LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
@@ -49,7 +50,7 @@ def learn(folder, combination, monkeypatch, scratch, blind=False):
     p = params.load()
     given = {m: f"data/{f'features/{m}' if m in combination else 'corpus'}" for m in ("point_cloud", "image")}
     stage = CurriculumStage(
-        init_from="models/llm", **given, modality_sample_probs={combination: 1.0}, epochs=150, lr=5e-3,
+        init_from="models/llm", **given, modality_sample_probs={combination: 1.0}, epochs=EPOCHS[combination], lr=5e-3,
         train_llm=True, text_embeddings="new", train_projectors=True,
     )  # fmt: skip
     training = p.training.model_copy(
