@@ -21,8 +21,12 @@ def status() -> None:
     try:
         repo = Repo()
         here = Path.cwd().resolve()  # pretraining/ is a pipeline of its own
-        names = [stage.addressing for stage in repo.index.stages if Path(stage.path).resolve().parent == here]
-        changed = repo.status(targets=names)
+        stages = [stage for stage in repo.index.stages if Path(stage.path).resolve().parent == here]
+        changed: dict[str, list[Any]] = {}
+        with repo.lock:  # Repo.status would read dvc.lock again for every stage
+            for stage in stages:
+                changed |= stage.status(check_updates=True)
+        names = [stage.addressing for stage in stages]
     except DvcException as error:
         typer.secho(f"error: dvc: {error}", err=True, fg="red")
         raise typer.Exit(1) from None
