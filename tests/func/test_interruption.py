@@ -59,7 +59,7 @@ def test_training_killed_between_steps_ends_with_the_same_bytes(copy, signum):
 def test_dvc_repro_goes_on_after_a_kill(copy, shell):
     copy.env["SHELL"] = shell
     before = contents(copy.folder / "checkpoints/stage3_all")
-    copy.change("epochs: 3\n    lr: 1e-3", "epochs: 20\n    lr: 9e-4", after="stage3_all:")
+    copy.change("epochs: 3\n    lr: 0.001", "epochs: 20\n    lr: 9e-4", after="stage3_all:")
     command = ("dvc", "repro", "train@stage3_all")
     kill_when(copy, command, scratch_has(copy, "train-stage3_all/*/state-*"), signal.SIGKILL)
     time.sleep(3)  # the orphaned stage notices and stops

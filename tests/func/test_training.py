@@ -103,7 +103,7 @@ def test_all_options_of_a_stage_work_together(copy):
     copy.change("projector_lr_adaptation: 0.0", "projector_lr_adaptation: 0.5")
     copy.change("validate_every_epochs: 1 ", "validate_every_epochs: 0.5 ")
     copy.change(
-        "    epochs: 3\n    lr: 1e-3\n    train_llm: true\n    text_embeddings: new",
+        "    epochs: 3\n    lr: 0.001\n    train_llm: true\n    text_embeddings: new",
         "    epochs: 9\n    lr: 1e-1\n    train_llm: true\n    text_embeddings: all\n"
         "    early_stopping: {patience: 2, min_epochs: 0.5}\n    modality_dropout: {text: 0.3, image: 0.5}\n"
         "    final_modality_sample_probs: {text+image: 0.5, text+point_cloud+image: 0.5}",
@@ -158,7 +158,7 @@ def test_a_curriculum_of_one_stage_needs_no_code(copy):
     direct = (
         "curriculum:\n  direct:\n    init_from: models/llm\n    point_cloud: data/features/point_cloud\n"
         "    image: data/features/image\n    modality_sample_probs: {point_cloud: 0.5, text+image: 0.5}\n    steps: 9\n"
-        "    lr: 1e-3\n    train_llm: true\n    text_embeddings: new\n    train_projectors: [image]\n"
+        "    lr: 0.001\n    train_llm: true\n    text_embeddings: new\n    train_projectors: [image]\n"
     )
     (copy.folder / "params.yaml").write_text(text[:start] + direct + text[end:])
     output = copy.run("dvc", "repro")
