@@ -68,7 +68,7 @@ class SimpleProfiles:
             number = self.vocabulary.number(state.before.slot, state.level) + self.vocabulary.fine_offset(token)
             return self._drawn(drawing.before, state.before, number)
         after = self._drawn(drawing, state, self.vocabulary.number(state.slot, token - NUM_COMMANDS, state.far))
-        return after if state.far else replace(after, before=drawing)
+        return after if state.far else replace(after, before=replace(drawing, before=None))
 
     def restrict(self, mask: np.ndarray, drawing: Drawing, state: State) -> np.ndarray:
         """The grammar's mask without tokens that spoil the profile; as it is where nothing would be left.

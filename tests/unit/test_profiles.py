@@ -94,11 +94,11 @@ def test_true_programs_pass():
 
 def test_an_untrained_model_draws_simple_profiles(model):
     crossing = total = 0
-    for programs in generate_tokens(model, prompts_of(model), Decoding(120, 8, temperature=1.0)):
+    for programs in generate_tokens(model, prompts_of(model), Decoding(80, 4, temperature=1.0)):
         for tokens in programs:
             for extrude in Codec(GRAMMAR.bits).decode(tokens).extrudes:
                 for profile in extrude.sketches[0].profiles:
                     total += 1
                     crossing += cross_or_touch(profile.loops)
-    assert total > 40
+    assert total > 10
     assert crossing < 0.2 * total  # the budget's end leaves some no way out
