@@ -4,7 +4,7 @@
 
 ``constrained_over_plain``: tokens per second of ``transformers.generate`` with the grammar over without it, the same
 model (SmolLM2-135M with the CAD vocabulary), batch and number of tokens. ``batch32_over_single``: the time for 32
-prompts one by one over that for all at once. Both sides take turns; medians of their ratios. ``parse_rate``,
+prompts one by one over that for all at once. ``simple_profiles_over_plain``: the first with profiles kept simple, too. Both sides take turns; medians of their ratios. ``parse_rate``,
 ``build_rate``: of programs sampled from a small random model, with the grammar and without.
 """
 
@@ -54,11 +54,11 @@ def prompts(model: CadMllmModel, count: int) -> list[Inputs]:
 
 
 @torch.inference_mode()
-def tokens_per_second(model: CadMllmModel, tokens: int, constrained: bool) -> float:
+def tokens_per_second(model: CadMllmModel, tokens: int, constrained: bool, simple_profiles: bool = False) -> float:
     """Of a batch in which nothing ends before ``tokens``."""
     batch = collate(prompts(model, BATCH), {}, left=True)
     limit = tokens + SLACK
-    processors = [GrammarProcessor(model.grammar, limit, [()] * BATCH)] if constrained else []
+    processors = [GrammarProcessor(model.grammar, limit, [()] * BATCH, simple_profiles)] if constrained else []
     base, end = model.causal_lm, model.notation.end
     base.generation_config = GenerationConfig()
     started = time.perf_counter()
@@ -119,16 +119,19 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         small = make_model("smoke", Path(folder) / "small")
         figures = untrained(small, options.samples)
-        model = make_model("quickstart", Path(folder) / "large")
+        model = make_model("smollm2", Path(folder) / "large")
         tokens_per_second(model, 16, constrained=True)  # warm-up
-        ratios = []
+        ratios: dict[str, list[float]] = {"constrained": [], "simple_profiles": []}
         for number in range(options.rounds):
-            order = (True, False) if number % 2 else (False, True)  # machines drift within a round too
-            rates = {constrained: tokens_per_second(model, options.tokens, constrained) for constrained in order}
-            ratios.append(rates[True] / rates[False])
-            print(f"constrained {rates[True]:.0f}, plain {rates[False]:.0f} tokens/s", file=sys.stderr)
+            kinds = {"plain": (False, False), "constrained": (True, False), "simple_profiles": (True, True)}
+            order = list(kinds)[number % 3 :] + list(kinds)[: number % 3]  # machines drift within a round too
+            rates = {kind: tokens_per_second(model, options.tokens, *kinds[kind]) for kind in order}
+            for kind, found in ratios.items():
+                found.append(rates[kind] / rates["plain"])
+            print({kind: round(rate) for kind, rate in rates.items()}, "tokens/s", file=sys.stderr)
         gains = [batched(model, 24) for _ in range(2)]
-    figures["constrained_over_plain"] = round(statistics.median(ratios), 3)
+    for kind, found in ratios.items():
+        figures[f"{kind}_over_plain"] = round(statistics.median(found), 3)
     figures["batch32_over_single"] = round(statistics.median(gains), 2)
     print(json.dumps(figures))
 

@@ -27,18 +27,25 @@ class GrammarProcessor(LogitsProcessor):  # type: ignore[misc]
         max_new_tokens: the budget, END included.
         starts: for each prompt the tokens of the program that it ends with: whole extrusions, or nothing. A program
             that has begun goes on with another operation, or ends.
+        simple_profiles: False keeps to the grammar alone.
 
     Raises:
         GrammarError: a start is none.
     """
 
-    def __init__(self, grammar: Grammar, max_new_tokens: int, starts: Sequence[Sequence[int]] = ((),)) -> None:
+    def __init__(
+        self,
+        grammar: Grammar,
+        max_new_tokens: int,
+        starts: Sequence[Sequence[int]] = ((),),
+        simple_profiles: bool = True,
+    ) -> None:
         self.grammar = grammar
         self.max_new_tokens = max_new_tokens
         self.starts = starts
         # Rows change places in beam search, within a prompt: states are found by what was written, not by row.
         self._states: dict[Key, tuple[State, Drawing]] = {}
-        self._profiles = SimpleProfiles(grammar)
+        self._profiles = SimpleProfiles(grammar) if simple_profiles else None
         for number, start in enumerate(starts):
             state = State()
             for token in start:
@@ -65,7 +72,8 @@ class GrammarProcessor(LogitsProcessor):  # type: ignore[misc]
         state, drawing = self._states[prompt, written[:-1]]
         if state.slot == "done":
             return state, drawing
-        drawing = self._profiles.advance(drawing, state, written[-1])
+        if self._profiles is not None:
+            drawing = self._profiles.advance(drawing, state, written[-1])
         return self.grammar.advance(state, written[-1], checked=False), drawing
 
     def _allowed(self, key: Key, state: State, drawing: Drawing, remaining: int) -> np.ndarray:
@@ -73,6 +81,8 @@ class GrammarProcessor(LogitsProcessor):  # type: ignore[misc]
             mask = np.zeros(self.grammar.size, bool)
             mask[TOKEN["END"]] = True
             return mask
-        mask = self._profiles.restrict(self.grammar.allowed(state, remaining), drawing, state)
+        mask = self.grammar.allowed(state, remaining)
+        if self._profiles is not None:
+            mask = self._profiles.restrict(mask, drawing, state)
         prompt, written = key
         return mask & self._next_step if not written and self.starts[prompt] else mask
