@@ -3,9 +3,10 @@
     python benchmarks/generation.py [--tokens 64] [--rounds 6] [--samples 1000]
 
 ``constrained_over_plain``: tokens per second of ``transformers.generate`` with the grammar over without it, the same
-model (SmolLM2-135M with the CAD vocabulary), batch and number of tokens. ``batch32_over_single``: the time for 32
-prompts one by one over that for all at once. ``simple_profiles_over_plain``: the first with profiles kept simple, too. Both sides take turns; medians of their ratios. ``parse_rate``,
-``build_rate``: of programs sampled from a small random model, with the grammar and without.
+model (SmolLM2-135M with the CAD vocabulary), batch and number of tokens; ``simple_profiles_over_plain``: with the grammar
+and profiles kept simple. ``batch32_over_single``: the time for 32 prompts one by one over that for all at once. Sides
+take turns; medians of their ratios. ``parse_rate``, ``build_rate``: of programs sampled from a small random model, with
+the grammar and without.
 """
 
 import argparse
