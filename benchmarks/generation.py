@@ -3,8 +3,8 @@
     python benchmarks/generation.py [--tokens 64] [--rounds 6] [--samples 1000]
 
 ``constrained_over_plain``: tokens per second of ``transformers.generate`` with the grammar over without it, the same
-model (SmolLM2-135M with the CAD vocabulary), batch and number of tokens; ``simple_profiles_over_plain``: with the grammar
-and profiles kept simple. ``batch32_over_single``: the time for 32 prompts one by one over that for all at once. Sides
+model (SmolLM2-135M with the CAD vocabulary), batch and number of tokens; ``simple_profiles_over_plain``: also with
+profiles kept simple. ``batch32_over_single``: the time for 32 prompts one by one over that for all at once. Sides
 take turns; medians of their ratios. ``parse_rate``, ``build_rate``: of programs sampled from a small random model, with
 the grammar and without.
 """
