@@ -53,6 +53,7 @@ def test_two_processes_train_as_one(copy, distributed):
 
 
 def test_two_processes_stop_together_and_one_goes_on(copy):
+    copy.change("vocabulary_lr_multiplier: 5.0", "vocabulary_lr_multiplier: 1.0")
     copy.change("epochs: 3", "epochs: 12", after="stage3_all:")
     copy.run("cadmllm", "train", "stage3_all")
     before = tensors(copy.folder / "checkpoints/stage3_all")
@@ -66,7 +67,7 @@ def test_two_processes_stop_together_and_one_goes_on(copy):
     assert output.count("Go on with: cadmllm train stage3_all") == 1
     assert "resuming after step" in copy.run("cadmllm", "train", "stage3_all")
     for name, value in tensors(copy.folder / "checkpoints/stage3_all").items():
-        np.testing.assert_allclose(value, before[name], rtol=1e-3, atol=5e-4, err_msg=name)  # a tenth of a step
+        np.testing.assert_allclose(value, before[name], rtol=1e-3, atol=1e-4, err_msg=name)
 
 
 def test_every_trained_tensor_is_carried_from_stage_to_stage(done):
