@@ -1,5 +1,8 @@
 """A study: variants of params.yaml, each trained with several seeds, compared in one table and one plot.
 
+A file of presets/studies/ holds `variants`, by name the parameters that each changes, and may hold `common`, what all of
+them change.
+
 A figure's spread is the distance between the lowest and the highest of its seeds: differences within it say nothing.
 """
 
@@ -42,17 +45,21 @@ def trials(study: str, num_seeds: int, base: CommentedMap) -> list[Trial]:
     """All runs of a study: each variant with each seed, the first seed of all variants first.
 
     Raises:
-        UserError: there is no such study, or a variant makes no valid parameters.
+        UserError: there is no such study, its file holds something else, or a variant makes no valid parameters.
     """
     path = FOLDER / f"{study}.yaml"
     if not path.is_file():
         known = ", ".join(sorted(each.stem for each in FOLDER.glob("*.yaml")))
         raise UserError(f"no study {study!r}; there are {known or 'none'} in {FOLDER}")
+    content = plain(read_yaml(path))
+    if not isinstance(content, dict) or not content.get("variants") or content.keys() - {"common", "variants"}:
+        raise UserError(f"{path}: a study holds `variants` and may hold `common`, nothing else")
     found = []
     for seed in range(num_seeds):
-        for variant, changes in plain(read_yaml(path)).items():
+        for variant, changes in content["variants"].items():
             document = deepcopy(base)
-            presets.merge(document, {**changes, "preset": document["preset"]}, "")
+            for each in (content.get("common", {}), changes):
+                presets.merge(document, {**each, "preset": document["preset"]}, "")
             document["training"]["seed"] = seed
             params = parse(plain(document), f"{path}, variant {variant}")
             found.append(Trial(variant, f"{study}-{variant}-{seed}".replace("_", "-"), document, params))

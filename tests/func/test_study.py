@@ -2,7 +2,7 @@
 
 import json
 
-STUDY = "another_rate: {curriculum: {stage3_all: {lr: 5e-4}}}\n"
+STUDY = "variants: {another_rate: {curriculum: {stage3_all: {lr: 5e-4}}}}\n"
 
 
 def test_variants_become_experiments_and_the_workspace_stays(copy):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import presets
+from pipeline import presets, study
 from pipeline.errors import UserError
 from pipeline.study import collect, markdown, trials, write_plot
 
@@ -22,8 +22,12 @@ def test_every_variant_is_valid_and_shows_as_many_samples():
     assert len({trial.name for trial in found}) == len(found) == 18
     assert {trial.params.training.seed for trial in found} == {0, 1, 2}
     assert {trial.params.seed for trial in found} == {0}
+    assert {trial.params.evaluation.conditioning for trial in found} == {False}
     epochs = {trial.variant: sum(s.epochs or 0 for s in trial.params.curriculum.values()) for trial in found}
-    assert len(set(epochs.values())) == 1, epochs
+    dynamic = next(trial for trial in found if trial.variant == "dynamic_curriculum")
+    assert all(dynamic.params.curriculum[name].early_stopping for name in ("stage2_text_pc", "stage3_all"))
+    del epochs["dynamic_curriculum"]
+    assert set(epochs.values()) == {7}
     direct = next(trial for trial in found if trial.variant == "direct")
     assert list(direct.params.curriculum) == ["direct"]
 
@@ -31,6 +35,14 @@ def test_every_variant_is_valid_and_shows_as_many_samples():
 def test_an_unknown_study_is_named_with_those_there_are():
     with pytest.raises(UserError, match="no study 'nothing'; there are curriculum"):
         trials("nothing", 1, presets.compose("quickstart"))
+
+
+def test_a_file_of_something_else_is_refused(monkeypatch, tmp_path):
+    monkeypatch.setattr(study, "FOLDER", tmp_path)
+    for text in ("{}", "curriculum: {}", "[1]", "{variants: {a: {}}, also: {}}"):
+        (tmp_path / "mine.yaml").write_text(text)
+        with pytest.raises(UserError, match="mine.yaml: a study holds"):
+            trials("mine", 1, presets.compose("quickstart"))
 
 
 def test_figures_are_means_over_seeds_with_their_spread(tmp_path):
