@@ -1,7 +1,7 @@
 """A study: variants of params.yaml, each trained with several seeds, compared in one table and one plot.
 
-A file of presets/studies/ holds `variants`, by name the parameters that each changes, and may hold `common`, what all of
-them change.
+A file of presets/studies/ holds `variants`, by name the parameters that each changes, and may hold `common`, what all
+of them change.
 
 A figure's spread is the distance between the lowest and the highest of its seeds: differences within it say nothing.
 """

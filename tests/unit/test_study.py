@@ -41,7 +41,7 @@ def test_a_file_of_something_else_is_refused(monkeypatch, tmp_path):
     monkeypatch.setattr(study, "FOLDER", tmp_path)
     for text in ("{}", "curriculum: {}", "[1]", "{variants: {a: {}}, also: {}}"):
         (tmp_path / "mine.yaml").write_text(text)
-        with pytest.raises(UserError, match="mine.yaml: a study holds"):
+        with pytest.raises(UserError, match="mine\\.yaml: a study holds"):
             trials("mine", 1, presets.compose("quickstart"))
 
 
