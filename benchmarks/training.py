@@ -57,8 +57,9 @@ def prepare(folder: Path) -> None:
     os.environ["PYTHONPATH"] = str(ROOT)
     (folder / "presets").is_dir() or (folder / "presets").symlink_to(ROOT / "presets")
     os.chdir(folder)
-    document = presets.compose("omnicad-cpu")
-    document["data"]["path"] = str(REAL)
+    document = presets.compose("smollm2")
+    data = {**presets.overlay("omnicad-cpu")["data"], "path": str(REAL)}
+    presets.merge(document, {"data": data, "training": {"tokens_per_batch": 768}}, "")
     presets.write(document, folder / "params.yaml")
     commands = ["models", "corpus", "geometry", "features --modality image", "features --modality point_cloud"]
     outs = ["models", "data/corpus", "data/geometry", "data/features/image", "data/features/point_cloud"]
