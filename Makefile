@@ -16,7 +16,7 @@ study: repro
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/cadmllm study curriculum --seeds 3
 
 test: machine
-	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadgroup
 
 unit: $(READY)
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest tests/unit

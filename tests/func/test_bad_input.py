@@ -1,18 +1,17 @@
 """What goes wrong is told in one message, and nothing finished is lost."""
 
-import contextlib
 import json
 import os
 
 import numpy as np
 import pytest
 from PIL import Image
-from typer.testing import CliRunner
 
 from pipeline.cad import omnicad, synthesis
 from pipeline.shards.manifest import Manifest, read_rejects
-from stages.cli import app
 from tests.func.conftest import make_project
+
+pytestmark = pytest.mark.xdist_group("bad_input")  # one process makes the project that these tests share
 
 
 @pytest.fixture(scope="module")
@@ -20,23 +19,20 @@ def project(tmp_path_factory):
     return make_project(tmp_path_factory.mktemp("bad"))
 
 
-def refused(project, _, *arguments):
-    """What a command says that fails; in this process, since starting one takes longer than refusing."""
-    with contextlib.chdir(project.folder):
-        result = CliRunner().invoke(app, arguments)
-    assert result.exit_code == 1, result.output
-    assert isinstance(result.exception, SystemExit)
-    assert result.output.count("error:") == 1
-    return result.output
+def refused(project, *arguments):
+    """What a command says that fails, stages too: they fail before they work."""
+    output = project.call(*arguments, code=1)
+    assert output.count("error:") == 1
+    return output
 
 
 def test_stages_without_their_inputs_say_what_to_run(project):
-    assert "data/geometry/manifest.json is missing" in refused(project, "cadmllm", "features", "--modality", "image")
-    assert "data/corpus" in refused(project, "cadmllm", "geometry")
-    assert "run `cadmllm models` first" in refused(project, "cadmllm", "train", "stage1_text")
-    assert "run `cadmllm train stage1_text` first" in refused(project, "cadmllm", "train", "stage2_text_pc")
-    assert "there are stage1_text" in refused(project, "cadmllm", "train", "stage9")
-    assert "cadmllm train stage1_text" in refused(project, "cadmllm", "report")
+    assert "data/geometry/manifest.json is missing" in refused(project, "features", "--modality", "image")
+    assert "data/corpus" in refused(project, "geometry")
+    assert "run `cadmllm models` first" in refused(project, "train", "stage1_text")
+    assert "run `cadmllm train stage1_text` first" in refused(project, "train", "stage2_text_pc")
+    assert "there are stage1_text" in refused(project, "train", "stage9")
+    assert "cadmllm train stage1_text" in refused(project, "report")
 
 
 def test_bad_parameters_are_all_told(project):
@@ -44,7 +40,7 @@ def test_bad_parameters_are_all_told(project):
     project.change("bits: 8", "bits: 99")
     project.change("num_points: 256", "num_pints: 256")
     try:
-        output = refused(project, "cadmllm", "corpus")
+        output = refused(project, "corpus")
         for part in ("codec.bits", "geometry.num_pints: unknown key", "geometry.num_points"):
             assert part in output
     finally:
@@ -67,9 +63,9 @@ def write_dataset(folder, count):
 def test_a_damaged_dataset_costs_its_damaged_models_alone(project):
     raw = project.folder / "data/raw/Omni-CAD"
     project.change("source: synthetic", "source: omnicad")
-    assert "does not exist" in refused(project, "cadmllm", "corpus")
+    assert "does not exist" in refused(project, "corpus")
     raw.mkdir(parents=True)
-    assert "not an Omni-CAD dataset" in refused(project, "cadmllm", "corpus")
+    assert "not an Omni-CAD dataset" in refused(project, "corpus")
     write_dataset(raw, 30)
     files = sorted((raw / "json/0000").iterdir())
     files[3].write_bytes(b"")
@@ -114,32 +110,28 @@ def test_missing_and_damaged_shards_and_checkpoints_are_told(copy):
     shard = copy.folder / "data/features/point_cloud/train-000000.tar"
     data = shard.read_bytes()
     os.truncate(shard, 1000)
-    assert "run its stage again" in refused(copy, "cadmllm", "train", "stage2_text_pc")
-    assert "train-000000.tar: has changed" in copy.run("cadmllm", "verify", code=1)
+    assert "run its stage again" in refused(copy, "train", "stage2_text_pc")
+    assert "train-000000.tar: has changed" in copy.call("verify", code=1)
     shard.unlink()
-    assert "is missing" in refused(copy, "cadmllm", "train", "stage2_text_pc")
+    assert "is missing" in refused(copy, "train", "stage2_text_pc")
     shard.write_bytes(data)
     adapter = copy.folder / "checkpoints/stage1_text/adapter_model.safetensors"
     adapter.write_bytes(adapter.read_bytes()[:100])
-    assert "adapter_model.safetensors is damaged" in refused(copy, "cadmllm", "train", "stage2_text_pc")
+    assert "adapter_model.safetensors is damaged" in refused(copy, "train", "stage2_text_pc")
 
 
 def test_generate_says_what_is_wrong_with_its_inputs(done, tmp_path):
     out = str(tmp_path / "x.step")
-    assert "one of .json" in refused(done, "cadmllm", "generate", "x", "--out", str(tmp_path / "x.doc"))
+    assert "one of .json" in refused(done, "generate", "x", "--out", str(tmp_path / "x.doc"))
     (tmp_path / "junk.npy").write_text("junk")
-    assert "bad_points" in refused(
-        done, "cadmllm", "generate", "x", "--points", str(tmp_path / "junk.npy"), "--out", out
-    )
-    assert "cannot be read" in refused(
-        done, "cadmllm", "generate", "x", "--image", str(tmp_path / "no.png"), "--out", out
-    )
+    assert "bad_points" in refused(done, "generate", "x", "--points", str(tmp_path / "junk.npy"), "--out", out)
+    assert "cannot be read" in refused(done, "generate", "x", "--image", str(tmp_path / "no.png"), "--out", out)
     (tmp_path / "start.stl").write_text("solid")
     assert "only .json and .tokens hold a program" in refused(
-        done, "cadmllm", "generate", "x", "--start", str(tmp_path / "start.stl"), "--out", out
+        done, "generate", "x", "--start", str(tmp_path / "start.stl"), "--out", out
     )
-    assert "give --start too" in refused(done, "cadmllm", "generate", "x", "--steps", "2", "--out", out)
+    assert "give --start too" in refused(done, "generate", "x", "--steps", "2", "--out", out)
     Image.new("L", (40, 40)).save(tmp_path / "x.png")
-    command = ("cadmllm", "generate", "x", "--checkpoint", "checkpoints/stage1_text", "--out", out)
+    command = ("generate", "x", "--checkpoint", "checkpoints/stage1_text", "--out", out)
     command = (*command, "--image", str(tmp_path / "x.png"))
     assert "has not learnt image" in refused(done, *command)

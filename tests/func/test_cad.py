@@ -33,11 +33,11 @@ def test_check_lists_what_is_wrong_and_goes_on(empty):
     (bad / "empty.json").write_text("")
     (bad / "cut.json").write_bytes((empty.folder / "part.json").read_bytes()[:500])
     (bad / "open.tokens").write_text('{"bits": 8, "centre": [0, 0, 0], "scale": 1}\nNEW XY 100 110\n')
-    output = empty.run("cadmllm", "cad", "check", "part.json", "bad", code=1)
+    output = empty.call("cad", "check", "part.json", "bad", code=1)
     assert "1 of 4 files are fine" in output
     for name, reason in (("empty.json", "empty_file"), ("cut.json", "malformed_json"), ("open.tokens", "incomplete")):
         assert any(name in line and reason in line for line in output.splitlines())
-    lines = empty.run("cadmllm", "cad", "check", "--json", "part.json", "bad", code=1).splitlines()
+    lines = empty.call("cad", "check", "--json", "part.json", "bad", code=1).splitlines()
     answers = [json.loads(line) for line in lines if line.startswith("{")]
     assert [answer["ok"] for answer in answers] == [True, False, False, False]
 
@@ -49,7 +49,7 @@ def test_mistakes_are_told_in_one_line(empty):
         (("show", "part.step"), "does not exist"),
         (("check", "nowhere"), "is needed"),
     ):
-        output = empty.run("cadmllm", "cad", *args, code=1)
+        output = empty.call("cad", *args, code=1)
         assert output.startswith("error: ")
         assert message in output
         assert "Traceback" not in output
@@ -58,4 +58,4 @@ def test_mistakes_are_told_in_one_line(empty):
 def test_real_models_are_fine(empty):
     shutil.copytree(shared("omnicad/json/0000"), empty.folder / "real")
     files = len(list((empty.folder / "real").glob("*.json")))
-    assert f"{files} of {files} files are fine" in empty.run("cadmllm", "cad", "check", "real")
+    assert f"{files} of {files} files are fine" in empty.call("cad", "check", "real")

@@ -56,14 +56,14 @@ def test_damage_is_found_named_and_repaired(copy):
         "swapped": "holds what belongs into train-000000.tar",
         "nan": "has NaN or infinity",
     }
-    assert "shards are fine" in copy.run("cadmllm", "features", "verify")
+    assert "shards are fine" in copy.call("features", "verify")
     for kind, message in said.items():
         damage(folder, kind)
         kept = {p.name: p.stat().st_mtime_ns for p in folder.glob("*.tar")}
-        output = copy.run("cadmllm", "features", "verify", "--modality", "image", code=1)
+        output = copy.call("features", "verify", "--modality", "image", code=1)
         assert any(NAME in line and message in line for line in output.splitlines()), output
         assert "--rebuild" in output
-        repaired = copy.run("cadmllm", "features", "verify", "--rebuild")
+        repaired = copy.call("features", "verify", "--rebuild")
         assert ("2 shards made again" if kind == "swapped" else "1 shards made again") in repaired
         assert contents(folder) == before, kind
         untouched = {name for name in kept if name != NAME and not (kind == "swapped" and name == "train-000000.tar")}
@@ -77,7 +77,7 @@ def test_rebuild_wants_the_encoder_that_was_used(copy):
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["details"]["encoder"]["sha256"] = "0" * 64
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    output = copy.run("cadmllm", "features", "verify", "--rebuild", code=1)
+    output = copy.call("features", "verify", "--rebuild", code=1)
     assert "was made with another encoder" in output
 
 
@@ -93,7 +93,7 @@ def test_other_dtypes_go_through_the_whole_pipeline(copy, dtype):
     for key in stored.keys(name):
         a, b = before[key], stored.embeddings(name, key, "image.npy").astype(np.float64).ravel()
         assert a @ b / np.sqrt((a @ a) * (b @ b)) > 0.999
-    assert "shards are fine" in copy.run("cadmllm", "features", "verify")
+    assert "shards are fine" in copy.call("features", "verify")
 
 
 def test_a_sample_that_cannot_be_read_costs_itself(copy):
@@ -112,7 +112,7 @@ def test_a_sample_that_cannot_be_read_costs_itself(copy):
     assert "1 rejected" in output
     rejects = (copy.folder / "data/features/image/rejects.csv").read_text()
     assert f"{keys[1]},features/image,unreadable_input" in rejects
-    assert "shards are fine" in copy.run("cadmllm", "features", "verify", "--modality", "image")
+    assert "shards are fine" in copy.call("features", "verify", "--modality", "image")
 
 
 def test_killed_at_any_moment_the_shards_are_the_same(copy):

@@ -34,7 +34,7 @@ def test_features_killed_after_a_shard_go_on_to_the_same_bytes(copy):
     before = contents(copy.folder / "data/features/image")
     command = ("cadmllm", "features", "--modality", "image")
     kill_when(copy, command, scratch_has(copy, "features-image/*/*.done.json"), signal.SIGKILL)
-    assert "shards" in copy.run("cadmllm", "status")
+    assert "shards" in copy.call("status")
     output = copy.run(*command)
     assert "shards found in scratch" in output
     assert contents(copy.folder / "data/features/image") == before
@@ -50,7 +50,7 @@ def test_training_killed_between_steps_ends_with_the_same_bytes(copy, signum):
     if signum != signal.SIGKILL:
         assert code == 130
         assert "Go on with: cadmllm train stage2_text_pc" in output
-    assert "state after step" in copy.run("cadmllm", "status")
+    assert "state after step" in copy.call("status")
     assert "resuming after step" in copy.run(*command)
     assert contents(copy.folder / "checkpoints/stage2_text_pc") == before
 

@@ -14,6 +14,7 @@ from pipeline.training.plan import Example
 from pipeline.training.tracking import StageLog
 from tests.func.conftest import make_project
 
+pytestmark = pytest.mark.xdist_group("learning")  # one process makes the project that these tests share
 NUM_MODELS = 32
 EPOCHS = {"text": 80, "point_cloud": 80, "image": 150}
 LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]

@@ -48,8 +48,8 @@ def test_feature_names_shapes_and_dtypes(done):
                 assert list(array.shape) == shape
                 assert array.dtype == np.float16
                 assert np.isfinite(array).all()
-    assert "ok" in done.run("cadmllm", "verify")
-    assert "shards are fine" in done.run("cadmllm", "features", "verify")
+    assert "ok" in done.call("verify")
+    assert "shards are fine" in done.call("features", "verify")
 
 
 def test_each_stage_continues_the_one_before(done):
@@ -62,9 +62,7 @@ def test_each_stage_continues_the_one_before(done):
     assert len({parents["stage2_text_pc"], parents["stage3_all"]}) == 2
     config = json.loads(done.read("checkpoints/stage3_all/config.json"))
     assert set(config["features"]) == {"point_cloud", "image"}
-    assert "stage3_all, from checkpoints/stage2_text_pc" in done.run(
-        "cadmllm", "checkpoint", "show", "checkpoints/stage3_all"
-    )
+    assert "stage3_all, from checkpoints/stage2_text_pc" in done.call("checkpoint", "show", "checkpoints/stage3_all")
 
 
 def test_metrics_and_plots(done):
@@ -141,7 +139,7 @@ def test_wandb_holds_the_series_of_the_document(done):
 
 def test_the_second_time_nothing_runs(done):
     assert "up to date" in done.run("dvc", "repro")
-    assert "15 of 15 stages are done" in done.run("cadmllm", "status")
+    assert "15 of 15 stages are done" in done.call("status")
 
 
 def ran(output):
@@ -150,7 +148,7 @@ def ran(output):
 
 def test_another_learning_rate_runs_its_stage_and_what_follows(copy):
     copy.change("lr: 0.001", "lr: 9e-4", after="stage3_all:")
-    assert "train@stage3_all" in copy.run("cadmllm", "status")
+    assert "train@stage3_all" in copy.call("status")
     later = {"train@stage3_all", "evaluate@stage3_all", "robustness", "transfer", "report"}
     assert set(ran(copy.run("dvc", "repro"))) == later
 
@@ -194,8 +192,8 @@ def test_generate_writes_files_from_every_input(done, tmp_path):
     picture = next((done.folder / "evaluations/stage3_all").glob("*.true.png"))
     made = tmp_path / "made.step"
     # An untrained network's programs do not all build: of eight candidates one does.
-    command = ("cadmllm", "generate", "a plate", "--points", str(tmp_path / "cloud.npy"), "--image", str(picture))
-    output = done.run(*command, "--candidates", "8", "--temperature", "1", "--max-tokens", "16", "--out", str(made))
+    command = ("generate", "a plate", "--points", str(tmp_path / "cloud.npy"), "--image", str(picture))
+    output = done.call(*command, "--candidates", "8", "--temperature", "1", "--max-tokens", "16", "--out", str(made))
     assert "best of eight different candidates" in output
     assert "misfit to the cloud" in output
     assert b"ISO-10303-21" in made.read_bytes()[:100]
@@ -210,14 +208,14 @@ def test_a_program_can_be_gone_on_from(done, tmp_path):
     start, whole = tmp_path / "start.json", tmp_path / "whole.json"
     start.write_text(omnicad.dumps(synthesis.make_part(0, 4, ("stepped_shaft",)).program))
     steps = len(omnicad.loads(start.read_bytes()).extrudes)
-    command = ("cadmllm", "generate", "a shaft", "--start", str(start), "--out", str(whole), "--max-tokens", "40")
-    done.run(*command)
-    done.run("cadmllm", "generate", "a shaft", "--start", str(start), "--steps", "1", "--out", str(tmp_path / "1.json"))
+    command = ("generate", "a shaft", "--start", str(start), "--out", str(whole), "--max-tokens", "40")
+    done.call(*command)
+    done.call("generate", "a shaft", "--start", str(start), "--steps", "1", "--out", str(tmp_path / "1.json"))
     found = omnicad.loads(whole.read_bytes()).extrudes
     assert len(found) >= steps
-    given = json_of(done.run("cadmllm", "metrics", str(start), str(start), "--json"))
+    given = json_of(done.call("metrics", str(start), str(start), "--json"))
     assert given["metrics"]["volumetric_iou"]["mean"] == pytest.approx(1)
-    assert "--steps 99" in done.run(*command, "--steps", "99", code=1)
+    assert "--steps 99" in done.call(*command, "--steps", "99", code=1)
 
 
 def test_the_checkpoint_is_a_python_object(done):
@@ -257,19 +255,19 @@ def test_metrics_of_files_and_folders(done, tmp_path):
             (tmp_path / side / f"{name}.json").write_text(omnicad.dumps(part.program))
     step, stl = tmp_path / "plate.step", tmp_path / "plate.stl"
     for target in (step, stl):
-        done.run("cadmllm", "cad", "convert", str(tmp_path / "true/plate.json"), str(target))
-    same = done.run("cadmllm", "metrics", str(step), str(tmp_path / "true/plate.json"))
+        done.call("cad", "convert", str(tmp_path / "true/plate.json"), str(target))
+    same = done.call("metrics", str(step), str(tmp_path / "true/plate.json"))
     assert re.search(r"volumetric_iou +(1|0\.9999)", same)
     assert re.search(r"segment_error +0", same)
-    aligned = json_of(done.run("cadmllm", "metrics", str(stl), str(step), "--align", "--json"))
+    aligned = json_of(done.call("metrics", str(stl), str(step), "--align", "--json"))
     assert aligned["metrics"]["volumetric_iou"]["mean"] > 0.99
     folders = str(tmp_path / "predicted"), str(tmp_path / "true")
-    assert "3 pairs, 100.0% build" in done.run("cadmllm", "metrics", *folders)
+    assert "3 pairs, 100.0% build" in done.call("metrics", *folders)
     (tmp_path / "predicted/link.json").unlink()
     (tmp_path / "predicted/washer.json").write_text("{}")
-    output = done.run("cadmllm", "metrics", *folders, code=1)
+    output = done.call("metrics", *folders, code=1)
     assert "link: missing" in output
     assert "washer: malformed_model" in output
     assert "33.3% build" in output
     (tmp_path / "true/plate.json").write_text("{}")
-    assert "a true file, cannot be used" in done.run("cadmllm", "metrics", *folders, code=1)
+    assert "a true file, cannot be used" in done.call("metrics", *folders, code=1)

@@ -13,6 +13,7 @@ from pipeline.params import load
 from tests.func.conftest import make_project
 from tests.func.test_interruption import contents, kill_when, scratch_has
 
+pytestmark = pytest.mark.xdist_group("pretraining")  # one process makes the project that these tests share
 SMALL = {"steps": 6, "batch_size": 4, "save_every": 2, "log_every": 1}
 
 
@@ -28,7 +29,7 @@ def rewrite(project, change):
 def project(tmp_path_factory):
     """The pretraining preset, with a few models and tiny networks."""
     made = make_project(tmp_path_factory.mktemp("pretraining"))
-    made.run("cadmllm", "preset", "use", "pretraining")
+    made.call("preset", "use", "pretraining")
 
     def change(p):
         p["data"]["synthetic"]["num_models"] = 24
@@ -62,7 +63,7 @@ def test_killed_pretraining_goes_on_to_the_same_bytes(project, signum):
 
 
 def test_shipped_weights_are_small_and_used_by_the_pipeline(project, tmp_path):
-    output = project.run("cadmllm", "pretrain", "ship", "--to", str(tmp_path))
+    output = project.call("pretrain", "ship", "--to", str(tmp_path))
     assert output.count(" MB") == 3
     for name in ("shape_encoder", "image_encoder", "language_model"):
         card = (tmp_path / name / "README.md").read_text()
@@ -91,4 +92,4 @@ def test_shipped_weights_are_small_and_used_by_the_pipeline(project, tmp_path):
 
 
 def test_without_the_section_it_says_so(done):
-    assert "no section `pretraining`" in done.run("cadmllm", "pretrain", "language-model", code=1)
+    assert "no section `pretraining`" in done.call("pretrain", "language-model", code=1)

@@ -89,7 +89,7 @@ def test_a_checkpoint_knows_its_ancestors_and_the_best_is_one_too(copy):
     assert [lineage["stage"], lineage["parent"]["stage"], lineage["parent"]["parent"]["stage"]] == [
         "stage3_all", "stage2_text_pc", "stage1_text",
     ]  # fmt: skip
-    shown = copy.run("cadmllm", "checkpoint", "show", "checkpoints/stage3_all")
+    shown = copy.call("checkpoint", "show", "checkpoints/stage3_all")
     assert "stage1_text, from models/llm" in shown
     validations = losses(copy, "stage2_text_pc", "validation")
     best = json.loads(copy.read("checkpoints/stage2_text_pc/best/lineage.json"))["validation"]
