@@ -1,7 +1,7 @@
 """A study: variants of params.yaml, each trained with several seeds, compared in one table and one plot.
 
 A file of presets/studies/ holds `variants`, by name the parameters that each changes, and may hold `common`, what all
-of them change.
+of them change. `preset` in a variant stands for what that preset changes.
 
 A figure's spread is the distance between the lowest and the highest of its seeds: differences within it say nothing.
 """
@@ -45,7 +45,8 @@ def trials(study: str, num_seeds: int, base: CommentedMap) -> list[Trial]:
     """All runs of a study: each variant with each seed, the first seed of all variants first.
 
     Raises:
-        UserError: there is no such study, its file holds something else, or a variant makes no valid parameters.
+        UserError: there is no such study or preset, the file holds something else, or a variant makes no valid
+            parameters.
     """
     path = FOLDER / f"{study}.yaml"
     if not path.is_file():
@@ -58,8 +59,9 @@ def trials(study: str, num_seeds: int, base: CommentedMap) -> list[Trial]:
     for seed in range(num_seeds):
         for variant, changes in content["variants"].items():
             document = deepcopy(base)
-            for each in (content.get("common", {}), changes):
-                presets.merge(document, {**each, "preset": document["preset"]}, "")
+            preset = presets.overlay(changes["preset"]) if "preset" in changes else {}
+            for layer in (content.get("common", {}), preset, changes):
+                presets.merge(document, {**layer, "preset": document["preset"]}, "")
             document["training"]["seed"] = seed
             params = parse(plain(document), f"{path}, variant {variant}")
             found.append(Trial(variant, f"{study}-{variant}-{seed}".replace("_", "-"), document, params))

@@ -45,7 +45,7 @@ def disturbance_chart(figures: Mapping[str, Mapping[str, Mapping[str, Any]]]) ->
 
 
 @contextmanager
-def _figure(columns: int) -> Iterator[tuple[Any, Callable[[], str]]]:
+def _figure(columns: int, height: float = 2.9) -> Iterator[tuple[Any, Callable[[], str]]]:
     """Axes beside each other, and what gives the SVG element once the block has ended."""
     import matplotlib as mpl
 
@@ -54,7 +54,7 @@ def _figure(columns: int) -> Iterator[tuple[Any, Callable[[], str]]]:
 
     buffer = io.StringIO()
     with mpl.rc_context({"svg.hashsalt": "cadmllm", "svg.fonttype": "none", "font.size": 9}):
-        figure, plot = plt.subplots(1, columns, figsize=(7.2, 2.9), layout="constrained", squeeze=False)
+        figure, plot = plt.subplots(1, columns, figsize=(7.2, height), layout="constrained", squeeze=False)
         for axes in plot[0]:
             axes.spines[["top", "right"]].set_visible(False)
             axes.grid(axis="y", color="#e5e5e5", linewidth=0.7)
@@ -106,7 +106,8 @@ def spread_chart(panels: Mapping[str, Mapping[str, Mapping[str, tuple[float, flo
     Args:
         panels: by label, by variant, by combination: a mean and the spread around it.
     """
-    with _figure(len(panels)) as (plot, svg):
+    rows = max(len(variants) for variants in panels.values())
+    with _figure(len(panels), height=1.2 + 0.45 * rows) as (plot, svg):
         for axes, (label, variants) in zip(plot, panels.items(), strict=True):
             combinations = list(dict.fromkeys(name for each in variants.values() for name in each))
             for number, combination in enumerate(combinations):
@@ -124,7 +125,8 @@ def spread_chart(panels: Mapping[str, Mapping[str, Mapping[str, tuple[float, flo
             axes.invert_yaxis()
             axes.set_xlabel(label)
             axes.grid(axis="x", color="#e5e5e5", linewidth=0.7)
-        plot[0].legend(frameon=False, fontsize=7)
+        marks = plot[0].get_legend_handles_labels()
+        plot[0].figure.legend(*marks, loc="outside upper center", ncols=4, frameon=False, fontsize=8)
         for axes in plot[1:]:
             axes.set_yticklabels([])
     return svg()
