@@ -51,6 +51,16 @@ def listen() -> None:
             threading.Thread(target=_stop_when_orphaned, args=(shell, shell.ppid()), daemon=True).start()
 
 
+def stop_at_once() -> None:
+    """Turn SIGTERM and SIGINT into ``Interrupted`` there and then, for commands whose work other processes do."""
+
+    def raise_interrupted(signum: int, _frame: FrameType | None) -> NoReturn:
+        raise Interrupted(signal.Signals(signum).name)
+
+    signal.signal(signal.SIGTERM, raise_interrupted)
+    signal.signal(signal.SIGINT, raise_interrupted)
+
+
 def _stop_when_orphaned(shell: psutil.Process, dvc: int) -> None:
     """Send this process SIGTERM when the shell's parent is no longer ``dvc``."""
     try:

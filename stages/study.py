@@ -1,18 +1,26 @@
 """``cadmllm study``: a comparison of variants, as DVC experiments."""
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from pipeline.atomic import write_text
 from pipeline.errors import UserError
+from pipeline.interrupt import stop_at_once
 from stages.runner import command
 
+if TYPE_CHECKING:
+    from pipeline.study import Trial
+
 OUT = Path("studies")
+PLACE = Path("scratch/study")  # a clone of the project, in which the variants run
+CODE = ("pipeline", "stages", "dvc.yaml")
 
 
 @command
@@ -23,22 +31,29 @@ def study(
 ) -> None:
     """Train every variant with every seed as a DVC experiment beside the workspace, and write a table and a plot.
 
-    Data and features are those of params.yaml, made by `dvc repro` before; only training and evaluation are repeated.
-    What has run already is not run again. Each run is an experiment: `dvc exp show` lists them.
+    Data and features are those of params.yaml, made by `dvc repro` before; only training and evaluation are repeated,
+    by the code of the last commit. What has run is not run again, and a run that was stopped goes on where it was. Each
+    run is an experiment: `dvc exp show` lists them.
     """
     from pipeline import params
     from pipeline.study import collect as figures_of
     from pipeline.study import markdown, trials, write_plot
     from pipeline.yaml_files import read_yaml
 
+    stop_at_once()
     wanted = trials(name, seeds, read_yaml(params.PARAMS_FILE))
     known = _finished()
     if not collect:
-        for trial in wanted:
+        if changed := _call("git", "diff", "--name-only", "HEAD", "--", *CODE, capture=True).split():
+            typer.secho(
+                f"warning: not committed, so not part of the study: {', '.join(changed)}", err=True, fg="yellow"
+            )
+        for number, trial in enumerate(wanted, start=1):
             if trial.name in known:
                 typer.echo(f"{trial.name}: has run", err=True)
             else:
-                _run(trial.name, trial.document, list(trial.params.curriculum)[-1])
+                typer.echo(f"{trial.name}: {number} of {len(wanted)}", err=True)
+                _run(trial)
         known = _finished()
     figures = figures_of([trial for trial in wanted if trial.name in known], _read)
     if not figures:
@@ -50,31 +65,46 @@ def study(
     typer.echo(f"{OUT / name}: figures.json, table.md, plot.svg", err=True)
 
 
-def _run(name: str, document: Any, last: str) -> None:
-    """One experiment in a folder of its own, under the given parameters; those of the workspace stay."""
+def _run(trial: "Trial") -> None:
+    """One experiment, in the clone, and fetched from there: the workspace stays as it is."""
     from pipeline import params, presets
 
-    own = params.PARAMS_FILE.read_text(encoding="utf-8")
-    try:
-        presets.write(document, params.PARAMS_FILE)
-        _dvc("exp", "run", "--queue", "--name", name, f"evaluate@{last}")
-    finally:
-        write_text(params.PARAMS_FILE, own)
-    _dvc("exp", "run", "--run-all")
+    commit = _clone()
+    presets.write(trial.document, PLACE / params.PARAMS_FILE)
+    target = f"evaluate@{list(trial.params.curriculum)[-1]}"
+    _call("dvc", "repro", target, folder=PLACE)  # unlike `dvc exp run` it goes on after a kill
+    _call("dvc", "exp", "run", "--quiet", "--name", trial.name, target, folder=PLACE)
+    reference = f"refs/exps/{commit[:2]}/{commit[2:]}/{trial.name}"
+    _call("git", "fetch", "--quiet", str(PLACE), f"{reference}:{reference}")
 
 
-def _dvc(*arguments: str, capture: bool = False) -> str:
-    """Run DVC; what it printed, where that is captured."""
-    command_line = [str(Path(sys.executable).with_name("dvc")), *arguments]
-    done = subprocess.run(command_line, check=False, stdout=subprocess.PIPE if capture else None, text=True)  # noqa: S603
+def _clone() -> str:
+    """Bring the clone to the last commit, which is given; it keeps what is half done, and shares the DVC cache."""
+    commit = _call("git", "rev-parse", "HEAD", capture=True).strip()
+    if not (PLACE / ".git").is_dir():
+        shutil.rmtree(PLACE, ignore_errors=True)
+        _call("git", "clone", "--quiet", "--shared", "--no-checkout", ".", str(PLACE))
+    _call("git", "fetch", "--quiet", "origin", commit, folder=PLACE)
+    _call("git", "checkout", "--quiet", "--force", "--detach", commit, folder=PLACE)
+    _call("git", "clean", "--quiet", "--force", "-d", folder=PLACE)
+    _call("dvc", "cache", "dir", "--local", _call("dvc", "cache", "dir", capture=True).strip(), folder=PLACE)
+    return commit
+
+
+def _call(*command_line: str, folder: Path = Path(), capture: bool = False) -> str:
+    """Run git or DVC, with the code and the commands of the folder; what it printed, where that is captured."""
+    binaries = Path(sys.executable).parent
+    env = {**os.environ, "PATH": f"{binaries}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(folder.resolve())}
+    output = subprocess.PIPE if capture else None
+    done = subprocess.run(command_line, check=False, cwd=folder, env=env, stdout=output, text=True)  # noqa: S603
     if done.returncode != 0:
-        raise UserError(f"dvc {' '.join(arguments)} failed; what has run is kept")
+        raise UserError(f"{' '.join(command_line)} failed; what has run is kept")
     return done.stdout or ""
 
 
 def _finished() -> set[str]:
     """Experiments on the current commit."""
-    return set(_dvc("exp", "list", "--name-only", capture=True).split())
+    return set(_call("dvc", "exp", "list", "--name-only", capture=True).split())
 
 
 def _read(name: str, path: str) -> dict[str, Any]:

@@ -1,8 +1,11 @@
 """A study trains its variants as DVC experiments, beside the workspace."""
 
 import json
+import signal
 
-STUDY = "variants: {another_rate: {curriculum: {stage3_all: {lr: 5e-4}}}}\n"
+from tests.func.test_interruption import kill_when, scratch_has
+
+STUDY = "variants: {another_rate: {curriculum: {stage3_all: {lr: 5e-4, epochs: 12}}}}\n"
 
 
 def test_variants_become_experiments_and_the_workspace_stays(copy):
@@ -11,13 +14,20 @@ def test_variants_become_experiments_and_the_workspace_stays(copy):
     (copy.folder / "presets/studies/rate.yaml").write_text(STUDY)
     names = ("params.yaml", "checkpoints/stage3_all/adapter_model.safetensors", "metrics/summary.json")
     before = [copy.read(name) for name in names]
-    assert "another_rate | 1" in copy.run("cadmllm", "study", "rate", "--seeds", "1")
+    command = ("cadmllm", "study", "rate", "--seeds", "1")
+    output, code = kill_when(
+        copy, command, scratch_has(copy, "study/scratch/train-stage3_all/*/state-*"), signal.SIGTERM
+    )
+    assert code == 130, output
+    assert "Go on with: cadmllm study rate" in output
+    output = copy.run(*command)
+    assert "resuming after step" in output
+    assert "another_rate | 1" in output
     assert [copy.read(name) for name in names] == before
     figures = json.loads(copy.read("studies/rate/figures.json"))
     own = json.loads(copy.read("metrics/train/stage3_all.json"))["validation"]
     assert figures["another_rate"]["validation_loss.text"]["mean"] != own["text"]
-    again = copy.run("cadmllm", "study", "rate", "--seeds", "1")
-    assert again.count("has run") == 1
+    assert copy.call("study", "rate", "--seeds", "1").count("has run") == 1
     assert b"<svg" in copy.read("studies/rate/plot.svg")
     table = copy.run("dvc", "exp", "list", "--name-only").split()
     assert table == ["rate-another-rate-0"]
