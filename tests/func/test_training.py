@@ -162,6 +162,7 @@ def test_a_curriculum_of_one_stage_needs_no_code(copy):
         "    lr: 0.001\n    train_llm: true\n    text_embeddings: new\n    train_projectors: [image]\n"
     )
     (copy.folder / "params.yaml").write_text(text[:start] + direct + text[end:])
+    copy.leave_inputs_alone()
     output = copy.run("dvc", "repro")
     assert "train@direct" in output
     summary = json.loads(copy.read("metrics/summary.json"))
