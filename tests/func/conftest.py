@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -86,10 +87,14 @@ def make_project(folder: Path) -> Project:
 def done(tmp_path_factory, worker_id) -> Project:
     """A project after one `dvc repro`, the same for all test processes. Tests that change something work on a copy.
 
-    CADMLLM_DONE names one that is done already.
+    CADMLLM_DONE names one that another process makes: it is over when a file ``over`` lies beside it.
     """
     if "CADMLLM_DONE" in os.environ:
-        return Project(Path(os.environ["CADMLLM_DONE"]))
+        folder = Path(os.environ["CADMLLM_DONE"])
+        while not folder.with_name("over").exists():
+            time.sleep(1)
+        assert (folder / "report").is_dir(), f"{folder} was not finished"
+        return Project(folder)
     base = tmp_path_factory.getbasetemp()
     folder = (base if worker_id == "master" else base.parent) / "done"
     folder.mkdir(exist_ok=True)
