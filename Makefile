@@ -11,7 +11,7 @@ repro: doctor
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/dvc repro
 	@echo "The report is report/index.html; the figures: dvc metrics show"
 
-# Hours: the curriculum with and without each option, three seeds each, as DVC experiments.
+# An hour and a half: the curriculum with and without each option, three seeds each, as DVC experiments.
 study: repro
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/cadmllm study curriculum --seeds 3
 
