@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -87,18 +86,13 @@ def make_project(folder: Path) -> Project:
 def done(tmp_path_factory, worker_id) -> Project:
     """A project after one `dvc repro`, the same for all test processes. Tests that change something work on a copy.
 
-    CADMLLM_DONE names one that another process makes: it is over when a file ``over`` lies beside it.
+    CADMLLM_DONE names its folder where another process makes it, which holds the lock beside it until it is done.
     """
-    if "CADMLLM_DONE" in os.environ:
-        folder = Path(os.environ["CADMLLM_DONE"])
-        while not folder.with_name("over").exists():
-            time.sleep(1)
-        assert (folder / "report").is_dir(), f"{folder} was not finished"
-        return Project(folder)
     base = tmp_path_factory.getbasetemp()
-    folder = (base if worker_id == "master" else base.parent) / "done"
+    here = (base if worker_id == "master" else base.parent) / "done"
+    folder = Path(os.environ.get("CADMLLM_DONE", here))
     folder.mkdir(exist_ok=True)
-    with open(folder.with_name("done.lock"), "w") as lock:
+    with open(folder.with_name(f"{folder.name}.lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # who comes second waits for the first
         if not (folder / "report").is_dir():
             shutil.rmtree(folder)  # what a process that failed has left
