@@ -38,8 +38,8 @@ def convert_file(
 ) -> None:
     """Turn one CAD file into another; the suffixes say which. Lengths are metres, in STEP millimetres."""
     from pipeline.cad.files import ConvertTask, WriteOptions, check_pair, convert
-    from pipeline.cad.kernel import StepSchema
     from pipeline.cad.sandbox import Failure, Sandbox
+    from pipeline.cad.step import StepSchema
 
     check_pair(source, target)
     schema = StepSchema.AP242 if ap242 else StepSchema.AP214

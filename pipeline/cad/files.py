@@ -11,10 +11,10 @@ import numpy as np
 from pipeline.atomic import write_bytes
 from pipeline.cad import kernel, omnicad
 from pipeline.cad.codec import TOLERANCE, Codec
-from pipeline.cad.kernel import StepSchema
 from pipeline.cad.mesh import Mesh, Surface, flat_mesh, merge_vertices, watertight
 from pipeline.cad.program import CadProgram, Frame
 from pipeline.cad.rendering import contact_sheet, render_views
+from pipeline.cad.step import StepSchema, read_step, write_step
 from pipeline.cad.tokens import GrammarError, Vocabulary
 from pipeline.errors import RejectError, UserError
 
@@ -151,7 +151,7 @@ def convert(task: ConvertTask) -> dict[str, Any]:
     if program is not None and suffix == ".json":
         write_bytes(task.target, omnicad.dumps(program).encode())
         return {"extrusions": len(program.extrudes)}
-    shape = kernel.build(program) if program is not None else kernel.read_step(Path(str(source)))
+    shape = kernel.build(program) if program is not None else read_step(Path(str(source)))
     frame = Frame.of_box(*kernel.bounding_box(shape))
     facts = solid_facts(shape)
     if suffix == ".tokens":
@@ -161,7 +161,7 @@ def convert(task: ConvertTask) -> dict[str, Any]:
         write_bytes(task.target, tokens_text(tokens, task.options.bits, frame).encode())
         return {**facts, "tokens": len(tokens)}
     if suffix in SOLIDS:
-        _replace(task.target, lambda path: kernel.write_step(shape, path, task.target.stem, task.options.schema))
+        _replace(task.target, lambda path: write_step(shape, path, task.target.stem, task.options.schema))
         return facts
     mesh = kernel.tessellate(shape, DEFLECTION * frame.scale)
     if suffix in PICTURES:
@@ -265,7 +265,7 @@ def check(task: CheckTask) -> dict[str, Any]:
             raise RejectError("not_watertight", "edges without a neighbour")
         return {"volume": surface.volume, "size": np.ptp(surface.vertices, axis=0).tolist()}
     program = read_program(task.path) if suffix in PROGRAMS else None
-    shape = kernel.build(program) if program is not None else kernel.read_step(task.path)
+    shape = kernel.build(program) if program is not None else read_step(task.path)
     if not kernel.is_valid(shape):
         raise RejectError("invalid_solid", "BRepCheck finds faults")
     frame = Frame.of_box(*kernel.bounding_box(shape))

@@ -1,17 +1,14 @@
-"""Programs to boundary representations with Open CASCADE, and solids to STEP, STL and triangles.
+"""Programs to boundary representations with Open CASCADE, and these to triangles.
 
-The only module that imports OCP. Its booleans can hang or crash where Python cannot interrupt them: run it
-in ``sandbox`` for anything that is not your own.
+Its booleans can hang or crash where Python cannot interrupt them: run it in ``sandbox`` for anything that is not your
+own. Besides this module only ``step`` imports OCP.
 """
 
 import math
 from dataclasses import dataclass
-from enum import StrEnum
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from OCP.APIHeaderSection import APIHeaderSection_MakeHeader
 from OCP.Bnd import Bnd_Box
 from OCP.BRep import BRep_Builder, BRep_Tool
 from OCP.BRepAlgoAPI import BRepAlgoAPI_Common, BRepAlgoAPI_Cut, BRepAlgoAPI_Fuse
@@ -32,14 +29,8 @@ from OCP.collections import List_TopoDS_Shape
 from OCP.GC import GC_MakeArcOfCircle
 from OCP.gp import gp_Ax2, gp_Ax3, gp_Circ, gp_Dir, gp_Pln, gp_Pnt, gp_Vec
 from OCP.GProp import GProp_GProps
-from OCP.IFSelect import IFSelect_RetDone
-from OCP.Interface import Interface_Static
-from OCP.Message import Message
 from OCP.Poly import Poly_Triangulation
 from OCP.ShapeFix import ShapeFix_Face, ShapeFix_Shape
-from OCP.StepBasic import StepBasic_Product
-from OCP.STEPControl import STEPControl_AsIs, STEPControl_Controller, STEPControl_Reader, STEPControl_Writer
-from OCP.TCollection import TCollection_HAsciiString
 from OCP.TopAbs import TopAbs_COMPOUND, TopAbs_FACE, TopAbs_REVERSED, TopAbs_SOLID
 from OCP.TopExp import TopExp_Explorer
 from OCP.TopLoc import TopLoc_Location
@@ -80,9 +71,12 @@ def build(program: CadProgram) -> TopoDS_Shape:
             combined = _combined(program, careful)
             if combined is None or not TopExp_Explorer(combined.shape, TopAbs_SOLID).More():
                 continue
-            for body in (combined.shape, _healed(combined.shape)):
-                if is_valid(body) and volume(body) > 0:
-                    return body
+            body = combined.shape
+            if _is_sound(body):
+                return body
+            body = _healed(body)
+            if _is_sound(body):
+                return body
     except RuntimeError as error:  # OCP's exceptions derive from it
         raise RejectError("kernel_failed", f"{type(error).__name__}: {error}") from error
     if body is None or volume(body) <= 0:
@@ -93,6 +87,10 @@ def build(program: CadProgram) -> TopoDS_Shape:
 def is_valid(shape: TopoDS_Shape) -> bool:
     """Whether BRepCheck finds no fault."""
     return bool(BRepCheck_Analyzer(shape).IsValid())
+
+
+def _is_sound(shape: TopoDS_Shape) -> bool:
+    return is_valid(shape) and volume(shape) > 0
 
 
 def _healed(shape: TopoDS_Shape) -> TopoDS_Shape:
@@ -347,57 +345,3 @@ def _triangles(
     if face.Orientation() == TopAbs_REVERSED:
         return vertices, -normals, triangles[:, ::-1]
     return vertices, normals, triangles
-
-
-def _step_settings() -> None:
-    Message.DefaultMessenger_s().ChangePrinters().Clear()  # it would tell each step of the work
-    STEPControl_Controller.Init_s()  # until then a setting is not heard: the first file would be in metres
-    Interface_Static.SetCVal_s("xstep.cascade.unit", "M")
-
-
-class StepSchema(StrEnum):
-    """Application protocols of STEP that CAD systems read."""
-
-    AP214 = "AP214IS"
-    AP242 = "AP242DIS"
-
-
-def write_step(shape: TopoDS_Shape, path: Path, name: str, schema: StepSchema = StepSchema.AP214) -> None:
-    """Write STEP in millimetres from a shape in metres: the same bytes for the same shape.
-
-    Args:
-        name: of the product.
-
-    Raises:
-        RejectError: ``kernel_failed``.
-    """
-    _step_settings()
-    Interface_Static.SetCVal_s("write.step.schema", schema.value)
-    Interface_Static.SetCVal_s("write.step.unit", "MM")
-    writer = STEPControl_Writer()
-    if writer.Transfer(shape, STEPControl_AsIs) != IFSelect_RetDone:
-        raise RejectError("kernel_failed", f"cannot write {path}")
-    model, title = writer.Model(), TCollection_HAsciiString(name)
-    for number in range(1, model.NbEntities() + 1):
-        if isinstance(entity := model.Value(number), StepBasic_Product):
-            entity.SetId(title)  # the translator would count its files here
-            entity.SetName(title)
-    header = APIHeaderSection_MakeHeader(model)
-    header.SetName(title)
-    header.SetTimeStamp(TCollection_HAsciiString("1970-01-01T00:00:00"))
-    header.Apply(model)
-    if writer.Write(str(path)) != IFSelect_RetDone:
-        raise RejectError("kernel_failed", f"cannot write {path}")
-
-
-def read_step(path: Path) -> TopoDS_Shape:
-    """The shape in a STEP file, in metres.
-
-    Raises:
-        RejectError: ``malformed_step``.
-    """
-    _step_settings()
-    reader = STEPControl_Reader()
-    if reader.ReadFile(str(path)) != IFSelect_RetDone or reader.TransferRoots() == 0:
-        raise RejectError("malformed_step", f"{path} holds no shape")
-    return reader.OneShape()

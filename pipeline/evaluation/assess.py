@@ -14,6 +14,7 @@ from pipeline.cad.mesh import flat_mesh
 from pipeline.cad.program import Frame
 from pipeline.cad.rendering import encode_png, render_views
 from pipeline.cad.sampling import sample_surface
+from pipeline.cad.step import read_step
 from pipeline.data.draw import DEFLECTION
 from pipeline.errors import RejectError
 from pipeline.evaluation.geometry import Body, compare, compare_shapes, no_answer_metrics
@@ -117,7 +118,7 @@ def read_body(path: Path, frame: Frame | None) -> tuple[Body, Frame]:
         frame = frame or surface.frame
         moved = surface.normalised(frame)
         return Body(flat_mesh(moved), moved, moved.is_watertight), frame
-    shape = kernel.build(read_program(path)) if suffix in PROGRAMS else kernel.read_step(path)
+    shape = kernel.build(read_program(path)) if suffix in PROGRAMS else read_step(path)
     own = Frame.of_box(*kernel.bounding_box(shape))
     frame = frame or own
     return Body.of(kernel.tessellate(shape, DEFLECTION * own.scale).normalised(frame)), frame

@@ -21,10 +21,10 @@ from pipeline.cad.files import (
     read_program,
     read_surface,
 )
-from pipeline.cad.kernel import StepSchema
 from pipeline.cad.mesh import Surface, closed, merge_vertices, volumetric_iou, watertight
 from pipeline.cad.program import CadProgram, Profile
 from pipeline.cad.shapes import circle, extrude, rectangle, rounded, symmetric
+from pipeline.cad.step import StepSchema, read_step
 from pipeline.errors import RejectError, UserError
 from stages.cad import DEFAULT_TOLERANCE
 
@@ -61,7 +61,7 @@ def test_every_format_holds_the_same_solid(folder):
 
 
 def read_surface_of_step(path):
-    return watertight(kernel.tessellate(kernel.read_step(path), 1e-4))
+    return watertight(kernel.tessellate(read_step(path), 1e-4))
 
 
 def test_step_says_its_schema_and_unit_and_no_time(folder):
