@@ -4,24 +4,29 @@
 
 ``constrained_over_plain``: tokens per second of ``transformers.generate`` with the grammar over without it, the same
 model (SmolLM2-135M with the CAD vocabulary), batch and number of tokens; ``simple_profiles_over_plain``: also with
-profiles kept simple. ``batch32_over_single``: the time for 32 prompts one by one over that for all at once. Sides
-take turns; medians of their ratios. ``parse_rate``, ``build_rate``: of programs sampled from a small random model, with
-the grammar and without.
+profiles kept simple. ``shipped_...``: the same of the small language model in the package, which ends its programs
+itself. ``batch32_over_single``: the time for 32 prompts one by one over that for all at once; ``merged_over_adapter``:
+tokens per second with the adapter within the weights over those with it beside them. Sides take turns; medians of
+their ratios. ``parse_rate``, ``build_rate``: of programs sampled from a small random model, with the grammar and
+without.
 """
 
 import argparse
+import contextlib
 import json
 import statistics
 import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from transformers import GenerationConfig, LogitsProcessorList
 
 from pipeline import params, presets
+from pipeline.cad import synthesis
 from pipeline.cad.codec import Codec
 from pipeline.cad.grammar import Grammar
 from pipeline.cad.sandbox import Failure, Sandbox, cores
@@ -39,6 +44,7 @@ LENGTH = 64  # of programs that an untrained model writes
 TIMEOUT_S = 2  # for one of them: random outlines cut each other many times, and the kernel takes minutes over some
 BUILT = 200  # of these, at most
 SLACK = 24  # tokens within which any program can end
+LONGEST = 160  # tokens of a program that ends by itself
 
 
 def make_model(preset: str, folder: Path) -> CadMllmModel:
@@ -48,30 +54,64 @@ def make_model(preset: str, folder: Path) -> CadMllmModel:
     return CadMllmModel(folder / "models" / "llm", p.model, Grammar(p.codec.bits), 0, torch.float32).eval()
 
 
-def prompts(model: CadMllmModel, count: int) -> list[Inputs]:
+def prompts(model: CadMllmModel, count: int, captions: Sequence[str] = CAPTIONS) -> list[Inputs]:
     """Captions over and over."""
-    tokenised = tokenise_prompts(model.tokenizer, CAPTIONS, 64)
-    return [Inputs(tokenised[number % len(CAPTIONS)], []) for number in range(count)]
+    tokenised = tokenise_prompts(model.tokenizer, captions, 64)
+    return [Inputs(tokenised[number % len(captions)], []) for number in range(count)]
 
 
 @torch.inference_mode()
-def tokens_per_second(model: CadMllmModel, tokens: int, constrained: bool, simple_profiles: bool = False) -> float:
-    """Of a batch in which nothing ends before ``tokens``."""
-    batch = collate(prompts(model, BATCH), {}, left=True)
-    limit = tokens + SLACK
-    processors = [GrammarProcessor(model.grammar, limit, [()] * BATCH, simple_profiles)] if constrained else []
+def tokens_per_second(
+    model: CadMllmModel,
+    asked: Sequence[Inputs],
+    at_least: int,
+    constrained: bool = False,
+    simple_profiles: bool = False,
+    merged: bool = True,
+) -> float:
+    """Of a batch in which nothing ends before so many tokens; where that is 0, of what ends by itself."""
+    batch = collate(asked, {}, left=True)
+    limit = at_least + SLACK if at_least else LONGEST
+    processors = [GrammarProcessor(model.grammar, limit, [()] * len(asked), simple_profiles)] if constrained else []
     base, end = model.causal_lm, model.notation.end
     base.generation_config = GenerationConfig()
     started = time.perf_counter()
-    rows = base.generate(
-        inputs_embeds=model.embed(batch),
-        attention_mask=batch.gather_BL.ne(0).long(),
-        generation_config=GenerationConfig(
-            max_new_tokens=limit, min_new_tokens=tokens, eos_token_id=end, pad_token_id=end, do_sample=False
-        ),
-        logits_processor=LogitsProcessorList(processors),
-    )
+    with model.merged() if merged else contextlib.nullcontext():
+        rows = base.generate(
+            inputs_embeds=model.embed(batch),
+            attention_mask=batch.gather_BL.ne(0).long(),
+            generation_config=GenerationConfig(
+                max_new_tokens=limit, min_new_tokens=at_least, eos_token_id=end, pad_token_id=end, do_sample=False
+            ),
+            logits_processor=LogitsProcessorList(processors),
+        )
     return rows.numel() / (time.perf_counter() - started)
+
+
+KINDS: dict[str, dict[str, bool]] = {
+    "plain": {},
+    "constrained": {"constrained": True},
+    "simple_profiles": {"constrained": True, "simple_profiles": True},
+    "adapter_beside": {"merged": False},
+}
+
+
+def over_plain(model: CadMllmModel, asked: Sequence[Inputs], at_least: int, rounds: int) -> dict[str, float]:
+    """Tokens per second of each kind over those of plain ``generate``."""
+    tokens_per_second(model, asked, at_least)  # warm-up
+    ratios: dict[str, list[float]] = {kind: [] for kind in KINDS}
+    for number in range(rounds):
+        turn = number % len(KINDS)
+        order = list(KINDS)[turn:] + list(KINDS)[:turn]  # machines drift within a round too
+        rates = {kind: tokens_per_second(model, asked, at_least, **KINDS[kind]) for kind in order}
+        for kind, rate in rates.items():
+            ratios[kind].append(rate / rates["plain"])
+        print({kind: round(rate) for kind, rate in rates.items()}, "tokens/s", file=sys.stderr)
+    medians = {kind: statistics.median(found) for kind, found in ratios.items()}
+    return {
+        **{f"{kind}_over_plain": round(medians[kind], 3) for kind in ("constrained", "simple_profiles")},
+        "merged_over_adapter": round(1 / medians["adapter_beside"], 2),
+    }
 
 
 def batched(model: CadMllmModel, tokens: int) -> float:
@@ -120,20 +160,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         small = make_model("smoke", Path(folder) / "small")
         figures = untrained(small, options.samples)
+        shipped = make_model("quickstart", Path(folder) / "shipped")
+        captions = [synthesis.make_part(1, number, tuple(synthesis.FAMILIES)).caption for number in range(BATCH)]
+        found = over_plain(shipped, prompts(shipped, BATCH, captions), 0, options.rounds)
+        figures |= {f"shipped_{name}": value for name, value in found.items()}
         model = make_model("smollm2", Path(folder) / "large")
-        tokens_per_second(model, 16, constrained=True)  # warm-up
-        ratios: dict[str, list[float]] = {"constrained": [], "simple_profiles": []}
-        for number in range(options.rounds):
-            kinds = {"plain": (False, False), "constrained": (True, False), "simple_profiles": (True, True)}
-            order = list(kinds)[number % 3 :] + list(kinds)[: number % 3]  # machines drift within a round too
-            rates = {kind: tokens_per_second(model, options.tokens, *kinds[kind]) for kind in order}
-            for kind, found in ratios.items():
-                found.append(rates[kind] / rates["plain"])
-            print({kind: round(rate) for kind, rate in rates.items()}, "tokens/s", file=sys.stderr)
-        gains = [batched(model, 24) for _ in range(2)]
-    for kind, found in ratios.items():
-        figures[f"{kind}_over_plain"] = round(statistics.median(found), 3)
-    figures["batch32_over_single"] = round(statistics.median(gains), 2)
+        figures |= over_plain(model, prompts(model, BATCH), options.tokens, options.rounds)
+        figures["batch32_over_single"] = round(statistics.median(batched(model, 24) for _ in range(2)), 2)
     print(json.dumps(figures))
 
 

@@ -75,7 +75,7 @@ def generate_tokens(model: CadMllmModel, prompts: Sequence[Inputs], decoding: De
         starts = [prompt.program for prompt in prompts]
         processors.append(GrammarProcessor(model.grammar, decoding.max_new_tokens, starts))
     base.generation_config = GenerationConfig()  # the base model's own names tokens of another vocabulary
-    with autocast(model.device, model.dtype):
+    with model.merged(), autocast(model.device, model.dtype):
         rows = base.generate(
             inputs_embeds=model.embed(batch).to(model.dtype),
             attention_mask=batch.gather_BL.ne(0).long(),

@@ -4,7 +4,6 @@ The grammar knows where a sequence stands; this knows what it has drawn. Points 
 arcs and circles are looked at as chords, corners without their fillets.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -30,21 +29,27 @@ class Drawing:
 
     Attributes:
         hole: the last loop is a hole.
-        loops: points of the closed loops, the outer one first.
+        sides: of the closed loops, (2, M): where each begins and ends.
+        holes: a point of each closed hole.
         path: points of the open loop.
         radius: of the last circle, in fine steps.
         before: the drawing before the level that was just read and may be made finer.
     """
 
     hole: bool = False
-    loops: tuple[np.ndarray, ...] = ()
+    sides: np.ndarray = field(default_factory=lambda: np.zeros((2, 0), complex))
+    holes: np.ndarray = field(default_factory=_no_points)
     path: np.ndarray = field(default_factory=_no_points)
     radius: float = 0.0
     before: "Drawing | None" = None
 
     def closed(self, loop: np.ndarray) -> "Drawing":
         """With the last loop closed; an outer one begins another profile."""
-        return Drawing(self.hole, (*self.loops, loop) if self.hole else (loop,), radius=self.radius)
+        sides = np.stack([loop, np.roll(loop, -1)])
+        if not self.hole:
+            return Drawing(sides=sides, radius=self.radius)
+        sides, holes = np.concatenate([self.sides, sides], axis=1), np.append(self.holes, loop[0])
+        return Drawing(hole=True, sides=sides, holes=holes, radius=self.radius)
 
 
 @dataclass(frozen=True)
@@ -61,7 +66,7 @@ class SimpleProfiles:
                 return replace(drawing, before=None)
             if name == "CLOSE":
                 return drawing.closed(drawing.path)
-            return Drawing(hole=True, loops=drawing.loops) if name in HOLES else Drawing()
+            return Drawing(hole=True, sides=drawing.sides, holes=drawing.holes) if name in HOLES else Drawing()
         if token >= self.vocabulary.first_fine:
             assert state.before is not None, "a fine token follows a level"
             assert drawing.before is not None
@@ -129,15 +134,18 @@ class SimpleProfiles:
         slot = state.slot
         if slot not in DRAWING or (slot in ("start_y", "y1", "cy") and not drawing.hole):
             return np.zeros(len(numbers), bool)
+        begin, end = drawing.sides
         if slot in ("start_y", "cy"):
-            places, radius = state.known[-1] + 1j * numbers, drawing.radius if slot == "cy" else 0.0
-            near = _distance(places, *_sides(drawing.loops)).min(-1, initial=np.inf) <= radius
-            return np.asarray(near | _misplaced(drawing, places))
+            x, radius = state.known[-1], drawing.radius if slot == "cy" else 0.0
+            reach = (np.minimum(begin.real, end.real) <= x + radius) & (np.maximum(begin.real, end.real) >= x - radius)
+            near = _distance(x + 1j * numbers, begin[reach], end[reach]).min(-1, initial=np.inf) <= radius
+            return np.asarray(near | ~_inside(x, numbers, begin, end))
         points = self._points(drawing, state, numbers)
         if slot == "y1":
-            begin = np.roll(points, 1, axis=1)
-            spoils = _misplaced(drawing, points[:, 0]) | _meet(begin, points, *_sides(drawing.loops)).any((1, 2))
-            return np.asarray(spoils | _surrounds(points, drawing.loops[1:]))
+            x, y = state.known[:2]
+            misplaced = not _inside(x, np.array([y]), begin, end)[0]
+            spoils = _meet(np.roll(points, 1, axis=1), points, begin, end).any((1, 2))
+            return np.asarray(misplaced | spoils | _surrounds(points, drawing.holes))
         return _crosses(drawing, points, closes=slot == "close_sweep")
 
 
@@ -145,8 +153,8 @@ def _crosses(drawing: Drawing, points: np.ndarray, closes: bool) -> np.ndarray:
     """Whether the open loop, gone on through points (N, K), meets itself or another loop, or closes around one."""
     path = drawing.path
     begin = np.concatenate([np.full((len(points), 1), path[-1]), points[:, :-1]], axis=1)
-    first, last = _sides(drawing.loops)
-    meet = _meet(begin, points, np.concatenate([path[:-1], first]), np.concatenate([path[1:], last]))
+    first, last = (np.concatenate(pair) for pair in ((path[:-1], drawing.sides[0]), (path[1:], drawing.sides[1])))
+    meet = _meet(begin, points, first, last)
     if len(path) > 1:  # neighbours share a point: they meet where one goes back along the other
         meet[:, 0, len(path) - 2] = _folds(path[-1] - path[-2], points[:, 0] - path[-1])
         if closes:
@@ -154,17 +162,8 @@ def _crosses(drawing: Drawing, points: np.ndarray, closes: bool) -> np.ndarray:
     spoils = meet.any((1, 2))
     if closes and drawing.hole:
         loops = np.concatenate([np.broadcast_to(path, (len(points), len(path))), points], axis=1)
-        spoils |= _surrounds(loops, drawing.loops[1:])
+        spoils |= _surrounds(loops, drawing.holes)
     return np.asarray(spoils)
-
-
-def _sides(loops: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Where the sides of closed loops begin and end."""
-    begin, end = [_no_points()], [_no_points()]
-    for loop in loops:
-        begin.append(loop)
-        end.append(np.roll(loop, -1))
-    return np.concatenate(begin), np.concatenate(end)
 
 
 def _cross(u: np.ndarray, v: np.ndarray) -> np.ndarray:
@@ -199,29 +198,17 @@ def _distance(points: np.ndarray, c: np.ndarray, d: np.ndarray) -> np.ndarray:
     return np.asarray(np.abs(off - share * along))
 
 
-def _inside(points: np.ndarray, loops: np.ndarray) -> np.ndarray:
-    """Whether points lie in loops (..., P), both broadcast: the parity of the sides to the right of each."""
-    begin, end = loops, np.roll(loops, -1, axis=-1)
-    at = points[..., None]
+def _inside(x: float, y: np.ndarray, begin: np.ndarray, end: np.ndarray) -> np.ndarray:
+    """Whether points of a column, (N,) heights, lie in the profile and in no hole: the parity of the sides above."""
+    spans = (begin.real > x) != (end.real > x)
+    begin, along = begin[spans], (end - begin)[spans]
+    heights = begin.imag + (x - begin.real) * along.imag / along.real
+    return np.asarray((heights > y[:, None]).sum(-1) % 2 == 1)
+
+
+def _surrounds(loops: np.ndarray, holes: np.ndarray) -> np.ndarray:
+    """Whether loops (N, P) have one of the holes, a point of each, inside."""
+    begin, end, at = loops[:, None], np.roll(loops, -1, axis=-1)[:, None], holes[:, None]
     spans = (begin.imag > at.imag) != (end.imag > at.imag)
     right = (_cross(end - begin, at - begin) > 0) == (end.imag > begin.imag)
-    return np.asarray((spans & right).sum(-1) % 2 == 1)
-
-
-def _misplaced(drawing: Drawing, points: np.ndarray) -> np.ndarray:
-    """Whether a hole that begins at points (N,) would lie outside of the profile, or in another hole."""
-    if not drawing.loops:
-        return np.zeros(len(points), bool)
-    outer, *holes = drawing.loops
-    misplaced = ~_inside(points, outer)
-    for hole in holes:
-        misplaced |= _inside(points, hole)
-    return misplaced
-
-
-def _surrounds(loops: np.ndarray, holes: Sequence[np.ndarray]) -> np.ndarray:
-    """Whether loops (N, P) have one of the holes inside."""
-    spoils = np.zeros(len(loops), bool)
-    for hole in holes:
-        spoils |= _inside(hole[:1], loops)
-    return spoils
+    return np.asarray(((spans & right).sum(-1) % 2 == 1).any(-1))

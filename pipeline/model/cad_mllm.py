@@ -6,14 +6,16 @@
 Shapes: B samples, L positions, E the language model's width, P loss positions, C CAD tokens.
 """
 
+import contextlib
 import importlib
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
+from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, set_seed
@@ -220,6 +222,24 @@ class CadMllmModel(nn.Module):
     def lora(self) -> dict[str, nn.Parameter]:
         """The adapter's matrices by name."""
         return {name: p for name, p in self.llm.named_parameters() if "lora_" in name}
+
+    @contextlib.contextmanager
+    def merged(self) -> Iterator[None]:
+        """The adapter within the weights, so that each is multiplied once; afterwards they are bit for bit as before.
+
+        Only for weights in float32: in others it would be rounded away.
+        """
+        layers = [module for module in self.llm.modules() if isinstance(module, LoraLayer)]
+        bases = [(layer, layer.get_base_layer()) for layer in layers]
+        kept = [(layer, base, base.weight.data) for layer, base in bases if base.weight.dtype == torch.float32]
+        try:
+            for layer, _, _ in kept:
+                layer.merge(safe_merge=True)
+            yield
+        finally:
+            for layer, base, weight in kept:
+                base.weight.data = weight
+                layer.merged_adapters.clear()
 
     def text_rows(self) -> dict[str, Tensor]:
         """The rows of the language model's own embeddings that are or were trained, and their token ids."""

@@ -282,3 +282,23 @@ def test_frozen_weights_in_four_bits_learn_too(llm_folder, smoke):
     loss.backward()
     assert loss.item() == pytest.approx(exact(batch).item(), rel=0.02)
     assert all(p.grad is not None and p.grad.isfinite().all() for p in small.lora().values())
+
+
+def test_an_adapter_is_within_the_weights_only_while_programs_are_written(llm_folder, smoke):
+    model = CadMllmModel(llm_folder, smoke.model, GRAMMAR, 0, torch.float32)
+    batch = collate([Inputs(i.prompt, i.program) for i in inputs(model)], {})
+    with torch.no_grad():
+        without = model(batch)
+        for matrix in model.lora().values():
+            torch.nn.init.normal_(matrix, std=0.1)
+        beside = model(batch)
+    assert not torch.allclose(beside, without)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with torch.inference_mode(), model.merged():
+        assert not all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+        torch.testing.assert_close(model(batch), beside, rtol=1e-5, atol=1e-4)
+    with pytest.raises(KeyboardInterrupt), model.merged():
+        raise KeyboardInterrupt
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    with torch.no_grad():
+        assert torch.equal(model(batch), beside)
