@@ -22,6 +22,11 @@ DISTURBANCES = {
 Series = Sequence[tuple[float, float]]
 
 
+def shown(combination: str) -> str:
+    """A combination's name as it is read."""
+    return combination.replace("point_cloud", "points").replace("+", " + ")
+
+
 def disturbance_chart(figures: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
     """Median chamfer distance over the level of each disturbance as an SVG element.
 
@@ -29,6 +34,8 @@ def disturbance_chart(figures: Mapping[str, Mapping[str, Mapping[str, Any]]]) ->
         figures: by disturbance and level, as ``metrics/robustness.json`` has them.
     """
     base = figures.get("noise", {}).get("0")
+    rows = [row for levels in figures.values() for row in levels.values()]
+    highest = max(row["chamfer_l1_mean"]["median"] for row in rows)
     with _figure(len(figures)) as (plot, svg):
         for axes, (name, levels) in zip(plot, sorted(figures.items()), strict=True):
             rows = list(levels.values())
@@ -38,8 +45,8 @@ def disturbance_chart(figures: Mapping[str, Mapping[str, Mapping[str, Any]]]) ->
             medians = [row["chamfer_l1_mean"]["median"] for row in rows]
             axes.plot([row["level"] for row in rows], medians, color=COLOURS[combination], marker="o", markersize=3.5)
             axes.set_xlabel(DISTURBANCES[name])
-            axes.set_title(combination, fontsize=9)
-            axes.set_ylim(bottom=0)
+            axes.set_title(shown(combination), fontsize=9)
+            axes.set_ylim(0, 1.15 * highest)
         plot[0].set_ylabel("median chamfer distance")
     return svg()
 
@@ -81,7 +88,7 @@ def line_chart(
                 axes.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
                 axes.plot(steps, running_mean(values), color=colour, linewidth=1.6)
             else:
-                axes.plot(steps, values, color=colour, marker="o", markersize=3.5, linewidth=1.4, label=name)
+                axes.plot(steps, values, color=colour, marker="o", markersize=3.5, linewidth=1.4, label=shown(name))
         for at, name in boundaries:
             axes.axvline(at, color="#999999", linewidth=0.8, linestyle=":")
             axes.annotate(
@@ -119,7 +126,7 @@ def spread_chart(panels: Mapping[str, Mapping[str, Mapping[str, tuple[float, flo
                     fmt="o",
                     markersize=4,
                     color=COLOURS.get(combination, "#333333"),
-                    label=combination,
+                    label=shown(combination),
                 )
             axes.set_yticks(range(len(variants)), [name.replace("_", " ") for name in variants])
             axes.invert_yaxis()

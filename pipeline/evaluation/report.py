@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UserError
-from pipeline.evaluation.charts import disturbance_chart, line_chart
+from pipeline.evaluation.charts import disturbance_chart, line_chart, shown
 from pipeline.evaluation.gallery import gallery, meshes_json
 from pipeline.evaluation.statistics import COMPLETION
 from pipeline.params import COMBINATIONS, Params
@@ -148,7 +148,7 @@ def render(params: Params, results: list[StageResult], inputs: Inputs) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": _number, "percent": _percent, "times": _times, "shown": shown}
+    environment.filters |= {"number": _number, "percent": _percent, "times": _times, "shown": _shown}
     ranked_by = list(last.evaluation["combinations"])[-1]
     parts = gallery(last.generated, last.pictures, ranked_by)
     real = (
@@ -182,11 +182,9 @@ def render(params: Params, results: list[StageResult], inputs: Inputs) -> str:
     )
 
 
-def shown(combination: str) -> str:
-    """A combination's name as it is read."""
-    if combination == COMPLETION:
-        return "first half given"
-    return combination.replace("point_cloud", "points").replace("+", " + ")
+def _shown(name: str) -> str:
+    """A column of the gallery."""
+    return "first half given" if name == COMPLETION else shown(name)
 
 
 def _number(value: float | None, digits: int = 3) -> str:
