@@ -1,8 +1,6 @@
 """The corpus stage: Omni-CAD, or a synthetic corpus in its layout, to shards of captions and program tokens."""
 
-import csv
 import hashlib
-import io
 import json
 import zipfile
 from collections import defaultdict
@@ -19,6 +17,7 @@ from pipeline.cad import describe, omnicad, synthesis
 from pipeline.cad.grammar import Grammar
 from pipeline.cad.program import CadProgram
 from pipeline.cad.sandbox import Failure, Sandbox
+from pipeline.csv_files import csv_text
 from pipeline.data.dataset import Entry, base_model, dataset_path, open_dataset
 from pipeline.data.prepare import PrepareTask, model_id, prepare
 from pipeline.errors import UserError
@@ -222,10 +221,8 @@ def _write(
     folder: Path,
 ) -> None:
     """Shards, index, rejects and manifest."""
-    index = io.StringIO()
-    writer = csv.writer(index, lineterminator="\n")
-    writer.writerow(["key", "id", "shard", "program_tokens", "num_extrudes", "num_curves", "caption"])
-    shards = []
+    header = ("key", "id", "shard", "program_tokens", "num_extrudes", "num_curves", "caption")
+    shards, rows = [], []
     for split in SPLITS:
         members = by_split[split]
         for start in range(0, len(members), data.shard_size):
@@ -234,9 +231,9 @@ def _write(
             shards.append(write_shard(folder / name, ((record["key"], _members(record)) for record in chunk)))
             for record in chunk:
                 statistics = record["statistics"]
-                row = [record["key"], record["id"], name, len(record["tokens"])]
-                writer.writerow([*row, statistics["num_extrudes"], statistics["num_curves"], record["caption"]])
-    write_text(folder / INDEX, index.getvalue())
+                size = len(record["tokens"]), statistics["num_extrudes"], statistics["num_curves"]
+                rows.append((record["key"], record["id"], name, *size, record["caption"]))
+    write_text(folder / INDEX, csv_text(header, rows))
     write_rejects(folder, rejects)
     fields = {"program.npy": {"shape": [None], "dtype": "uint16"}}
     details = {

@@ -1,5 +1,6 @@
-"""Rates of this machine: some models are built, and one layer of each encoder runs."""
+"""Rates of this machine: some models are built and measured, and one layer of each encoder runs."""
 
+import io
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +19,9 @@ from pipeline.data.prepare import PrepareTask, prepare
 from pipeline.device import fastest_s, matrix_flops
 from pipeline.encoders.michelangelo import MichelangeloConfig, MichelangeloEncoder
 from pipeline.errors import UserError
-from pipeline.params import Params
+from pipeline.evaluation.assess import AssessTask, assess
+from pipeline.evaluation.evaluate import PICTURE_SIZE
+from pipeline.params import Params, Transfer
 from pipeline.planning.sizes import architecture_of, dinov2_sizes, image_shape, member_bytes, michelangelo_sizes
 from pipeline.shards.writer import encode_array, encode_json
 
@@ -33,8 +36,10 @@ class Rates:
         png_bytes: of a view.
         program_tokens, caption_tokens: means.
         image_s, points_s: seconds for one model's views, for one cloud.
+        assess_s: seconds to build and measure one generated model, with all workers at work.
         flops: of float32 matrix products, per second.
         num_models: so many models were built.
+        num_real: models at ``transfer.path`` that are measured on.
     """
 
     corpus_s: float
@@ -45,8 +50,10 @@ class Rates:
     caption_tokens: float
     image_s: float
     points_s: float
+    assess_s: float
     flops: float
     num_models: int
+    num_real: int
 
 
 def measure(
@@ -81,8 +88,10 @@ def measure(
         caption_tokens=float(np.mean([len(record["caption"]) for record in records])) / 4,
         image_s=_image_seconds(p, device) * p.geometry.num_views,
         points_s=_points_seconds(p, device),
+        assess_s=_timed_assess(p, records, drawn, num_workers),
         flops=matrix_flops(device),
         num_models=len(chosen),
+        num_real=_num_real(p.transfer),
     )
 
 
@@ -118,6 +127,28 @@ def _timed_draw(
         answers = list(sandbox.map(tasks))
         seconds = (time.perf_counter() - started) / len(tasks)
     return [answer for answer in answers if not isinstance(answer, Failure)], seconds
+
+
+def _timed_assess(p: Params, records: list[dict[str, Any]], drawn: list[dict[str, bytes]], num_workers: int) -> float:
+    """As if each model had been generated where the next one was asked for."""
+    tokens = [tuple(record["tokens"]) for record in records]
+    clouds = [np.load(io.BytesIO(members["points.npy"]), allow_pickle=False) for members in drawn]
+    tasks = [
+        AssessTask(own, true, p.codec.bits, cloud, p.evaluation.num_points, p.seed, PICTURE_SIZE)
+        for own, true, cloud in zip(tokens, [*tokens[1:], tokens[0]], clouds, strict=False)
+    ]
+    with Sandbox(assess, num_workers, p.kernel.timeout_s, p.kernel.memory_mib) as sandbox:
+        list(sandbox.map(tasks[:1] * num_workers))
+        started = time.perf_counter()
+        list(sandbox.map(tasks))
+        return (time.perf_counter() - started) / len(tasks)
+
+
+def _num_real(transfer: Transfer) -> int:
+    path = None if transfer.path is None else Path(transfer.path)
+    if path is None or not path.exists():
+        return 0
+    return min(len(open_dataset(path.resolve()).entries()[0]), transfer.limit)
 
 
 def _by_layers(seconds: Callable[[int], float], num_layers: int) -> float:

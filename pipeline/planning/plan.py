@@ -7,7 +7,8 @@ few that were measured.
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pipeline.params import Params
+from pipeline.evaluation.evaluate import conditioning_cases, shown_by
+from pipeline.params import CurriculumStage, Params
 from pipeline.planning.measure import Rates
 from pipeline.planning.sizes import (
     array_bytes,
@@ -44,6 +45,9 @@ class StagePlan:
 
 
 TRAINING_SHARE = 0.5  # of the matrix products' rate that a training step reaches
+DECODING_STEP_S = 0.01  # of the smallest model: what transformers does between its matrices
+LONGEST_OF_BATCH = 2  # times the mean number of tokens
+PICTURE_BYTES = 8000  # of a generated solid, with its line in generated.jsonl
 
 
 def plan(
@@ -85,7 +89,9 @@ def plan(
             f"shape {points_shape(p)} {p.features.point_cloud.dtype}",
         ),
     ]
-    return [*stages, *_training(p, num_models, rates, parameters)]
+    memory = workers + int(4 * parameters)
+    training = _training(p, num_models, rates, parameters)
+    return [*stages, *training, *_measuring(p, num_models, rates, parameters, memory)]
 
 
 def batch_bytes(p: Params) -> dict[str, int]:
@@ -121,6 +127,41 @@ def _training(p: Params, num_models: int, rates: Rates, parameters: float) -> It
         memory = LIBRARIES + int(weights)
         basis = f"{tokens / 1e6:.3g} M tokens, {parameters / 1e6:.0f} M parameters"
         yield StagePlan(f"train@{name}", int(0.02 * 4 * parameters), seconds, memory, basis)
+
+
+def _measuring(p: Params, num_models: int, rates: Rates, parameters: float, memory: int) -> Iterator[StagePlan]:
+    """Evaluation of each stage, and of the last one on worse inputs and on real models."""
+    limits, last = p.evaluation, list(p.curriculum.values())[-1]
+    tests = min(limits.num_test_models, int(num_models * p.data.split.test))
+    steps = min(limits.max_new_tokens, int(LONGEST_OF_BATCH * rates.program_tokens))
+
+    def seconds(num_tests: int, sets: int) -> float:
+        """To generate and measure so many sets of test models; of several candidates all are built."""
+        rows = min(limits.batch_size, num_tests) * limits.num_candidates
+        step = DECODING_STEP_S + 2 * parameters * rows / (rates.flops * TRAINING_SHARE)
+        batches = -(-num_tests // limits.batch_size)
+        return sets * (batches * steps * step + num_tests * limits.num_candidates * rates.assess_s)
+
+    def sets_of(stage: CurriculumStage) -> int:
+        exchanged = conditioning_cases(stage.combinations) if limits.conditioning else {}
+        return len(stage.combinations) + len(exchanged) + int(limits.completion)
+
+    def row(name: str, num_tests: int, sets: int, more_s: float = 0.0) -> StagePlan:
+        basis = f"{num_tests * sets} programs; {rates.assess_s:.2g} s to build and measure one"
+        return StagePlan(name, PICTURE_BYTES * num_tests * sets, more_s + seconds(num_tests, sets), memory, basis)
+
+    for name, stage in p.curriculum.items():
+        yield row(f"evaluate@{name}", tests, sets_of(stage))
+    worse, combinations = p.robustness, last.combinations
+    clouds = len(worse.noise) + len(worse.dropped) if shown_by(combinations, "point_cloud") else 0
+    turns = len(worse.rotations_deg) if shown_by(combinations, "image") else 0
+    clouds, turns = (levels + 1 if levels else 0 for levels in (clouds, turns))  # one is without a disturbance
+    if clouds + turns:
+        encoding = tests * (clouds * rates.points_s + turns * (rates.image_s + rates.geometry_s))
+        yield row("robustness", tests, clouds + turns, encoding)
+    if rates.num_real:
+        prepared = rates.num_real * (rates.corpus_s + rates.geometry_s + rates.image_s + rates.points_s)
+        yield row("transfer", min(p.transfer.num_test_models, rates.num_real), sets_of(last), prepared)
 
 
 def alternatives(p: Params, num_models: int, rates: Rates) -> list[tuple[str, int, float]]:

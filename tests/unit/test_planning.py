@@ -20,7 +20,7 @@ from pipeline.planning.sizes import (
 from pipeline.shards import embeddings
 from pipeline.shards.writer import write_shard
 
-RATES = Rates(0.05, 0.1, (6000, 1024), 3000, 60, 30, 1.0, 0.3, 1e11, 32)
+RATES = Rates(0.05, 0.1, (6000, 1024), 3000, 60, 30, 1.0, 0.3, 0.1, 1e11, 32, 134)
 
 
 @pytest.mark.parametrize("dtype", embeddings.DTYPES)
@@ -39,7 +39,9 @@ def test_every_preset_can_be_planned(name):
     assert sum(counts) == 1000
     assert max(counts) <= p.data.shard_size
     stages = plan(p, 1000, RATES, 2)
-    assert [stage.name for stage in stages][-len(p.curriculum) :] == [f"train@{stage}" for stage in p.curriculum]
+    worse = ["robustness"] if any(p.robustness.model_dump().values()) else []
+    trained, measured = ([f"{verb}@{stage}" for stage in p.curriculum] for verb in ("train", "evaluate"))
+    assert [stage.name for stage in stages][5:] == [*trained, *measured, *worse, "transfer"]
     assert all(stage.disk > 0 and stage.memory > 0 for stage in stages)
     features = next(stage for stage in stages if stage.name == "features@image")
     same = f"{p.geometry.num_views} views, pool {p.features.image.pool}, float16"
