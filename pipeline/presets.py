@@ -50,6 +50,9 @@ def merge(document: Any, changes: dict[str, Any], place: str) -> None:
         other = key == "curriculum" and not value.keys() & document[key].keys()
         if isinstance(value, dict) and key not in REPLACED and not other and isinstance(document.get(key), dict):
             merge(document[key], value, f"{place}{key}.")
+        elif isinstance(value, list) and isinstance(document.get(key), list):
+            document[key].clear()  # in place: it stays on its line, with its comment
+            document[key].extend(value)
         else:
             document[key] = value
 

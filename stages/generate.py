@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 @command
 def generate(
-    caption: Annotated[str, typer.Argument(help="What to build, in words.")],
     out: Annotated[
         Path, typer.Option(help=".step, .stl, .glb, .ply, .png, .json (Omni-CAD) or .tokens", dir_okay=False)
     ],
+    caption: Annotated[str, typer.Argument(help="What to build, in words.")] = "",
     points: Annotated[
         Path | None, typer.Option(help="A point cloud, .npy or .npz: (N, 3) or (N, 6) with normals.")
     ] = None,
@@ -41,6 +41,9 @@ def generate(
         typer.Option(min=0.0, help="0 is greedy. Default: the first candidate greedy, the others sampled at 0.7."),
     ] = None,
     top_p: Annotated[float, typer.Option(min=0.01, max=1.0, help="For sampling: the likeliest of this share.")] = 1.0,
+    beams: Annotated[
+        int, typer.Option(min=1, help="Above 1: candidates are the likeliest of a beam search; at least as many.")
+    ] = 1,
     seed: Annotated[int, typer.Option(min=0, help="For sampling.")] = 0,
     max_tokens: Annotated[int, typer.Option(min=16, help="Length limit of the program.")] = 512,
 ) -> None:
@@ -50,6 +53,8 @@ def generate(
     from pipeline.generation.prompt import read_inputs
 
     check_writable(out)
+    if not caption and points is None and not image and start is None:
+        raise UserError("what is to be built? Give a caption, --points, --image or --start")
     if steps is not None and start is None:
         raise UserError("--steps says how much of --start is taken; give --start too")
     given = read_inputs(caption, points, image or [])
@@ -65,6 +70,7 @@ def generate(
         size_mm=size_mm,
         temperature=temperature,
         top_p=top_p,
+        num_beams=beams,
         max_new_tokens=max_tokens,
         seed=seed,
         num_workers=workers,

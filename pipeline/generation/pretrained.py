@@ -147,6 +147,7 @@ class CadMllm:
         size_mm: float = 100.0,
         temperature: float | None = None,
         top_p: float = 1.0,
+        num_beams: int = 1,
         max_new_tokens: int = 512,
         seed: int = 0,
         num_workers: int = 1,
@@ -158,6 +159,7 @@ class CadMllm:
             size_mm: longest side of the result, where neither a cloud nor a start gives it.
             temperature: of sampling; 0: greedy alone. None: the first candidate is greedy, the others sampled at 0.7.
             top_p: sampling keeps to the likeliest tokens that have this probability together.
+            num_beams: above 1, candidates are the likeliest that a beam search finds, nothing is sampled.
             max_new_tokens: every program ends within it.
             num_workers: processes that build candidates.
         """
@@ -169,14 +171,15 @@ class CadMllm:
                 frame = Frame.of_box(*kernel.bounding_box(kernel.build(start)))
             first = without_end(codec.encode(start.normalised(frame)).tolist())
         prompt = make_prompt(model, self.encoders, given, first)
-        programs: list[list[int]] = []
-        sampled = num_candidates
-        if temperature is None or temperature == 0:
-            programs += generate_tokens(model, [prompt], Decoding(max_new_tokens))[0]
-            sampled = 0 if temperature == 0 else num_candidates - 1
-        if sampled:
-            decoding = Decoding(max_new_tokens, sampled, 0.7 if temperature is None else temperature, top_p, seed=seed)
-            programs += generate_tokens(model, [prompt], decoding)[0]
+        if num_beams > 1:
+            ways = [Decoding(max_new_tokens, num_candidates, temperature or 0.0, top_p, num_beams)]
+        elif temperature is None:
+            others = Decoding(max_new_tokens, num_candidates - 1, 0.7, top_p, seed=seed)
+            ways = [Decoding(max_new_tokens), *([others] if num_candidates > 1 else [])]
+        else:
+            number = num_candidates if temperature > 0 else 1
+            ways = [Decoding(max_new_tokens, number, temperature, top_p, seed=seed)]
+        programs = [tokens for way in ways for tokens in generate_tokens(model, [prompt], way)[0]]
         likelihoods = score(model, prompt, programs)
         cloud = None if given.points is None else given.points[:CLOUD_POINTS]
         with Sandbox(build_candidate, num_workers, 60.0, 4096) as sandbox:

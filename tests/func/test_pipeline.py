@@ -52,6 +52,18 @@ def test_feature_names_shapes_and_dtypes(done):
     assert "shards are fine" in done.call("features", "verify")
 
 
+def test_a_plan_of_what_is_there_is_exact_where_shapes_decide(done):
+    document = json.loads(done.call("plan", "--json", "--sample", "4").splitlines()[-1])
+    assert list(document["plans"]) == ["36", "453220"]
+    stages = {stage["name"]: stage for stage in document["plans"]["36"]}
+    for modality in SHAPES:
+        tars = (done.folder / "data/features" / modality).glob("*.tar")
+        assert stages[f"features@{modality}"]["disk"] == sum(tar.stat().st_size for tar in tars)
+    measured = [f"{verb}@{stage}" for verb in ("train", "evaluate") for stage in STAGES] + ["robustness"]
+    assert list(stages)[5:] == measured  # there are no real models beside it
+    assert all(stage["seconds"] > 0 for name, stage in stages.items() if name != "models")
+
+
 def test_each_stage_continues_the_one_before(done):
     parents = {}
     for name in STAGES:
@@ -198,6 +210,20 @@ def test_generate_writes_files_from_every_input(done, tmp_path):
     assert "best of eight different candidates" in output
     assert "misfit to the cloud" in output
     assert b"ISO-10303-21" in made.read_bytes()[:100]
+
+
+def test_candidates_of_a_beam_search(done, tmp_path):
+    command = ("generate", "a plate", "--max-tokens", "24", "--out", str(tmp_path / "made.tokens"), "--beams", "3")
+    assert "best of three different candidates" in done.call(*command, "--candidates", "3")
+    assert "as many beams" in done.call(*command, "--candidates", "4", code=1)
+    assert "either beams or" in done.call(*command, "--temperature", "1", code=1)
+
+
+def test_a_cloud_needs_no_caption_but_something_is_needed(done, tmp_path):
+    np.save(tmp_path / "cloud.npy", np.random.default_rng(0).normal(size=(500, 3)))
+    command = ("generate", "--max-tokens", "24", "--out", str(tmp_path / "made.tokens"))
+    assert "made.tokens: " in done.call(*command, "--points", str(tmp_path / "cloud.npy"))
+    assert "Give a caption" in done.call(*command, code=1)
 
 
 def json_of(output):
