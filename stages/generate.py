@@ -20,7 +20,9 @@ def generate(
     out: Annotated[
         Path, typer.Option(help=".step, .stl, .glb, .ply, .png, .json (Omni-CAD) or .tokens", dir_okay=False)
     ],
-    caption: Annotated[str, typer.Argument(help="What to build, in words.")] = "",
+    caption: Annotated[
+        str, typer.Argument(help="What to build, in words; none for a checkpoint trained without.")
+    ] = "",
     points: Annotated[
         Path | None, typer.Option(help="A point cloud, .npy or .npz: (N, 3) or (N, 6) with normals.")
     ] = None,
@@ -62,6 +64,9 @@ def generate(
     p = params.load()
     folder = checkpoint or CHECKPOINTS / list(p.curriculum)[-1]
     model = CadMllm.from_pretrained(folder, MODELS, p.training.device, p.training.dtype)
+    if given.combination not in model.combinations:
+        known = ", ".join(model.combinations)
+        typer.echo(f"note: {folder} was trained on {known}, never on {given.combination or 'no input'}", err=True)
     workers = min(candidates, params.num_workers())
     found = model.generate_from(
         given,

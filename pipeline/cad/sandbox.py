@@ -4,14 +4,17 @@ Open CASCADE can hang, crash, or take all memory on one bad model. Each task run
 can be killed: it costs that task alone, which is reported by name, and a fresh worker takes the place.
 """
 
+import contextlib
 import multiprocessing
 import os
 import resource
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
+from types import ModuleType
 from typing import Any, Generic, TypeVar
 
 from pipeline.errors import RejectError
@@ -115,7 +118,8 @@ class Sandbox(Generic[T, R]):
     def _start(self) -> _Worker:
         ours, theirs = self._context.Pipe()
         process = self._context.Process(target=_serve, args=(self.function, theirs, self.memory_mib), daemon=True)
-        process.start()
+        with _main_hidden():
+            process.start()
         theirs.close()
         worker = _Worker(process, ours)
         self._workers.append(worker)
@@ -145,6 +149,16 @@ class Sandbox(Generic[T, R]):
                 results[worker.task] = Failure("timeout", f"no result within {self.timeout_s:g} s")
             _stop(worker)
             self._workers.remove(worker)
+
+
+@contextlib.contextmanager
+def _main_hidden() -> Iterator[None]:
+    """Keeps multiprocessing from running the user's script again in every worker, which needs nothing of it."""
+    main, sys.modules["__main__"] = sys.modules["__main__"], ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def _stop(worker: _Worker) -> None:

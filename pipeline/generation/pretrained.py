@@ -25,7 +25,7 @@ from pipeline.generation.generate import Decoding, generate_tokens, score, witho
 from pipeline.generation.prompt import Encoders, UserInputs, make_prompt, read_inputs
 from pipeline.generation.select import Candidate, build_candidate, select
 from pipeline.model.cad_mllm import CadMllmModel
-from pipeline.training.checkpoint import load_checkpoint
+from pipeline.training.checkpoint import CONFIG, load_checkpoint, read_json
 
 CLOUD_POINTS = 2048  # of an input cloud, that candidates are compared with
 
@@ -88,10 +88,11 @@ class CadMllm:
     Args:
         model: on its device.
         models: folder of the resolved models, for the encoders.
+        combinations: of modalities that it was trained for.
     """
 
-    def __init__(self, model: CadMllmModel, models: Path) -> None:
-        self.model, self.encoders = model, Encoders(model, models)
+    def __init__(self, model: CadMllmModel, models: Path, combinations: Sequence[str]) -> None:
+        self.model, self.encoders, self.combinations = model, Encoders(model, models), tuple(combinations)
 
     @classmethod
     def from_pretrained(
@@ -110,7 +111,7 @@ class CadMllm:
         """
         folder = Path(models)
         model = load_checkpoint(Path(path), folder / "llm", DTYPES[dtype])
-        return cls(model.to(choose_device(device)), folder)
+        return cls(model.to(choose_device(device)), folder, read_json(Path(path) / CONFIG)["combinations"])
 
     def generate(
         self,

@@ -1,6 +1,7 @@
 """A user's own caption, cloud and pictures into a prompt, encoded as the checkpoint's features were."""
 
 import functools
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from pipeline.encoders.dinov2 import DinoV2Encoder
 from pipeline.encoders.weights import read_models
 from pipeline.errors import UserError
 from pipeline.model.cad_mllm import CadMllmModel
-from pipeline.params import ImageFeatures, PointFeatures
+from pipeline.params import MODALITIES, ImageFeatures, PointFeatures
 from pipeline.shards.embeddings import rounded
 from pipeline.training.batches import Inputs, tokenise_prompts
 
@@ -37,6 +38,12 @@ class UserInputs:
     points: np.ndarray | None
     frame: Frame | None
     images: tuple[Image.Image, ...]
+
+    @property
+    def combination(self) -> str:
+        """The modalities that are shown, as a curriculum stage names them; nothing for none."""
+        shown = (bool(self.caption), self.points is not None, bool(self.images))
+        return "+".join(itertools.compress(MODALITIES, shown))
 
 
 def read_inputs(

@@ -222,7 +222,10 @@ def test_candidates_of_a_beam_search(done, tmp_path):
 def test_a_cloud_needs_no_caption_but_something_is_needed(done, tmp_path):
     np.save(tmp_path / "cloud.npy", np.random.default_rng(0).normal(size=(500, 3)))
     command = ("generate", "--max-tokens", "24", "--out", str(tmp_path / "made.tokens"))
-    assert "made.tokens: " in done.call(*command, "--points", str(tmp_path / "cloud.npy"))
+    output = done.call(*command, "--points", str(tmp_path / "cloud.npy"))
+    assert "made.tokens: " in output
+    assert "never on point_cloud" in output
+    assert "never on" not in done.call(*command, "a plate", "--points", str(tmp_path / "cloud.npy"))
     assert "Give a caption" in done.call(*command, code=1)
 
 
@@ -246,13 +249,14 @@ def test_a_program_can_be_gone_on_from(done, tmp_path):
 
 
 def test_the_checkpoint_is_a_python_object(done):
-    script = (
+    # A script without a main guard: workers must not run it again.
+    (done.folder / "script.py").write_text(
         "from pipeline.generation.pretrained import CadMllm\n"
         "model = CadMllm.from_pretrained('checkpoints/stage3_all')\n"
         "found = model.generate(text='a plate', num_candidates=8, temperature=1.0, max_new_tokens=24)\n"
         "print(found[0].is_valid, found[0].program.num_curves, found[0].write('made.stl')['watertight'])\n"
     )
-    output = done.run(sys.executable, "-c", script)
+    output = done.run(sys.executable, "script.py")
     assert re.search(r"True \d+ True", output)
     assert (done.folder / "made.stl").stat().st_size > 84
 
