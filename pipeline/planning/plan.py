@@ -47,7 +47,8 @@ class StagePlan:
 TRAINING_SHARE = 0.5  # of the matrix products' rate that a training step reaches
 DECODING_STEP_S = 0.01  # of the smallest model: what transformers does between its matrices
 LONGEST_OF_BATCH = 2  # times the mean number of tokens
-PICTURE_BYTES = 8000  # of a generated solid, with its line in generated.jsonl
+PROGRAM_BYTES = 18_000  # of pictures and meshes in evaluations/, for each program that is written
+FIGURES_BYTES = 800  # of one disturbance in metrics/robustness.json
 
 
 def plan(
@@ -146,22 +147,24 @@ def _measuring(p: Params, num_models: int, rates: Rates, parameters: float, memo
         exchanged = conditioning_cases(stage.combinations) if limits.conditioning else {}
         return len(stage.combinations) + len(exchanged) + int(limits.completion)
 
-    def row(name: str, num_tests: int, sets: int, more_s: float = 0.0) -> StagePlan:
+    def row(name: str, num_tests: int, sets: int, disk: int, more_s: float = 0.0) -> StagePlan:
         basis = f"{num_tests * sets} programs; {rates.assess_s:.2g} s to build and measure one"
-        return StagePlan(name, PICTURE_BYTES * num_tests * sets, more_s + seconds(num_tests, sets), memory, basis)
+        return StagePlan(name, disk, more_s + seconds(num_tests, sets), memory, basis)
 
     for name, stage in p.curriculum.items():
-        yield row(f"evaluate@{name}", tests, sets_of(stage))
+        sets = sets_of(stage)
+        yield row(f"evaluate@{name}", tests, sets, PROGRAM_BYTES * tests * sets)
     worse, combinations = p.robustness, last.combinations
     clouds = len(worse.noise) + len(worse.dropped) if shown_by(combinations, "point_cloud") else 0
     turns = len(worse.rotations_deg) if shown_by(combinations, "image") else 0
     clouds, turns = (levels + 1 if levels else 0 for levels in (clouds, turns))  # one is without a disturbance
     if clouds + turns:
         encoding = tests * (clouds * rates.points_s + turns * (rates.image_s + rates.geometry_s))
-        yield row("robustness", tests, clouds + turns, encoding)
+        yield row("robustness", tests, clouds + turns, FIGURES_BYTES * (clouds + turns), encoding)
     if rates.num_real:
         prepared = rates.num_real * (rates.corpus_s + rates.geometry_s + rates.image_s + rates.points_s)
-        yield row("transfer", min(p.transfer.num_test_models, rates.num_real), sets_of(last), prepared)
+        real, sets = min(p.transfer.num_test_models, rates.num_real), sets_of(last)
+        yield row("transfer", real, sets, PROGRAM_BYTES * real * sets, prepared)
 
 
 def alternatives(p: Params, num_models: int, rates: Rates) -> list[tuple[str, int, float]]:
