@@ -19,7 +19,7 @@ SHOWN = (
     ("segments", "components"),
     ("dangling_edge_length", "edges with one face, in halves of the longest side"),
     ("self_intersection_ratio", "share of faces that meet another"),
-    ("flux_enclosure_error", "flux of (1, 1, 1)"),
+    ("flux_enclosure_error", "flux of (1, 1, 1), by the frame's unit squared"),
     ("segments_merged", "plain, vertices merged alone"),
     ("dangling_edge_length_merged", "plain"),
     ("flux_enclosure_error_merged", "plain"),
@@ -42,8 +42,9 @@ def metrics(
 ) -> None:
     """Geometric and topological figures of one pair of files, or of two folders matched by name.
 
-    Everything is measured in the true file's frame, where the longest half-side of its box is 1. A prediction that is
-    missing or makes no solid is counted as a single point. Exits with 1 where there is such a one.
+    Distances are measured in the true file's frame, where the longest half-side of its box is 1, and topology on the
+    predicted file's own coordinates. A prediction that is missing or makes no solid is counted as a single point. Exits
+    with 1 where there is such a one.
     """
     from pipeline.cad.sandbox import Sandbox, cores
     from pipeline.evaluation.assess import CompareTask, compare_files

@@ -200,21 +200,53 @@ def read_surface(path: Path) -> Surface:
     Raises:
         RejectError: ``unreadable_file`` or ``malformed_mesh``.
     """
+    return _merged(_surface(_load(path), path))
+
+
+def read_surfaces(path: Path) -> tuple[Surface, Surface]:
+    """``read_surface``, and the same triangles on the vertices that CAD-MLLM's tools get of the file.
+
+    These are the corners of an STL as they are. Of another file, trimesh makes an STL for the tools, and merges on
+    loading what agrees to eight decimals, in the file's unit.
+
+    Raises:
+        RejectError: as ``read_surface``.
+    """
+    loaded = _load(path)
+    surface = _merged(_surface(loaded, path))
+    if path.suffix.lower() != ".stl":
+        loaded.process()
+    return surface, _surface(loaded, path)
+
+
+def _load(path: Path) -> Any:
+    """A ``trimesh.Trimesh`` with the vertices of the file."""
     import trimesh
 
     try:
         data = path.read_bytes()
-        loaded: Any = trimesh.load(io.BytesIO(data), file_type=path.suffix[1:].lower(), force="mesh", process=False)
-        vertices, triangles = np.asarray(loaded.vertices, np.float64), np.asarray(loaded.faces, np.int64)
+        loaded = trimesh.load(io.BytesIO(data), file_type=path.suffix[1:].lower(), force="mesh", process=False)
+        if not isinstance(loaded, trimesh.Trimesh):
+            raise TypeError(f"a {type(loaded).__name__} and no mesh")
     except OSError as error:
         raise RejectError("unreadable_file", str(error)) from error
     except Exception as error:  # the readers raise whatever the damage leads to
         raise RejectError("malformed_mesh", f"{path.name}: {type(error).__name__}: {error}"[:200]) from error
+    return loaded
+
+
+def _surface(loaded: Any, path: Path) -> Surface:
+    vertices, triangles = np.asarray(loaded.vertices, np.float64), np.asarray(loaded.faces, np.int64)
     if not len(triangles) or not np.isfinite(vertices).all() or np.abs(vertices).max() > omnicad.MAX_ABS * 1000:
         raise RejectError("malformed_mesh", f"{path.name}: no triangles, or no finite ones")
     if path.suffix.lower() == ".glb":
         vertices = vertices[:, [0, 2, 1]] * (1, -1, 1)
-    return merge_vertices(vertices, triangles, 1e-7 * float(np.ptp(vertices, axis=0).max()))
+    return Surface(vertices, triangles)
+
+
+def _merged(surface: Surface) -> Surface:
+    size = float(np.ptp(surface.vertices, axis=0).max())
+    return merge_vertices(surface.vertices, surface.triangles, 1e-7 * size)
 
 
 def _write_surface(surface: Surface, task: ConvertTask) -> dict[str, Any]:

@@ -9,8 +9,7 @@ import numpy as np
 
 from pipeline.cad import kernel
 from pipeline.cad.codec import Codec
-from pipeline.cad.files import MESHES, PROGRAMS, read_program, read_surface
-from pipeline.cad.mesh import flat_mesh
+from pipeline.cad.files import MESHES, PROGRAMS, read_program, read_surfaces
 from pipeline.cad.program import Frame
 from pipeline.cad.rendering import encode_png, render_views
 from pipeline.cad.sampling import sample_surface
@@ -114,11 +113,10 @@ def read_body(path: Path, frame: Frame | None) -> tuple[Body, Frame]:
     """
     suffix = path.suffix.lower()
     if suffix in MESHES:
-        surface = read_surface(path)
-        frame = frame or surface.frame
-        moved = surface.normalised(frame)
-        return Body(flat_mesh(moved), moved, moved.is_watertight), frame
-    shape = kernel.build(read_program(path)) if suffix in PROGRAMS else read_step(path)
-    own = Frame.of_box(*kernel.bounding_box(shape))
-    frame = frame or own
-    return Body.of(kernel.tessellate(shape, DEFLECTION * own.scale).normalised(frame)), frame
+        body = Body.of_triangles(*read_surfaces(path))
+        own = body.surface.frame
+    else:
+        shape = kernel.build(read_program(path)) if suffix in PROGRAMS else read_step(path)
+        own = Frame.of_box(*kernel.bounding_box(shape))
+        body = Body.of(kernel.tessellate(shape, DEFLECTION * own.scale))
+    return body.normalised(frame or own), frame or own

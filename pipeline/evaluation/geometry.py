@@ -1,17 +1,19 @@
 """How far a solid is from the true one: clouds, volumes, topology. Conventions are in the names.
 
-Everything is measured in the truth's normalised frame, where the longest half-side of its bounding box is 1, so a part
-in the wrong place or of the wrong size is wrong.
+Distances and volumes are measured in the truth's normalised frame, where the longest half-side of its bounding box is
+1, so a part in the wrong place or of the wrong size is wrong. Topology is that of the file: whether faces meet hangs on
+the last digits of its coordinates, which normalising changes.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from pipeline.cad.distances import chamfer_of, nearest
-from pipeline.cad.mesh import MERGE, Mesh, Surface, closed, merge_vertices, volumetric_iou
+from pipeline.cad.mesh import MERGE, Mesh, Surface, closed, flat_mesh, merge_vertices, volumetric_iou
+from pipeline.cad.program import Frame
 from pipeline.cad.sampling import sample_surface
 from pipeline.errors import RejectError
 from pipeline.evaluation.topology import merged_figures, num_segments, topology
@@ -28,20 +30,42 @@ class Body:
         mesh: triangles with normals, in the truth's normalised frame.
         surface: the same with shared vertices.
         is_watertight: whether the surface closes.
+        written: the triangles of its file in the file's own coordinates, which topology is measured on.
+        scale: how many units of the file the normalised frame's unit is.
     """
 
     mesh: Mesh
     surface: Surface
     is_watertight: bool
+    written: Surface
+    scale: float = 1.0
 
     @classmethod
     def of(cls, mesh: Mesh) -> "Body":
-        """The body of a tessellated solid."""
+        """The body of a tessellated solid, in the coordinates that it was built in.
+
+        Its file is the one that ``cadmllm cad convert`` would write of these triangles: a vertex for all that meet.
+        """
         surface = closed(mesh)
-        if surface is not None:
-            return cls(mesh, surface, True)
-        size = float(np.ptp(mesh.vertices, axis=0).max())
-        return cls(mesh, merge_vertices(mesh.vertices, mesh.triangles, MERGE[0] * size), False)
+        if surface is None:
+            size = float(np.ptp(mesh.vertices, axis=0).max())
+            opened = merge_vertices(mesh.vertices, mesh.triangles, MERGE[0] * size)
+            return cls(mesh, opened, False, opened)
+        return cls(mesh, surface, True, surface)
+
+    @classmethod
+    def of_triangles(cls, surface: Surface, written: Surface) -> "Body":
+        """The body of a mesh file: with shared vertices, and as it is written."""
+        return cls(flat_mesh(surface), surface, surface.is_watertight, written)
+
+    def normalised(self, frame: Frame) -> "Body":
+        """The body in a frame's normalised coordinates; what is written stays as it is."""
+        return replace(
+            self,
+            mesh=self.mesh.normalised(frame),
+            surface=self.surface.normalised(frame),
+            scale=self.scale * frame.scale,
+        )
 
 
 def cloud_metrics(predicted: np.ndarray, true: np.ndarray) -> dict[str, float]:
@@ -77,20 +101,25 @@ def no_answer_metrics(true: np.ndarray) -> dict[str, float]:
     return {**found, "f_score_005": 0.0, "normal_consistency": 0.0, "volumetric_iou": 0.0}
 
 
-def topology_figures(surface: Surface) -> dict[str, Any]:
-    """A surface's own topology, after the paper's tools and, merged only, beside it.
+def topology_figures(body: Body) -> dict[str, Any]:
+    """A body's own topology, after the paper's tools and, merged only, beside it.
+
+    All figures are those of ``topology`` and ``merged_figures`` on the vertices of its file; those of the flux, an
+    area, are divided by the square of the frame's scale.
 
     Raises:
         RejectError: there is no mesh to speak of.
     """
-    found = topology(surface.vertices, surface.triangles)
-    flux = found.flux_enclosure_error
+    vertices, triangles = body.written.vertices, body.written.triangles
+    found, merged = topology(vertices, triangles), merged_figures(vertices, triangles)
+    flux, unit = found.flux_enclosure_error, body.scale**2
     return {
         "segments": found.segments,
         "dangling_edge_length": found.dangling_edge_length,
         "self_intersection_ratio": found.self_intersection_ratio,
-        "flux_enclosure_error": None if math.isnan(flux) else flux,
-        **merged_figures(surface.vertices, surface.triangles),
+        "flux_enclosure_error": None if math.isnan(flux) else flux / unit,
+        **merged,
+        "flux_enclosure_error_merged": merged["flux_enclosure_error_merged"] / unit,
     }
 
 
@@ -101,8 +130,8 @@ def compare(predicted: Body, true: Body, true_points: np.ndarray, num_points: in
         Those of ``compare_shapes``; ``topology_figures`` of the prediction; ``segment_error``: how many components more
         or less than the truth.
     """
-    own = topology_figures(predicted.surface)
-    segments = num_segments(true.surface.vertices, true.surface.triangles)
+    own = topology_figures(predicted)
+    segments = num_segments(true.written.vertices, true.written.triangles)
     return {
         **compare_shapes(predicted, true, true_points, num_points, seed),
         **own,

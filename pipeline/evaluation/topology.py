@@ -2,9 +2,10 @@
 2411.04954).
 
 The paper's tools never see a mesh as it was written: the polygon-soup reader of CGAL repairs and re-orients it first.
-``repair`` does the same, so that the figures are the tools' own; ``merged_figures`` gives the plain ones beside them,
-of the mesh with its vertices merged and nothing else changed. Where the tools print zeros for a file that they could
-not read, ``repair`` raises.
+``repair`` does the same, so that the figures of a file's own vertices are the tools' own; those of moved or scaled ones
+are not, as float32 rounds them otherwise. ``merged_figures`` gives the plain ones beside them, of the mesh with its
+vertices merged and nothing else changed. Where the tools print zeros for a file that they could not read, ``repair``
+raises.
 
 Shapes: F faces, V vertices, P pairs of faces.
 """

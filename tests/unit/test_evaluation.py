@@ -13,8 +13,9 @@ from scipy.spatial.distance import cdist
 from pipeline.cad import kernel, omnicad, synthesis
 from pipeline.cad.codec import Codec
 from pipeline.cad.distances import chamfer, misfit, to_surface
+from pipeline.cad.files import ConvertTask, convert, tokens_text
 from pipeline.cad.mesh import flat_mesh, volumetric_iou, watertight
-from pipeline.cad.program import CadProgram, Profile
+from pipeline.cad.program import CadProgram, Frame, Profile
 from pipeline.cad.sampling import sample_surface
 from pipeline.cad.sandbox import Sandbox
 from pipeline.cad.shapes import circle, extrude, rectangle, symmetric
@@ -28,7 +29,7 @@ from pipeline.evaluation.gallery import gallery, meshes_json
 from pipeline.evaluation.geometry import Body, cloud_metrics, compare, no_answer_metrics
 from pipeline.evaluation.robustness import noisy, table, thinned, turned
 from pipeline.evaluation.sequence import commands, sequence_accuracy
-from pipeline.evaluation.statistics import interval, summarise
+from pipeline.evaluation.statistics import OF_SOLIDS, interval, summarise
 
 PLATE = CadProgram((extrude("top", [Profile(rectangle(2, 2), (circle(0.8),))], symmetric(0.2)),))
 BAR = CadProgram((extrude("top", rectangle(2, 0.2), symmetric(1)),))
@@ -145,6 +146,23 @@ def test_a_program_is_close_to_itself_and_far_from_another():
     assert own["volume"] == pytest.approx(0.4 * (4 - np.pi * 0.16), rel=0.05)
     assert own["picture"].startswith(b"\x89PNG")
     assert own["watertight"]
+
+
+@pytest.mark.parametrize("suffix", ["stl", "ply", "glb", "step"])
+def test_files_of_a_generated_program_have_its_topology(tmp_path, suffix):
+    """Two blocks that meet along an edge: two segments for the tools, with faces that touch."""
+    blocks = [Profile(rectangle(1, 1, at, at)) for at in (-0.5, 0.5)]
+    given = task(CadProgram((extrude("top", blocks, symmetric(0.5)),)), PLATE)
+    generated, true = (np.array(tokens) for tokens in (given.tokens, given.true_tokens))
+    for name, tokens in (("generated", generated), ("true", true)):
+        (tmp_path / f"{name}.tokens").write_text(tokens_text(tokens, 8, Frame((0.0, 0.0, 0.0), 1.0)))
+    convert(ConvertTask(tmp_path / "generated.tokens", tmp_path / f"generated.{suffix}"))
+    files = tmp_path / f"generated.{suffix}", tmp_path / "true.tokens"
+    evaluated, read = assess(given)["metrics"], compare_files(CompareTask(*files, 1000, 0, False))["metrics"]
+    assert evaluated["self_intersection_ratio"] > 0
+    assert evaluated["segment_error"] == 1
+    for name in OF_SOLIDS:
+        assert read[name] == pytest.approx(evaluated[name], rel=1e-6, abs=1e-12), name
 
 
 def test_what_does_not_parse_is_named():

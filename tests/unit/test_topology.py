@@ -5,8 +5,11 @@ import math
 
 import numpy as np
 import pytest
+import trimesh
 
+from pipeline.cad.files import read_surface
 from pipeline.errors import RejectError
+from pipeline.evaluation.assess import CompareTask, compare_files
 from pipeline.evaluation.intersections import Triangles, collinear, meet
 from pipeline.evaluation.topology import merged_figures, repair, topology
 from tests.conftest import shared
@@ -18,13 +21,30 @@ BOX = (
 )
 
 
-def read_stl(path):
+def read_stl(data):
     """Vertices and triangles of a binary STL as the tools read it."""
-    data = path.read_bytes()
     count = int.from_bytes(data[80:84], "little")
     record = np.dtype([("normal", "<3f4"), ("corners", "<9f4"), ("attribute", "<u2")])
     corners = np.frombuffer(data[84:], record, count)["corners"]
     return corners.reshape(-1, 3), np.arange(3 * count).reshape(-1, 3)
+
+
+def as_tools_read(path):
+    """Of an STL itself, or of the one that the tools' script makes of another file."""
+    return read_stl(path.read_bytes() if path.suffix == ".stl" else trimesh.load(path).export(file_type="stl"))
+
+
+def commanded(path):
+    """What ``cadmllm metrics`` says of a file, and the square of the unit that it is measured in."""
+    answer = compare_files(CompareTask(path, path, 16, 0, False))
+    assert answer["builds"], (path, answer)
+    return answer["metrics"], read_surface(path).frame.scale ** 2
+
+
+def stored(path, vertices, triangles):
+    """A mesh file of these very triangles."""
+    path.write_bytes(trimesh.Trimesh(vertices, triangles, process=False).export(file_type=path.suffix[1:]))
+    return path
 
 
 def recorded():
@@ -34,7 +54,7 @@ def recorded():
 def test_every_recorded_figure_is_reproduced():
     assert len(recorded()) == 38
     for name, expected in recorded().items():
-        found = topology(*read_stl(shared(f"fixtures/topology/{name}.stl")))
+        found = topology(*read_stl(shared(f"fixtures/topology/{name}.stl").read_bytes()))
         assert found.segments == expected["segments"], name
         assert found.num_faces == expected["total_faces"], name
         assert found.self_intersecting_faces == expected["self_intersecting_faces"], name
@@ -48,11 +68,63 @@ def test_every_recorded_figure_is_reproduced():
 
 def test_the_plain_figures_stand_beside_them():
     for name, expected in recorded().items():
-        found, plain = merged_figures(*read_stl(shared(f"fixtures/topology/{name}.stl"))), expected["naive"]
+        found = merged_figures(*read_stl(shared(f"fixtures/topology/{name}.stl").read_bytes()))
+        plain = expected["naive"]
         assert found["segments_merged"] == plain["naive_segments_vertex"], name
         assert found["num_faces_merged"] == plain["naive_faces"], name
         assert found["dangling_edge_length_merged"] == pytest.approx(plain["naive_dangling"], abs=2e-6), name
         assert found["flux_enclosure_error_merged"] == pytest.approx(plain["naive_flux"], abs=2e-6), name
+
+
+@pytest.mark.parametrize("suffix", ["stl", "ply"])
+def test_the_command_says_of_a_file_what_the_tools_printed(suffix):
+    for name, expected in recorded().items():
+        found, unit = commanded(shared(f"fixtures/topology/{name}.{suffix}"))
+        assert found["segments"] == expected["segments"], name
+        assert found["segment_error"] == 0, name
+        ratio = expected["self_intersecting_faces"] / expected["total_faces"]
+        assert found["self_intersection_ratio"] == ratio, name
+        assert found["dangling_edge_length"] == pytest.approx(expected["dangling_edge_length_hp"], rel=1e-9), name
+        if expected["flux_is_nan"]:
+            assert found["flux_enclosure_error"] is None, name
+        else:
+            flux = abs(expected["flux_signed_hp"])
+            assert abs(found["flux_enclosure_error"] * unit - flux) <= 2e-6 + 1e-6 * flux, name
+
+
+@pytest.mark.parametrize("suffix", ["stl", "ply"])
+def test_the_command_computes_on_the_vertices_of_the_file(tmp_path, suffix):
+    """T-junctions, turned, scaled and shifted: whether their faces meet is decided by the last digit."""
+    vertices, triangles = as_tools_read(shared("fixtures/topology/syn_tjunction.ply"))
+    rng = np.random.default_rng(3)
+    intersections = set()
+    for _ in range(20):
+        turn = np.linalg.qr(rng.normal(size=(3, 3)))[0]
+        moved = vertices @ turn * 10 ** rng.uniform(-2, 2) + rng.normal(size=3) * 10 ** rng.uniform(-1, 2)
+        path = stored(tmp_path / f"turned.{suffix}", moved, triangles)
+        found, unit = commanded(path)
+        own, plain = topology(*as_tools_read(path)), merged_figures(*as_tools_read(path))
+        intersections.add(own.self_intersecting_faces)
+        assert found["segments"] == own.segments
+        assert found["dangling_edge_length"] == own.dangling_edge_length
+        assert found["self_intersection_ratio"] == own.self_intersection_ratio
+        assert found["flux_enclosure_error"] == own.flux_enclosure_error / unit
+        assert found["segments_merged"] == plain["segments_merged"]
+        assert found["dangling_edge_length_merged"] == plain["dangling_edge_length_merged"]
+        assert found["flux_enclosure_error_merged"] == plain["flux_enclosure_error_merged"] / unit
+    assert len(intersections) > 1
+
+
+def test_near_vertices_are_merged_where_the_tools_merge_them(tmp_path):
+    """An STL is taken as it is; of another file, trimesh merges what agrees to eight decimals."""
+    near = BOX[0][BOX[1].ravel()] * 2.0**-7
+    near[::5] += 2.0**-30  # more than float32 rounds off, less than the eighth decimal
+    segments = {
+        suffix: commanded(stored(tmp_path / f"near.{suffix}", near, np.arange(36).reshape(-1, 3)))[0]["segments"]
+        for suffix in ("stl", "ply", "glb")
+    }
+    assert segments["stl"] > 1
+    assert segments["ply"] == segments["glb"] == 1
 
 
 def test_a_box_is_closed_and_a_box_without_a_face_is_not():
