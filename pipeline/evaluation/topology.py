@@ -78,15 +78,20 @@ def _merged(vertices: np.ndarray, triangles: np.ndarray) -> tuple[np.ndarray, np
 
 
 def _without_copies(faces: np.ndarray) -> np.ndarray:
-    """The first of the faces on the same three vertices; copies are overwritten by faces from the end, as CGAL does."""
-    _, first = np.unique(np.sort(faces, axis=1), axis=0, return_index=True)
+    """The first of the faces on the same three vertices; copies change places with faces from the end, as CGAL has it.
+
+    It takes the faces that have copies in the order of a hash table, which is mostly that in which it found the first
+    copy of each.
+    """
+    _, first, group = np.unique(np.sort(faces, axis=1), axis=0, return_index=True, return_inverse=True)
     copies = np.setdiff1d(np.arange(len(faces)), first)
-    order = np.arange(len(faces))
-    last = len(faces) - 1
-    for copy in copies[::-1]:
-        order[copy], order[last] = order[last], order[copy]
-        last -= 1
-    return faces[order[: last + 1]]
+    _, found, which = np.unique(group.reshape(-1)[copies], return_index=True, return_inverse=True)
+    copies = copies[np.argsort(found[which], kind="stable")]
+    order, place = np.arange(len(faces)), np.arange(len(faces))
+    for last, copy in zip(range(len(faces) - 1, 0, -1), copies.tolist(), strict=False):
+        moved, to = order[last], place[copy]
+        order[to], place[moved] = moved, to
+    return faces[order[: len(faces) - len(copies)]]
 
 
 def _edge(a: int, b: int) -> tuple[int, int]:

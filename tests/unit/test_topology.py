@@ -145,6 +145,14 @@ def test_figures_do_not_depend_on_the_order_of_vertices():
     assert topology(BOX[0][order], np.argsort(order)[BOX[1]]) == topology(*BOX)
 
 
+def test_copies_of_faces_change_places_with_faces_from_the_end():
+    """A B b a b C D E, small letters copies: the first b and E, the second and D, then a and C."""
+    vertices = np.random.default_rng(0).normal(size=(15, 3)).astype(np.float32)
+    a, b, c, d, e = np.arange(15).reshape(5, 3)
+    found = repair(vertices, np.array([a, b, np.roll(b, 1), a[::-1], b, c, d, e])).corners
+    assert found.tolist() == vertices[np.array([a, b, e, c, d])].tolist()
+
+
 @pytest.mark.parametrize(
     ("vertices", "triangles", "reason"),
     [
