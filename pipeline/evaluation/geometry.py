@@ -27,7 +27,7 @@ class Body:
     """What is compared.
 
     Attributes:
-        mesh: triangles with normals, in the truth's normalised frame.
+        mesh: triangles with normals, in the coordinates that it is compared in: the truth's normalised frame.
         surface: the same with shared vertices.
         is_watertight: whether the surface closes.
         written: the triangles of its file in the file's own coordinates, which topology is measured on.
@@ -44,7 +44,8 @@ class Body:
     def of(cls, mesh: Mesh) -> "Body":
         """The body of a tessellated solid, in the coordinates that it was built in.
 
-        Its file is the one that ``cadmllm cad convert`` would write of these triangles: a vertex for all that meet.
+        Its file is the one that ``cadmllm cad convert`` would write of these triangles: a vertex for all that meet, in
+        the solid's own unit and place.
         """
         surface = closed(mesh)
         if surface is None:
