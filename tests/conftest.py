@@ -1,11 +1,14 @@
-"""Where the real models and the recorded fixtures are, and small things that several tests need."""
+"""Where the real models and the recorded fixtures are, and what could not be checked without them."""
 
 import os
+import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+FIXTURES = Path(__file__).with_name("fixtures")
 SHARED = ROOT.parent / "shared"
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -29,3 +32,13 @@ def shared(path: str) -> Path:
 def real_models() -> list[Path]:
     """Real Omni-CAD files."""
     return sorted(shared("omnicad/json").glob("*/*.json"))
+
+
+def pytest_terminal_summary(terminalreporter):
+    """For each thing beside the project that is absent: how many tests were skipped for it."""
+    reasons = (str(report.longrepr) for report in terminalreporter.stats.get("skipped", ()))
+    absent = Counter(path for reason in reasons for path in re.findall(r"(shared/\S+) is not here", reason))
+    if absent:
+        terminalreporter.section("not checked")
+    for path, count in sorted(absent.items()):
+        terminalreporter.line(f"../{path} is not here; tests skipped: {count}")

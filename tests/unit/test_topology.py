@@ -12,8 +12,9 @@ from pipeline.errors import RejectError
 from pipeline.evaluation.assess import CompareTask, compare_files
 from pipeline.evaluation.intersections import Triangles, collinear, meet
 from pipeline.evaluation.topology import merged_figures, repair, topology
-from tests.conftest import shared
+from tests.conftest import FIXTURES
 
+FIGURES = FIXTURES / "topology"
 SIDES = [(0, 1, 3, 2), (4, 6, 7, 5), (0, 4, 5, 1), (2, 3, 7, 6), (0, 2, 6, 4), (1, 5, 7, 3)]
 BOX = (
     np.array([[x, y, z] for x in (0.0, 1) for y in (0.0, 1) for z in (0.0, 1)]),
@@ -48,13 +49,13 @@ def stored(path, vertices, triangles):
 
 
 def recorded():
-    return json.loads(shared("fixtures/topology/expected.json").read_text())["meshes"]
+    return json.loads((FIGURES / "expected.json").read_text())["meshes"]
 
 
 def test_every_recorded_figure_is_reproduced():
     assert len(recorded()) == 38
     for name, expected in recorded().items():
-        found = topology(*read_stl(shared(f"fixtures/topology/{name}.stl").read_bytes()))
+        found = topology(*read_stl((FIGURES / f"{name}.stl").read_bytes()))
         assert found.segments == expected["segments"], name
         assert found.num_faces == expected["total_faces"], name
         assert found.self_intersecting_faces == expected["self_intersecting_faces"], name
@@ -68,7 +69,7 @@ def test_every_recorded_figure_is_reproduced():
 
 def test_the_plain_figures_stand_beside_them():
     for name, expected in recorded().items():
-        found = merged_figures(*read_stl(shared(f"fixtures/topology/{name}.stl").read_bytes()))
+        found = merged_figures(*read_stl((FIGURES / f"{name}.stl").read_bytes()))
         plain = expected["naive"]
         assert found["segments_merged"] == plain["naive_segments_vertex"], name
         assert found["num_faces_merged"] == plain["naive_faces"], name
@@ -79,7 +80,7 @@ def test_the_plain_figures_stand_beside_them():
 @pytest.mark.parametrize("suffix", ["stl", "ply"])
 def test_the_command_says_of_a_file_what_the_tools_printed(suffix):
     for name, expected in recorded().items():
-        found, unit = commanded(shared(f"fixtures/topology/{name}.{suffix}"))
+        found, unit = commanded(FIGURES / f"{name}.{suffix}")
         assert found["segments"] == expected["segments"], name
         assert found["segment_error"] == 0, name
         ratio = expected["self_intersecting_faces"] / expected["total_faces"]
@@ -95,7 +96,7 @@ def test_the_command_says_of_a_file_what_the_tools_printed(suffix):
 @pytest.mark.parametrize("suffix", ["stl", "ply"])
 def test_the_command_computes_on_the_vertices_of_the_file(tmp_path, suffix):
     """T-junctions, turned, scaled and shifted: whether their faces meet is decided by the last digit."""
-    vertices, triangles = as_tools_read(shared("fixtures/topology/syn_tjunction.ply"))
+    vertices, triangles = as_tools_read(FIGURES / "syn_tjunction.ply")
     rng = np.random.default_rng(3)
     intersections = set()
     for _ in range(20):
