@@ -7,7 +7,6 @@ Shapes: B samples, L positions, E the language model's width, P loss positions, 
 """
 
 import contextlib
-import importlib
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -18,7 +17,7 @@ from peft import LoraConfig, get_peft_model
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, set_seed
+from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
 from pipeline.cad.grammar import Grammar
 from pipeline.errors import UserError
@@ -26,6 +25,7 @@ from pipeline.model.fused import fuse
 from pipeline.model.loss import cross_entropy_sum
 from pipeline.model.notation import CadNotation, Notation, TextNotation
 from pipeline.model.projector import ModalityProjector
+from pipeline.model.quantization import keep_unpacked, quantization_config
 from pipeline.model.vocabulary import TextEmbedding, initial_rows, pretrained_rows
 from pipeline.params import ModelParams
 
@@ -77,29 +77,6 @@ class Batch:
         return Batch(**changed)
 
 
-def _quantized(quantization: str, dtype: torch.dtype) -> Any:
-    """The configuration that loads weights in 4 bits, or None.
-
-    Raises:
-        UserError: bitsandbytes is not installed.
-    """
-    if quantization == "none":
-        return None
-    try:
-        importlib.import_module("bitsandbytes")
-    except ImportError as error:
-        raise UserError(
-            f"training.quantization {quantization} needs bitsandbytes ({error}): pip install bitsandbytes"
-        ) from error
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type=quantization,
-        bnb_4bit_compute_dtype=dtype,
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_quant_storage=dtype,  # one kind of tensor to shard
-    )
-
-
 def _embedding(rows: Tensor) -> nn.Embedding:
     embedding = nn.Embedding(*rows.shape)
     embedding.weight = nn.Parameter(rows)
@@ -132,8 +109,12 @@ class CadMllmModel(nn.Module):
         try:
             self.tokenizer: Any = AutoTokenizer.from_pretrained(llm_folder, local_files_only=True)
             base = AutoModelForCausalLM.from_pretrained(
-                llm_folder, dtype=dtype, local_files_only=True, quantization_config=_quantized(quantization, dtype)
+                llm_folder,
+                dtype=dtype,
+                local_files_only=True,
+                quantization_config=quantization_config(quantization, llm_folder, dtype),
             )
+            keep_unpacked(base)
         except (OSError, ValueError) as error:
             raise UserError(f"{llm_folder} holds no language model ({error}); run `cadmllm models`") from error
         self.text_embedding = TextEmbedding(base.get_input_embeddings())

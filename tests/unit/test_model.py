@@ -13,6 +13,7 @@ from pipeline.cad.codec import Codec
 from pipeline.cad.program import Frame
 from pipeline.cad.tokens import TOKEN
 from pipeline.device import autocast
+from pipeline.encoders.weights import build_models
 from pipeline.errors import RejectError, UserError
 from pipeline.fingerprint import sha256_folder
 from pipeline.generation.generate import Decoding, generate_tokens
@@ -270,18 +271,50 @@ def test_a_folder_without_a_model_is_told(tmp_path, smoke):
         CadMllmModel(tmp_path, smoke.model, GRAMMAR, 0, torch.float32)
 
 
-def test_frozen_weights_in_four_bits_learn_too(llm_folder, smoke):
+def built_llm(folder, smoke, **architecture):
+    """A random language model with other sides than the smoke preset's."""
+    llm = smoke.models.llm.model_copy(update={"architecture": {**smoke.models.llm.architecture, **architecture}})
+    build_models(smoke.models.model_copy(update={"llm": llm}), 0, folder / "s", folder / "m", lambda *_: None)
+    return folder / "m" / "llm"
+
+
+@pytest.mark.parametrize("sides", [{}, {"hidden_size": 128, "intermediate_size": 192}], ids=["small", "blocks"])
+@pytest.mark.parametrize("avx512_bf16", [False, True])
+def test_frozen_weights_in_four_bits_learn_too(tmp_path, smoke, monkeypatch, avx512_bf16, sides):
+    """On either kind of processor: with AVX512-BF16 bitsandbytes would pack the weights of a validation for good."""
     pytest.importorskip("bitsandbytes")
-    exact = CadMllmModel(llm_folder, smoke.model, GRAMMAR, 0, torch.float32)
-    small = CadMllmModel(llm_folder, smoke.model, GRAMMAR, 0, torch.bfloat16, "nf4")
+    monkeypatch.setattr("bitsandbytes.nn.modules.has_avx512bf16", lambda: avx512_bf16)
+    folder = built_llm(tmp_path, smoke, **sides)
+    exact = CadMllmModel(folder, smoke.model, GRAMMAR, 0, torch.float32)
+    small = CadMllmModel(folder, smoke.model, GRAMMAR, 0, torch.bfloat16, "nf4")
     assert any(type(module).__name__ == "Linear4bit" for module in small.llm.modules())
     small.set_trainable_params(True, (), "new")
     batch = collate([Inputs(i.prompt, i.program) for i in inputs(exact)], {})
-    with autocast(small.device, small.dtype):
-        loss = small(batch)
-    loss.backward()
-    assert loss.item() == pytest.approx(exact(batch).item(), rel=0.02)
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in small.lora().values())
+
+    def learn():
+        small.train()
+        small.zero_grad()
+        with autocast(small.device, small.dtype):
+            loss = small(batch)
+        loss.backward()
+        return loss.item(), {name: p.grad.clone() for name, p in small.lora().items()}
+
+    loss, gradients = learn()
+    assert loss == pytest.approx(exact(batch).item(), rel=0.02)
+    assert all(gradient.isfinite().all() for gradient in gradients.values())
+    with torch.no_grad(), autocast(small.device, small.dtype):
+        validation = small.eval()(batch).item()
+    assert validation == loss
+    again, then = learn()
+    assert again == loss
+    assert all(torch.equal(gradient, then[name]) for name, gradient in gradients.items())
+
+
+def test_four_bit_weights_that_cannot_be_kept_are_told_before_they_are_loaded(tmp_path, smoke):
+    pytest.importorskip("bitsandbytes")
+    folder = built_llm(tmp_path, smoke, hidden_size=36, intermediate_size=65)
+    with pytest.raises(UserError, match=r"training.quantization is nf4: .*mlp.gate_proj of .* has sides 65 x 36"):
+        CadMllmModel(folder, smoke.model, GRAMMAR, 0, torch.float32, "nf4")
 
 
 def test_an_adapter_is_within_the_weights_only_while_programs_are_written(llm_folder, smoke):

@@ -62,6 +62,19 @@ def test_help_answers_at_once():
     assert found.stdout.strip() == "[]"
 
 
+def test_the_model_is_imported_without_a_word():
+    """PEFT imports bitsandbytes where it is installed; that has something to say where a CPU has AVX512-BF16."""
+    pytest.importorskip("bitsandbytes")
+    code = """
+import ctypes
+known = ctypes.CDLL.__getattr__
+ctypes.CDLL.__getattr__ = lambda lib, name: (lambda: 1) if name == "has_avx512bf16_cpu" else known(lib, name)
+import pipeline.training.checkpoint
+"""
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert found.stderr == ""
+
+
 def test_the_command_line_is_what_users_know():
     result = CliRunner().invoke(app, ["--help"])
     for name in (*STAGES, "generate", "status", "doctor", "verify", "preset", "checkpoint"):
