@@ -4,7 +4,6 @@ Open CASCADE can hang, crash, or take all memory on one bad model. Each task run
 can be killed: it costs that task alone, which is reported by name, and a fresh worker takes the place.
 """
 
-import contextlib
 import multiprocessing
 import os
 import resource
@@ -12,6 +11,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from types import ModuleType
@@ -56,7 +56,8 @@ class Sandbox(Generic[T, R]):
     """A pool of killable workers for one function.
 
     Args:
-        function: importable by name; takes an item, returns a picklable result, may raise ``RejectError``.
+        function: importable by name, or of a script with a main guard; takes an item, returns a picklable result, may
+            raise ``RejectError``.
         num_workers: processes; the order and content of results do not depend on it.
         timeout_s: wall-clock seconds for one item.
         memory_mib: memory that an item may take beyond what the libraries map.
@@ -118,7 +119,7 @@ class Sandbox(Generic[T, R]):
     def _start(self) -> _Worker:
         ours, theirs = self._context.Pipe()
         process = self._context.Process(target=_serve, args=(self.function, theirs, self.memory_mib), daemon=True)
-        with _main_hidden():
+        with nullcontext() if self.function.__module__ == "__main__" else _main_hidden():
             process.start()
         theirs.close()
         worker = _Worker(process, ours)
@@ -151,9 +152,9 @@ class Sandbox(Generic[T, R]):
             self._workers.remove(worker)
 
 
-@contextlib.contextmanager
+@contextmanager
 def _main_hidden() -> Iterator[None]:
-    """Keeps multiprocessing from running the user's script again in every worker, which needs nothing of it."""
+    """Keeps multiprocessing from running the user's script again in every worker that needs nothing of it."""
     main, sys.modules["__main__"] = sys.modules["__main__"], ModuleType("__main__")
     try:
         yield

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -87,3 +89,15 @@ def test_a_pool_serves_several_maps_and_stops_its_workers():
         assert list(sandbox.map([4])) == [8]
         processes = [worker.process for worker in sandbox._workers]
     assert not any(process.is_alive() for process in processes)
+
+
+def test_a_script_can_give_a_function_of_its_own(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from pipeline.cad.sandbox import Sandbox\n"
+        "def double(item):\n    return 2 * item\n"
+        "if __name__ == '__main__':\n"
+        "    with Sandbox(double, 2, 10, 256) as sandbox:\n        print(list(sandbox.map(range(5))))\n"
+    )
+    found = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
+    assert found.stdout == "[0, 2, 4, 6, 8]\n", found.stderr
