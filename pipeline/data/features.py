@@ -148,7 +148,9 @@ def make_shard(featurizer: Featurizer, reader: ShardReader, path: Path, dtype: s
                     else:
                         good[key] = loaded
                 if good:
-                    yield list(good), torch.stack(list(good.values()))
+                    # With numpy: torch would start OpenMP threads for this thread too, and where there are more of them
+                    # than cores, the encoder's go to sleep whenever they wait for one another.
+                    yield list(good), torch.from_numpy(np.stack([each.numpy() for each in good.values()]))
 
     def samples() -> Iterator[tuple[str, dict[str, bytes]]]:
         with closing(prefetch(batches())) as ready:
