@@ -1,31 +1,33 @@
 """The features stage over the bare encoder: prints one JSON object.
 
-    python benchmarks/features.py [--models 12] [--views 8]
+    python benchmarks/features.py [--models 12] [--views 8] [--rounds 3]
 
 Encoders of DINOv2-base's and Michelangelo's released sizes with random weights. ``bare`` is the forward pass alone on
 batches that are prepared already; the stage also reads shards, decodes PNGs, preprocesses, pools, rounds and writes.
-Both in one run, the bare pass before and after.
+Both take turns; medians, and the median of their ratios, since machines drift.
 """
 
 import argparse
 import json
+import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from _common import ROOT, parse
 
 from pipeline import params
 from pipeline.cad.rendering import encode_png
-from pipeline.data.features import make_featurizer, make_shard
+from pipeline.data.features import Featurizer, make_featurizer, make_shard
 from pipeline.encoders.weights import build_models
 from pipeline.shards.manifest import Manifest
 from pipeline.shards.reader import ShardReader
 from pipeline.shards.writer import encode_array, write_shard
 
-ROOT = Path(__file__).resolve().parents[1]
 DINOV2_BASE = {
     "model_type": "dinov2",
     "hidden_size": 768,
@@ -62,31 +64,34 @@ def write_geometry(folder: Path, num_models: int, num_views: int, num_points: in
 
 
 @torch.inference_mode()
-def measure(modality: str, folder: Path, models: Path, settings: Any, num_views: int) -> dict[str, float]:
+def measure(featurizer: Featurizer, folder: Path, dtype: str, rounds: int) -> dict[str, float]:
     """Models per second of the stage and of the bare encoder."""
     reader = ShardReader(folder, "geometry")
-    featurizer = make_featurizer(modality, models, settings, num_views, torch.device("cpu"))
     keys = reader.keys(SHARD)
     batches = [featurizer.load(reader, SHARD, key)[None] for key in keys]
     featurizer.encode(batches[0])  # warm
 
-    def bare() -> float:
-        started = time.perf_counter()
+    def bare() -> None:
         for batch in batches:
             featurizer.encode(batch)
-        return time.perf_counter() - started
 
-    before = bare()
-    started = time.perf_counter()
-    make_shard(featurizer, reader, folder / modality / SHARD, settings.dtype)
-    stage = time.perf_counter() - started
-    mean = (before + bare()) / 2
-    each = num_views if modality == "image" else 1
+    def stage() -> None:
+        make_shard(featurizer, reader, folder / featurizer.modality / SHARD, dtype)
+
+    found = [(seconds(bare), seconds(stage)) for _ in range(rounds)]
+    each = len(keys) * (featurizer.shape[0] if featurizer.modality == "image" else 1)
     return {
-        "per_s": round(len(keys) * each / stage, 2),
-        "bare_per_s": round(len(keys) * each / mean, 2),
-        "over_bare": round(mean / stage, 3),
+        "per_s": round(each / statistics.median(taken for _, taken in found), 2),
+        "bare_per_s": round(each / statistics.median(taken for taken, _ in found), 2),
+        "over_bare": round(statistics.median(alone / whole for alone, whole in found), 3),
     }
+
+
+def seconds(work: Callable[[], None]) -> float:
+    """What some work takes."""
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
 
 
 def main() -> None:
@@ -94,7 +99,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--models", type=int, default=12)
     parser.add_argument("--views", type=int, default=8)
-    arguments = parser.parse_args()
+    parser.add_argument("--rounds", type=int, default=3)
+    arguments = parse(parser, models=1, views=2, rounds=1)
     p = params.load(ROOT / "params.yaml")
     tiny = {"model_type": "llama", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1}
     tiny |= {"num_attention_heads": 2, "num_key_value_heads": 1, "tokenizer": "bytes"}
@@ -113,7 +119,8 @@ def main() -> None:
         results: dict[str, Any] = {}
         image = p.features.image.model_copy(update={"pool": 8, "image_size": 224})
         for modality, settings in (("image", image), ("point_cloud", p.features.point_cloud)):
-            results[modality] = measure(modality, geometry, folder / "models", settings, arguments.views)
+            featurizer = make_featurizer(modality, folder / "models", settings, arguments.views, torch.device("cpu"))
+            results[modality] = measure(featurizer, geometry, settings.dtype, arguments.rounds)
     print(
         json.dumps(
             {**results, "models": arguments.models, "views": arguments.views, "threads": torch.get_num_threads()}

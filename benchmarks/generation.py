@@ -1,6 +1,6 @@
 """Decoding: what the grammar costs, what a batch gives, what an untrained model builds. Prints one JSON object.
 
-    python benchmarks/generation.py [--tokens 64] [--rounds 6] [--samples 1000]
+    python benchmarks/generation.py [--tokens 64] [--rounds 6] [--samples 1000] [--batch 32]
 
 ``constrained_over_plain``: tokens per second of ``transformers.generate`` with the grammar over without it, the same
 model (SmolLM2-135M with the CAD vocabulary), batch and number of tokens; ``simple_profiles_over_plain``: also with
@@ -23,6 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from _common import parse
 from transformers import GenerationConfig, LogitsProcessorList
 
 from pipeline import params, presets
@@ -39,7 +40,6 @@ from pipeline.model.cad_mllm import CadMllmModel
 from pipeline.training.batches import Inputs, collate, tokenise_prompts
 
 CAPTIONS = ["A flange with six bolt holes.", "A plate.", "A stepped shaft, 80 mm long, with a groove.", "A bracket."]
-BATCH = 32
 LENGTH = 64  # of programs that an untrained model writes
 TIMEOUT_S = 2  # for one of them: random outlines cut each other many times, and the kernel takes minutes over some
 BUILT = 200  # of these, at most
@@ -114,9 +114,9 @@ def over_plain(model: CadMllmModel, asked: Sequence[Inputs], at_least: int, roun
     }
 
 
-def batched(model: CadMllmModel, tokens: int) -> float:
+def batched(model: CadMllmModel, tokens: int, batch: int) -> float:
     """Seconds for prompts one by one over seconds for all at once."""
-    asked, decoding = prompts(model, BATCH), Decoding(tokens)
+    asked, decoding = prompts(model, batch), Decoding(tokens)
     started = time.perf_counter()
     generate_tokens(model, asked, decoding)
     together = time.perf_counter() - started
@@ -156,17 +156,21 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--samples", type=int, default=1000)
-    options = parser.parse_args()
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--preset", default="smollm2", help="whose language model is decoded; default: smollm2")
+    options = parse(parser, tokens=4, rounds=1, samples=8, batch=2, preset="smoke")
     with tempfile.TemporaryDirectory() as folder:
         small = make_model("smoke", Path(folder) / "small")
         figures = untrained(small, options.samples)
         shipped = make_model("quickstart", Path(folder) / "shipped")
-        captions = [synthesis.make_part(1, number, tuple(synthesis.FAMILIES)).caption for number in range(BATCH)]
-        found = over_plain(shipped, prompts(shipped, BATCH, captions), 0, options.rounds)
+        batch, families = options.batch, tuple(synthesis.FAMILIES)
+        captions = [synthesis.make_part(1, number, families).caption for number in range(batch)]
+        found = over_plain(shipped, prompts(shipped, batch, captions), 0, options.rounds)
         figures |= {f"shipped_{name}": value for name, value in found.items()}
-        model = make_model("smollm2", Path(folder) / "large")
-        figures |= over_plain(model, prompts(model, BATCH), options.tokens, options.rounds)
-        figures["batch32_over_single"] = round(statistics.median(batched(model, 24) for _ in range(2)), 2)
+        model = make_model(options.preset, Path(folder) / "large")
+        figures |= over_plain(model, prompts(model, batch), options.tokens, options.rounds)
+        rates = [batched(model, 24, batch) for _ in range(2)]
+        figures[f"batch{batch}_over_single"] = round(statistics.median(rates), 2)
     print(json.dumps(figures))
 
 

@@ -1,6 +1,6 @@
 """Solids, points and views per second on real models: prints one JSON object.
 
-    python benchmarks/geometry.py [DATASET] [--points 4096] [--views 8] [--image-size 224]
+    python benchmarks/geometry.py [DATASET] [--models N] [--points 4096] [--views 8] [--image-size 224]
 
 The work of the ``geometry`` stage, from JSON to eight PNGs, in the same sandbox: on one core, on all cores, and how
 one core's time splits. ``lost`` counts models that gave nothing, by reason.
@@ -8,12 +8,14 @@ one core's time splits. ``lost`` counts models that gave nothing, by reason.
 
 import argparse
 import json
+import tempfile
 import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from _common import ROOT, add_dataset, parse, read_dataset
 
 from pipeline.cad import kernel, omnicad
 from pipeline.cad.program import Frame
@@ -23,9 +25,6 @@ from pipeline.cad.sandbox import Failure, Sandbox, cores
 from pipeline.data.dataset import open_dataset
 from pipeline.data.draw import DEFLECTION
 from pipeline.params import load
-
-ROOT = Path(__file__).resolve().parents[1]
-DEFAULT_DATASET = ROOT.parent / "shared" / "omnicad"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,18 +76,17 @@ def main() -> None:
     """Measure and print."""
     settings = load(ROOT / "params.yaml").geometry
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("dataset", type=Path, nargs="?", default=DEFAULT_DATASET)
+    add_dataset(parser)
     parser.add_argument("--points", type=int, default=settings.num_points)
     parser.add_argument("--views", type=int, default=settings.num_views)
     parser.add_argument("--image-size", type=int, default=settings.image_size)
-    arguments = parser.parse_args()
-    entries, _ = open_dataset(arguments.dataset).entries()
-    tasks = [
-        Task(arguments.dataset, entry.id, arguments.points, arguments.views, arguments.image_size) for entry in entries
-    ]
-    warm = tasks[:2]
-    seconds_all, results = run(tasks, cores(), warm)
-    seconds_one, single = run(tasks, 1, warm) if cores() > 1 else (seconds_all, results)
+    arguments = parse(parser, models=3, views=2)
+    with tempfile.TemporaryDirectory() as folder:
+        dataset, entries = read_dataset(arguments, Path(folder))
+        tasks = [Task(dataset, entry.id, arguments.points, arguments.views, arguments.image_size) for entry in entries]
+        warm = tasks[:2]
+        seconds_all, results = run(tasks, cores(), warm)
+        seconds_one, single = run(tasks, 1, warm) if cores() > 1 else (seconds_all, results)
     done = [result for result in single if not isinstance(result, Failure)]
     total = sum(sum(spent.values()) for spent in done)
     each = np.array([sum(spent.values()) for spent in done])

@@ -15,16 +15,16 @@ import tempfile
 import time
 from pathlib import Path
 
+from _common import OMNICAD, parse
+
 from pipeline.cad import omnicad, synthesis
 from pipeline.cad.sandbox import Failure, Sandbox
 from pipeline.evaluation.assess import CompareTask, compare_files
 
-REAL = Path(__file__).resolve().parents[2] / "shared" / "omnicad" / "json"
-
 
 def files(folder: Path, count: int) -> tuple[str, list[Path]]:
     """Where the models come from, and so many of them."""
-    real = sorted(REAL.glob("*/*.json"))
+    real = sorted(OMNICAD.glob("json/*/*.json"))
     if real:
         return "omnicad", real[:: max(1, len(real) // count)][:count]
     made = []
@@ -48,7 +48,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
-    options = parser.parse_args()
+    options = parse(parser, models=3, rounds=1)
     with tempfile.TemporaryDirectory() as folder:
         source, found = files(Path(folder), options.models)
         tasks = [CompareTask(a, b, 8192, 0, True) for a, b in zip(found, [*found[1:], found[0]], strict=True)]

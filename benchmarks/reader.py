@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import psutil
+from _common import parse
 
 from pipeline.shards import embeddings
 from pipeline.shards.manifest import Manifest
@@ -36,7 +37,7 @@ def main() -> None:
     parser.add_argument("--models", type=int, default=10_000)
     parser.add_argument("--per-shard", type=int, default=1_000)
     parser.add_argument("--samples", type=int, default=50_000)
-    arguments = parser.parse_args()
+    arguments = parse(parser, models=200, per_shard=100, samples=1_000)
     rng = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

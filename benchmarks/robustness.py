@@ -10,6 +10,7 @@ neither gave a result nor a reason that we know; it is to be 0.
 import argparse
 import json
 import random
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from _common import add_dataset, parse, read_dataset
 
 from pipeline.cad import kernel, omnicad
 from pipeline.cad.codec import Codec
@@ -27,7 +29,6 @@ from pipeline.cad.tokens import NUM_COMMANDS
 from pipeline.data.dataset import open_dataset
 from pipeline.errors import RejectError
 
-DEFAULT_DATASET = Path(__file__).resolve().parents[2] / "shared" / "omnicad"
 LIMITS = {"timeout", "crash", "out_of_memory"}  # what the sandbox says of a worker that it ended
 ODD_VALUES = (1e300, -1e9, 1e7, 0, -1, None, "x", [], {}, True, float("nan"), float("inf"), 1e-300, "\ud800")
 
@@ -113,13 +114,14 @@ def walk(task: Walk) -> str:
 def main() -> None:
     """Count and print."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("dataset", type=Path, nargs="?", default=DEFAULT_DATASET)
+    add_dataset(parser)
     parser.add_argument("--files", type=int, default=10_000)
     parser.add_argument("--sequences", type=int, default=10_000)
-    arguments = parser.parse_args()
-    dataset = open_dataset(arguments.dataset)
-    entries, _ = dataset.entries()
-    sources = [data for entry in entries if len(data := dataset.read(f"json/{entry.id}.json")) < 20_000]
+    arguments = parse(parser, models=8, files=100, sequences=12)
+    with tempfile.TemporaryDirectory() as folder:
+        path, entries = read_dataset(arguments, Path(folder))
+        dataset = open_dataset(path)
+        sources = [data for entry in entries if len(data := dataset.read(f"json/{entry.id}.json")) < 20_000]
     rng = random.Random(0)
     started = time.perf_counter()
     files = Counter(read(rng, sources) for _ in range(arguments.files))

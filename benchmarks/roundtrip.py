@@ -1,6 +1,6 @@
 """What quantisation costs in geometry: prints one JSON object.
 
-    python benchmarks/roundtrip.py [DATASET] [--bits 6 8 10 12] [--tolerance 0.01]
+    python benchmarks/roundtrip.py [DATASET] [--models N] [--bits 6 8 10 12] [--tolerance 0.01]
 
 Every model is built, encoded, decoded and built again, at each number of bits: how many are valid solids, volumetric
 IoU with the original, and chamfer distance to it (8,192 points in [-1, 1] cubed; ``chamfer_floor`` compares two
@@ -9,12 +9,14 @@ draws from the original). Failures count: an IoU of 0.
 
 import argparse
 import json
+import tempfile
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from _common import ROOT, add_dataset, parse, read_dataset
 
 from pipeline.cad import kernel, omnicad
 from pipeline.cad.codec import Codec
@@ -27,8 +29,6 @@ from pipeline.data.dataset import open_dataset
 from pipeline.errors import RejectError
 from pipeline.params import load
 
-ROOT = Path(__file__).resolve().parents[1]
-DEFAULT_DATASET = ROOT.parent / "shared" / "omnicad"
 NUM_POINTS = 8192
 DEFLECTION = 0.001  # of the longest half-side: fine enough that IoU measures the codec
 
@@ -96,17 +96,20 @@ def figures(results: dict[str, dict[str, Any]], bits: str, floor: float) -> dict
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("dataset", type=Path, nargs="?", default=DEFAULT_DATASET)
+    add_dataset(parser)
     parser.add_argument("--bits", type=int, nargs="+", default=[6, 8, 10, 12])
     default = load(ROOT / "params.yaml").codec
     parser.add_argument("--tolerance", type=float, default=default.tolerance)
     parser.add_argument("--details", type=Path, help="write each model's figures to this file")
-    arguments = parser.parse_args()
-    entries, _ = open_dataset(arguments.dataset).entries()
-    tasks = [Task(arguments.dataset, entry.id, tuple(arguments.bits), arguments.tolerance) for entry in entries]
+    arguments = parse(parser, models=2)
     results: dict[str, dict[str, Any]] = {}
     rejected: dict[str, str] = {}
-    with Sandbox(roundtrip, cores(), timeout_s=300, memory_mib=4096) as sandbox:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Sandbox(roundtrip, cores(), timeout_s=300, memory_mib=4096) as sandbox,
+    ):
+        dataset, entries = read_dataset(arguments, Path(folder))
+        tasks = [Task(dataset, entry.id, tuple(arguments.bits), arguments.tolerance) for entry in entries]
         for task, result in zip(tasks, sandbox.map(tasks), strict=True):
             if isinstance(result, Failure):
                 rejected[task.id] = f"{result.reason}: {result.detail}"

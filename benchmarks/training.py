@@ -1,6 +1,6 @@
 """A training step against a plain loop and against the curriculum document's way: prints one JSON object.
 
-    python benchmarks/training.py [--samples 64] [--rounds 3] [--folder DIR]
+    python benchmarks/training.py [DATASET] [--models N] [--samples 64] [--rounds 3] [--folder DIR]
 
 SmolLM2-135M with LoRA on real Omni-CAD models, stage 3 (text, points, images), float32, no dropout, in one run:
 
@@ -29,10 +29,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from _common import ROOT, add_dataset, parse, read_dataset
 from torch import Tensor
 from torch.nn import functional as F
 
 from pipeline import params, presets
+from pipeline.data.dataset import open_dataset
 from pipeline.device import matrix_flops
 from pipeline.device import peak_memory as memory_peak
 from pipeline.model.cad_mllm import CadMllmModel
@@ -46,19 +48,18 @@ from pipeline.training.plan import Example
 from pipeline.training.tracking import StageLog
 from stages.train import Place, make_model
 
-ROOT = Path(__file__).resolve().parents[1]
-REAL = ROOT.parent / "shared" / "omnicad"
 STAGES = ("stage1_text", "stage2_text_pc", "stage3_all")
 CPU = torch.device("cpu")
 
 
-def prepare(folder: Path) -> None:
-    """A project in ``folder`` with the features of the real models; nothing is done twice."""
+def prepare(folder: Path, arguments: argparse.Namespace) -> None:
+    """A project in ``folder`` with the features of the models; nothing is done twice."""
     os.environ["PYTHONPATH"] = str(ROOT)
     (folder / "presets").is_dir() or (folder / "presets").symlink_to(ROOT / "presets")
     os.chdir(folder)
-    document = presets.compose("smollm2")
-    data = {**presets.overlay("omnicad-cpu")["data"], "path": str(REAL)}
+    document = presets.compose(arguments.preset)
+    path = read_dataset(arguments, folder)[0].resolve()
+    data = {**presets.overlay("omnicad-cpu")["data"], "path": str(path), "limit": arguments.models}
     presets.merge(document, {"data": data, "training": {"tokens_per_batch": 768}}, "")
     presets.write(document, folder / "params.yaml")
     commands = ["models", "corpus", "geometry", "features --modality image", "features --modality point_cloud"]
@@ -146,31 +147,36 @@ def run_plain(model: CadMllmModel, data: TrainingData, examples: Sequence[Exampl
     return time.perf_counter() - started
 
 
-def document_encoders() -> tuple[torch.nn.Module, torch.nn.Module]:
-    """Networks of the released sizes with random weights."""
+def document_encoders(smallest: bool) -> tuple[Any, Any]:
+    """Networks of the released sizes, or of the smallest, with random weights."""
     from transformers import Dinov2Config, Dinov2Model
 
     from pipeline.encoders.michelangelo import MichelangeloConfig, MichelangeloEncoder
 
-    large = Dinov2Config(hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, patch_size=14, image_size=518)
-    return Dinov2Model(large).eval(), MichelangeloEncoder(MichelangeloConfig(768, 12, 8, 256)).eval()
+    width, heads, layers = (16, 1, 1) if smallest else (1024, 16, 24)
+    images = Dinov2Config(
+        hidden_size=width, num_attention_heads=heads, num_hidden_layers=layers, patch_size=14, image_size=518
+    )
+    points = MichelangeloConfig(16, 2, 1, 4) if smallest else MichelangeloConfig(768, 12, 8, 256)
+    return Dinov2Model(images).eval(), MichelangeloEncoder(points).eval()
 
 
 class DocumentWay:
     """The document's script: encoders in the step, JSON as text, one length for all."""
 
-    def __init__(self, model: CadMllmModel, data: TrainingData, num_views: int) -> None:
-        self.model, self.data, self.num_views = model, data, num_views
-        self.images, self.points = document_encoders()
+    def __init__(self, p: params.Params, model: CadMllmModel, data: TrainingData) -> None:
+        self.model, self.data, self.num_views = model, data, p.model.views_per_sample
+        self.images, self.points = document_encoders(p.preset == "smoke")
+        self.dataset = open_dataset(Path(p.data.path))
         self.geometry = ShardReader(Path("data/geometry"), "geometry")
-        width = model.width
-        self.projectors = torch.nn.ModuleList([torch.nn.Linear(1024, width), torch.nn.Linear(768, width)])
+        widths = (self.images.config.hidden_size, self.points.config.width)
+        self.projectors = torch.nn.ModuleList([torch.nn.Linear(width, model.width) for width in widths])
         self.trained = [*model.lora().values(), *self.projectors.parameters()]
         self.optimizer = torch.optim.AdamW(self.trained, lr=1e-3)
 
     def json_tokens(self, row: int) -> list[int]:
-        text = (REAL / "json" / f"{self.data.rows[row].id}.json").read_text(encoding="utf-8")
-        text = json.dumps(json.loads(text), separators=(",", ":"))
+        document = json.loads(self.dataset.read(f"json/{self.data.rows[row].id}.json"))
+        text = json.dumps(document, separators=(",", ":"))
         ids: list[int] = self.model.tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
 
@@ -187,7 +193,7 @@ class DocumentWay:
         ids += [self.model.tokenizer.eos_token_id] * (max_length - len(ids))
         table = self.model.text_embedding.table.weight
         text = F.embedding(torch.tensor(ids), table)
-        parts = [self.projectors[0](seen).flatten(0, 1), self.projectors[1](shape.reshape(-1, 768)), text]
+        parts = [self.projectors[0](seen).flatten(0, 1), self.projectors[1](shape.reshape(-1, shape.shape[-1])), text]
         embeds = torch.cat(parts)[None]
         hidden = self.model.causal_lm.model(
             inputs_embeds=embeds, attention_mask=torch.ones(embeds.shape[:2]), use_cache=False
@@ -211,7 +217,7 @@ def as_peft_has_it(model: CadMllmModel) -> None:
 def peak_memory(stage: str, encoders: bool) -> float:
     """GiB of a few steps of a stage in this process."""
     p, model, data = set_up(stage)
-    loaded = document_encoders() if encoders else ()
+    loaded = document_encoders(p.preset == "smoke") if encoders else ()
     trainer = make_trainer(p, stage, model, data)
     longest = sorted(
         trainer.plan.steps(), key=lambda s: sum(len(m) * max(e.length for e in m) for m in s.micro_batches)
@@ -272,7 +278,7 @@ def against_document(
     p: params.Params, ours: CadMllmModel, plain: CadMllmModel, data: TrainingData, rounds: int, max_length: int
 ) -> float:
     """Median over rounds of the seconds of a sample; at 4,096 on models whose JSON fits."""
-    document = DocumentWay(plain, data, p.model.views_per_sample)
+    document = DocumentWay(p, plain, data)
     if max_length >= 4096:
         keep(data, [row for row in range(len(data.rows)) if len(document.json_tokens(row)) < max_length - 80])
     ratios = []
@@ -283,8 +289,9 @@ def against_document(
     return round(statistics.median(ratios), 1)
 
 
-def main(num_samples: int, rounds: int) -> dict[str, Any]:
+def main(arguments: argparse.Namespace) -> dict[str, Any]:
     """All figures."""
+    rounds, (short, long) = arguments.rounds, arguments.lengths
     torch.manual_seed(0)
     p, ours, data = set_up("stage3_all")
     plain = set_up("stage3_all")[1]
@@ -294,34 +301,39 @@ def main(num_samples: int, rounds: int) -> dict[str, Any]:
     shown = Tally()
     for step in whole.steps():
         shown.add(step, {})
-    chosen = np.random.default_rng(0).permutation(len(data.rows))[:num_samples]
+    chosen = np.random.default_rng(0).permutation(len(data.rows))[: arguments.samples]
     keep(data, sorted(chosen.tolist()))
     return {
         **against_plain(p, ours, plain, data, rounds),
-        "over_document_1024": against_document(p, ours, plain, data, rounds, 1024),
-        "over_document_4096": against_document(p, ours, plain, data, max(1, rounds - 1), 4096),
+        f"over_document_{short}": against_document(p, ours, plain, data, rounds, short),
+        f"over_document_{long}": against_document(p, ours, plain, data, max(1, rounds - 1), long),
         "padding_share": shown.shares()["padding_share"],
         "samples": len(chosen),
-        "peak_memory_gib": {name: in_child(name, False) for name in STAGES},
-        "peak_memory_with_encoders_gib": {name: in_child(name, True) for name in STAGES[1:]},
+        "peak_memory_gib": {name: in_child(name, False) for name in arguments.stages},
+        "peak_memory_with_encoders_gib": {name: in_child(name, True) for name in arguments.stages if name != STAGES[0]},
     }
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_dataset(parser)
+    parser.add_argument("--preset", default="smollm2", help="whose networks are trained; default: smollm2")
     parser.add_argument("--samples", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--lengths", type=int, nargs=2, default=(1024, 4096), help="of the document's sequences")
+    parser.add_argument("--stages", choices=STAGES, nargs="+", default=STAGES, help="whose memory is measured")
     parser.add_argument("--folder", type=Path, help="where the prepared features are kept; default: nowhere")
     parser.add_argument("--memory", choices=STAGES, help=argparse.SUPPRESS)
     parser.add_argument("--encoders", action="store_true", help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if not REAL.is_dir():
-        sys.exit(f"{REAL} is not here: real Omni-CAD models are needed")
+    given = parse(parser, preset="smoke", models=12, samples=4, rounds=1, lengths=(64, 128), stages=STAGES[-1:])
+    if not given.smoke and not given.dataset.exists():
+        sys.exit(f"{given.dataset} is not here: real Omni-CAD models are needed")
     with tempfile.TemporaryDirectory() as temporary:
         folder = (given.folder or Path(temporary)).resolve()
         folder.mkdir(parents=True, exist_ok=True)
-        prepare(folder)
         if given.memory:
+            os.chdir(folder)
             print(peak_memory(given.memory, given.encoders))
         else:
-            print(json.dumps(main(given.samples, given.rounds)))
+            prepare(folder, given)
+            print(json.dumps(main(given)))

@@ -1,0 +1,37 @@
+"""What benchmarks share: their smallest form, and the real models that most of them read."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from pipeline import params
+from pipeline.data.corpus import make_synthetic_zip
+from pipeline.data.dataset import Entry, open_dataset
+
+ROOT = Path(__file__).resolve().parents[1]
+OMNICAD = ROOT.parent / "shared" / "omnicad"
+
+
+def parse(parser: argparse.ArgumentParser, **smallest: Any) -> argparse.Namespace:
+    """The options, with ``--smoke`` among them, which puts these values in place of the defaults."""
+    parser.add_argument("--smoke", action="store_true", help="the smallest form: that it runs; its figures say nothing")
+    if parser.parse_known_args()[0].smoke:
+        parser.set_defaults(**smallest)
+    return parser.parse_args()
+
+
+def add_dataset(parser: argparse.ArgumentParser) -> None:
+    """``DATASET`` and ``--models``."""
+    parser.add_argument("dataset", type=Path, nargs="?", default=OMNICAD)
+    parser.add_argument("--models", type=int, help="the first so many; all if left out")
+
+
+def read_dataset(arguments: argparse.Namespace, folder: Path) -> tuple[Path, list[Entry]]:
+    """The dataset and its models; for the smallest form synthetic parts, made in ``folder``."""
+    path = arguments.dataset
+    if arguments.smoke:
+        data = params.load(ROOT / "params.yaml").data
+        few = data.synthetic.model_copy(update={"num_models": arguments.models})
+        path = folder / "synthetic.zip"
+        make_synthetic_zip(path, data.model_copy(update={"synthetic": few}), seed=0)
+    return path, open_dataset(path).entries()[0][: arguments.models]
