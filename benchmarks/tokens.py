@@ -20,7 +20,8 @@ from pipeline.cad import omnicad
 from pipeline.cad.grammar import Grammar
 from pipeline.cad.program import Arc, CadProgram, Circle
 from pipeline.cad.sandbox import Failure, Sandbox, cores
-from pipeline.data.prepare import PrepareTask, prepare
+from pipeline.data.dataset import open_dataset
+from pipeline.data.prepare import PrepareTask, prepare, read_texts
 from pipeline.errors import UserError
 from pipeline.params import load
 
@@ -73,7 +74,8 @@ def main() -> None:
         Sandbox(prepare, cores(), timeout_s=120, memory_mib=4096) as sandbox,
     ):
         dataset, entries = read_dataset(arguments, Path(folder))
-        tasks = [PrepareTask(dataset, entry, arguments.bits, tolerance, 1 << 20) for entry in entries]
+        texts = read_texts(open_dataset(dataset), entries, [])
+        tasks = (PrepareTask(entry, text, arguments.bits, tolerance, 1 << 20) for entry, text in texts)
         for record in sandbox.map(tasks):
             if isinstance(record, Failure):
                 rejected += 1

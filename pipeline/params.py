@@ -96,6 +96,10 @@ class Data(Section):
     prefixes: Annotated[int, Field(ge=0)] = Field(
         description="at most so many prefixes of each training model become models of their own, as in Omni-CAD"
     )
+    duplicates: Literal["drop", "keep"] = Field(
+        description="drop: a validation or test model whose program training has, or a pretrained network has seen, is "
+        "left out"
+    )
     shard_size: Positive = Field(description="models per shard")
     max_program_tokens: Annotated[int, Field(ge=16, le=32768)] = Field(description="longer programs are rejected")
 

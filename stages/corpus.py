@@ -4,19 +4,22 @@ from pathlib import Path
 
 from pipeline import params, work
 from pipeline.progress import display
-from stages.runner import CORPUS, stage
+from stages.runner import CORPUS, MODELS, stage
 
 
 @stage
 def corpus() -> None:
     """Read Omni-CAD, or make the synthetic corpus, and write its captions and program tokens to data/corpus/."""
     from pipeline.data.corpus import build_corpus
+    from pipeline.shards.seen import read_seen
 
     p = params.load()
     sections = {"data": p.data, "codec": p.codec, "kernel": p.kernel, "seed": p.seed}
     inputs = {} if p.data.source == "synthetic" else {"path": str(Path(p.data.path).resolve())}
+    seen = read_seen(MODELS) if p.data.duplicates == "drop" else frozenset()
     with display("corpus") as show, work.scratch("corpus", __name__, sections, inputs) as scratch:
-        counts = build_corpus(p.data, p.codec, p.kernel, p.seed, scratch, CORPUS, params.num_workers(), show)
+        workers = params.num_workers()
+        counts = build_corpus(p.data, p.codec, p.kernel, p.seed, scratch, CORPUS, workers, show, seen=seen)
         splits = ", ".join(f"{number} {split}" for split, number in counts["splits"].items())
         show.say(
             f"{counts['entries']} entries: {counts['accepted']} accepted ({splits}), {counts['rejected']} rejected"

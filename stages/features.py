@@ -7,9 +7,8 @@ import typer
 
 from pipeline import params, work
 from pipeline.errors import UserError
-from pipeline.fingerprint import sha256_file
 from pipeline.progress import display
-from pipeline.shards.manifest import MANIFEST, Manifest
+from pipeline.shards.manifest import Manifest
 from stages.runner import CORPUS, FEATURES, GEOMETRY, MODELS, command, stage
 
 features = typer.Typer(
@@ -47,15 +46,14 @@ def run(modality: Modality) -> None:
     p = params.load()
     Manifest.read(GEOMETRY, "geometry")
     settings = getattr(p.features, modality.value)
-    inputs = {
-        "geometry": sha256_file(GEOMETRY / MANIFEST),
-        "encoder": read_models(MODELS)[ENCODERS[modality.value]]["sha256"],
-    }
+    device = choose_device(p.training.device)
+    sections = {"settings": settings, "device": device.type}
+    inputs = {"encoder": read_models(MODELS)[ENCODERS[modality.value]]["sha256"]}
     with (
         display(f"features {modality.value}") as show,
-        work.scratch(f"features-{modality.value}", __name__, {"settings": settings}, inputs) as scratch,
+        work.scratch(f"features-{modality.value}", __name__, sections, inputs) as scratch,
     ):
-        out, device = FEATURES / modality.value, choose_device(p.training.device)
+        out = FEATURES / modality.value
         counts = build_features(modality.value, GEOMETRY, MODELS, settings, device, scratch, out, show)
         show.say(f"{counts['samples']} models encoded, {counts['rejected']} rejected")
 

@@ -1,9 +1,8 @@
 """The ``geometry`` stage: points with normals and shaded views."""
 
 from pipeline import params, work
-from pipeline.fingerprint import sha256_file
 from pipeline.progress import display
-from pipeline.shards.manifest import MANIFEST, Manifest
+from pipeline.shards.manifest import Manifest
 from stages.runner import CORPUS, GEOMETRY, stage
 
 
@@ -15,8 +14,7 @@ def geometry() -> None:
     p = params.load()
     Manifest.read(CORPUS, "corpus")
     sections = {"geometry": p.geometry, "kernel": p.kernel, "data": {"path": p.data.path}, "seed": p.seed}
-    inputs = {"corpus": sha256_file(CORPUS / MANIFEST)}
-    with display("geometry") as show, work.scratch("geometry", __name__, sections, inputs) as scratch:
+    with display("geometry") as show, work.scratch("geometry", __name__, sections, {}) as scratch:
         counts = build_geometry(
             CORPUS, p.data, p.geometry, p.kernel, p.seed, scratch, GEOMETRY, params.num_workers(), show
         )

@@ -8,12 +8,13 @@ from stages.runner import MODELS, stage
 @stage
 def models() -> None:
     """Resolve the language model and the two encoders into models/. After this nothing needs a network."""
-    from pipeline.encoders.weights import build_models
+    from pipeline.encoders.weights import build_models, local_hashes
 
     p = params.load()
+    sections = {"models": p.models, "seed": p.seed}
     with (
         display("models") as show,
-        work.scratch("models", __name__, {"models": p.models, "seed": p.seed}, {}) as scratch,
+        work.scratch("models", __name__, sections, local_hashes(p.models)) as scratch,
     ):
         manifest = build_models(p.models, p.seed, scratch, MODELS, show)
         for name, entry in manifest.items():

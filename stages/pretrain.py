@@ -15,6 +15,7 @@ from pipeline.params import Params
 from pipeline.progress import display
 from pipeline.recipes import Pretraining
 from pipeline.shards.manifest import MANIFEST, Manifest
+from pipeline.shards.seen import write_seen
 from pipeline.training.tracking import read_log
 from stages.runner import CORPUS, GEOMETRY, LOGS, MODELS, PRETRAINED, command, stage
 
@@ -87,13 +88,14 @@ def shape_encoder() -> None:
         shapes = MichelangeloEncoder.from_pretrained(MODELS / "point_cloud_encoder")
         torch.manual_seed(p.seed)
         module = ShapeTraining(shapes, images, recipe.shape_encoder, recipe.embedding_width)
-        batches = ShapeBatches(shape_data("train", p.seed), images, recipe.shape_encoder)
+        data, test = shape_data("train", p.seed), shape_data("test", p.seed)
+        batches = ShapeBatches(data, images, recipe.shape_encoder)
         log = speed_log("shape_encoder")
         Pretrainer(module, recipe.shape_encoder, p.seed, batches, module.loss, scratch, log, show).run()
-        test = shape_data("test", p.seed)
         scores = occupancy_scores(module, test, range(min(len(test), MAX_TEST_MODELS)))
         with atomic_folder(ALIGNED) as folder:
             module.save(folder / SHAPES.name, folder / IMAGES.name)
+            write_seen(folder / SHAPES.name, data.programs())
             write_text(folder / SCORES, json.dumps(scores, indent=1, sort_keys=True) + "\n")
             write_text(folder / LOG, (scratch / LOG).read_text(encoding="utf-8"))
         work.clean(scratch)
@@ -117,12 +119,11 @@ def image_encoder() -> None:
     p, recipe = settings()
     if not ALIGNED.is_dir():
         raise UserError(f"{ALIGNED} is missing; run `cadmllm pretrain shape-encoder` first")
+    described = {"recipe": recipe.image_encoder, "seed": p.seed, "num_points": p.geometry.num_points}
     inputs = corpus_inputs() | {"aligned": sha256_folder(ALIGNED)}
     with (
         display("pretrain image-encoder") as show,
-        work.scratch(
-            "pretrain-image-encoder", __name__, {"recipe": recipe.image_encoder, "seed": p.seed}, inputs
-        ) as scratch,
+        work.scratch("pretrain-image-encoder", __name__, described, inputs) as scratch,
     ):
         images = DinoV2Encoder(ALIGNED / IMAGES.name, recipe.image_encoder.pool)
         shapes = MichelangeloEncoder.from_pretrained(ALIGNED / SHAPES.name).eval()
@@ -146,6 +147,7 @@ def image_encoder() -> None:
         )
         with atomic_folder(IMAGES) as folder:
             save_image_encoder(images, module.image_head, folder)
+            write_seen(folder, data.programs())
             write_text(folder / SCORES, json.dumps(found, indent=1, sort_keys=True) + "\n")
             write_text(folder / LOG, (scratch / LOG).read_text(encoding="utf-8"))
         work.clean(scratch)
@@ -205,6 +207,7 @@ def language_model() -> None:
         with atomic_folder(LANGUAGE) as folder:
             llm.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
+            write_seen(folder, data["train"].programs())
             write_text(folder / SCORES, json.dumps({"validation_loss": losses}) + "\n")
             write_text(folder / LOG, (scratch / LOG).read_text(encoding="utf-8"))
         work.clean(scratch)

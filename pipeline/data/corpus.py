@@ -2,10 +2,11 @@
 
 import hashlib
 import json
+import os
 import zipfile
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +19,18 @@ from pipeline.cad.grammar import Grammar
 from pipeline.cad.program import CadProgram
 from pipeline.cad.sandbox import Failure, Sandbox
 from pipeline.csv_files import csv_text
-from pipeline.data.dataset import Entry, base_model, dataset_path, open_dataset
-from pipeline.data.prepare import PrepareTask, model_id, prepare
+from pipeline.data.dataset import SYNTHETIC_ZIP, Dataset, Entry, base_model, dataset_path
+from pipeline.data.duplicates import Record, known_to_training
+from pipeline.data.prepare import PrepareTask, model_id, prepare, read_texts
 from pipeline.errors import UserError
 from pipeline.params import Codec, Data, Kernel, Split
 from pipeline.shards.manifest import Manifest, Reject, reasons, write_rejects
 from pipeline.shards.reader import INDEX
 from pipeline.shards.writer import encode_array, encode_json, write_shard
-from pipeline.work import clean
+from pipeline.work import Journal, clean
 
 SPLITS = ("train", "validation", "test")
-BLOCK = 64  # entries that one file in scratch keeps
+BATCH = 1024  # models that are read at once
 
 
 def make_synthetic_zip(path: Path, data: Data, seed: int) -> None:
@@ -105,115 +107,127 @@ def build_corpus(
     num_workers: int,
     progress: Callable[[int, int, str], None],
     required: Sequence[str] = SPLITS,
+    seen: frozenset[str] = frozenset(),
 ) -> dict[str, Any]:
     """Make the corpus in ``scratch`` and publish it to ``out``.
 
     Args:
         required: splits that may not be empty.
+        seen: hashes of programs that a network was pretrained on: with ``data.duplicates: drop`` no test.
 
     Returns:
-        The counts: entries, accepted, rejected, by reason and by split. They add up.
+        The counts: entries, accepted, rejected, by reason and by split, which add up; and how many models of the
+        train split have the program of another one.
 
     Raises:
         UserError: the dataset is none, or a split is left empty.
     """
-    scratch.mkdir(parents=True, exist_ok=True)
     source = dataset_path(data, scratch)
     if data.source == "synthetic" and not source.is_file():
         progress(0, data.synthetic.num_models, f"making {data.synthetic.num_models} synthetic parts")
         make_synthetic_zip(source, data, seed)
-    dataset = open_dataset(source.resolve())
+    dataset = Dataset(source.resolve())
     entries, rejects = dataset.entries()
     if data.limit is not None:
         kept = set(sorted([entry.id for entry in entries] + [reject.id for reject in rejects])[: data.limit])
         entries = [entry for entry in entries if entry.id in kept]
         rejects = [reject for reject in rejects if reject.id in kept]
-    tasks = [
-        PrepareTask(dataset.path, entry, codec.bits, codec.tolerance, data.max_program_tokens) for entry in entries
-    ]
-    records = _prepare_all(tasks, scratch / "blocks", kernel, num_workers, progress)
+
+    def prepared(texts: Iterable[tuple[Entry, bytes]], number: int, name: str) -> list[Record]:
+        tasks = (PrepareTask(e, text, codec.bits, codec.tolerance, data.max_program_tokens) for e, text in texts)
+        return _prepare_all(tasks, number, scratch / name, kernel, num_workers, progress)
+
+    records = prepared(read_texts(dataset, entries, rejects), len(entries), "blocks")
     accepted = [record for record in records if "tokens" in record]
     bases = {base_model(record["id"]) for record in accepted}
     splits = assign_splits(bases, data.split, seed, dataset.published_split())
     if data.prefixes:
         train = [record for record in accepted if splits[base_model(record["id"])] == "train"]
-        known = {entry.id for entry in entries} | {reject.id for reject in rejects}
-        tasks = [task for task in _prefix_tasks(train, tasks[0], data.prefixes) if task.entry.id not in known]
-        prefixes = _prepare_all(tasks, scratch / "prefixes", kernel, num_workers, progress)
-        records += prefixes
-        accepted += [record for record in prefixes if "tokens" in record]
-    accepted.sort(key=lambda record: str(record["id"]))
-    rejects += [Reject(r["id"], "corpus", r["reason"], r["detail"]) for r in records if "tokens" not in r]
-    by_split: dict[str, list[dict[str, Any]]] = {split: [] for split in SPLITS}
-    for record in accepted:
+        taken = {entry.id for entry in entries} | {reject.id for reject in rejects}
+        texts = [(entry, text) for entry, text in _prefixes(train, data.prefixes) if entry.id not in taken]
+        records += prepared(texts, len(texts), "prefixes")
+    by_split: dict[str, list[Record]] = {split: [] for split in SPLITS}
+    for record in sorted((record for record in records if "tokens" in record), key=lambda record: str(record["id"])):
         by_split[splits[base_model(record["id"])]].append(record)
-    counts = {
-        "entries": len(accepted) + len(rejects),
-        "accepted": len(accepted),
-        "rejected": len(rejects),
-        "reasons": reasons(rejects),
-        "splits": {split: len(members) for split, members in by_split.items()},
-    }
+    rejects += [Reject(r["id"], "corpus", r["reason"], r["detail"]) for r in records if "tokens" not in r]
+    if data.duplicates == "drop":
+        known = known_to_training(by_split, seen)
+        rejects += known
+        left_out = {reject.id for reject in known}
+        by_split = {split: [r for r in members if r["id"] not in left_out] for split, members in by_split.items()}
+    counts = _counts(by_split, rejects)
     empty = [split for split in required if not by_split[split]]
     if empty:
         raise UserError(
             f"no model is left for {' and '.join(empty)} (counts: {counts}); "
-            "use more models or larger data.split fractions"
+            "use more models or larger data.split fractions, or keep what training has (data.duplicates)"
         )
-    _write(by_split, rejects, counts, codec, data, scratch)
-    for folder in ("blocks", "prefixes"):
-        clean(scratch / folder)
-    publish(scratch, out)
+    whole = scratch / "whole"
+    clean(whole)  # what a kill has left half done
+    _write(by_split, rejects, counts, codec, data, whole)
+    if data.source == "synthetic":
+        os.replace(source, whole / SYNTHETIC_ZIP)
+    publish(whole, out)
+    clean(scratch)
     return counts
 
 
-def _prepare_all(
-    tasks: list[PrepareTask],
-    folder: Path,
-    kernel: Kernel,
-    num_workers: int,
-    progress: Callable[[int, int, str], None],
-) -> list[dict[str, Any]]:
-    """The records of all entries, block by block; finished blocks are read back."""
-    folder.mkdir(parents=True, exist_ok=True)
-    records: list[dict[str, Any]] = []
-    with Sandbox(prepare, num_workers, kernel.timeout_s, kernel.memory_mib) as sandbox:
-        for start in range(0, len(tasks), BLOCK):
-            block = tasks[start : start + BLOCK]
-            path = folder / f"{start // BLOCK:06d}.json"
-            if path.is_file():
-                made = json.loads(path.read_bytes())
-            else:
-                interrupt.check()
-                answers = sandbox.map(block)
-                made = [_record(task.entry, answer) for task, answer in zip(block, answers, strict=True)]
-                write_text(path, json.dumps(made))
-            records += made
-            progress(len(records), len(tasks), "models read, built and encoded")
-    return records
+def _counts(by_split: dict[str, list[Record]], rejects: list[Reject]) -> dict[str, Any]:
+    accepted = sum(len(members) for members in by_split.values())
+    train = by_split["train"]
+    return {
+        "entries": accepted + len(rejects),
+        "accepted": accepted,
+        "rejected": len(rejects),
+        "reasons": reasons(rejects),
+        "splits": {split: len(members) for split, members in by_split.items()},
+        "duplicates_within_train": len(train) - len({record["program_hash"] for record in train}),
+    }
 
 
-def _prefix_tasks(records: list[dict[str, Any]], like: PrepareTask, most: int) -> list[PrepareTask]:
-    """For each model, up to ``most`` of its proper prefixes, evenly spread; none twice."""
-    made: dict[str, PrepareTask] = {}
+def _prefixes(records: Iterable[Record], most: int) -> list[tuple[Entry, bytes]]:
+    """For each model, up to ``most`` of its proper prefixes, evenly spread, as JSON; none twice."""
+    made: dict[str, tuple[Entry, bytes]] = {}
     for record in records:
         program = omnicad.from_document(record["program"])
         lengths = range(1, len(program.extrudes))
         for length in sorted({lengths[len(lengths) * i // most] for i in range(most)}) if lengths else ():
             prefix = CadProgram(program.extrudes[:length])
             entry = Entry(model_id(base_model(record["id"]), prefix), describe.sentence(prefix))
-            made[entry.id] = replace(like, entry=entry, prefix_of=record["id"], num_extrudes=length)
+            made[entry.id] = entry, omnicad.dumps(prefix).encode()
     return list(made.values())
 
 
-def _record(entry: Entry, answer: "dict[str, Any] | Failure") -> dict[str, Any]:
+def _prepare_all(
+    tasks: Iterator[PrepareTask],
+    number: int,
+    folder: Path,
+    kernel: Kernel,
+    num_workers: int,
+    progress: Callable[[int, int, str], None],
+) -> list[Record]:
+    """The records of all tasks, in order; those that ``folder`` has are not made again."""
+    records: list[Record] = []
+    with Journal(folder) as journal, Sandbox(prepare, num_workers, kernel.timeout_s, kernel.memory_mib) as sandbox:
+        while batch := list(islice(tasks, BATCH)):
+            missing = [task for task in batch if task.identity not in journal]
+            found = len(records) + len(batch) - len(missing)
+            for made, (task, answer) in enumerate(zip(missing, sandbox.map(missing), strict=True), 1):
+                journal.add(task.identity, _record(task.entry, answer))
+                interrupt.check()
+                progress(found + made, number, "models read, built and encoded")
+            records += [journal[task.identity] for task in batch]
+    return records
+
+
+def _record(entry: Entry, answer: Record | Failure) -> Record:
     if isinstance(answer, Failure):
         return {"id": entry.id, "reason": answer.reason, "detail": answer.detail}
     return answer
 
 
 def _write(
-    by_split: dict[str, list[dict[str, Any]]],
+    by_split: dict[str, list[Record]],
     rejects: list[Reject],
     counts: dict[str, Any],
     codec: Codec,
@@ -244,6 +258,6 @@ def _write(
     Manifest("corpus", fields, details, tuple(shards)).write(folder)
 
 
-def _members(record: dict[str, Any]) -> dict[str, bytes]:
+def _members(record: Record) -> dict[str, bytes]:
     document = {name: value for name, value in record.items() if name not in ("tokens", "key")}
     return {"json": encode_json(document), "program.npy": encode_array(np.array(record["tokens"], np.uint16))}

@@ -184,9 +184,9 @@ def build_features(
     geometry_settings = reader.manifest.details["settings"]
     entry = read_models(models)[ENCODERS[modality]]
     featurizer = make_featurizer(modality, models, settings, geometry_settings["num_views"], device)
-    names = [shard.name for shard in reader.manifest.shards]
+    sources = {shard.name: shard.sha256 for shard in reader.manifest.shards}
     finished = shard_by_shard(
-        scratch, names, lambda path: make_shard(featurizer, reader, path, settings.dtype), progress
+        scratch, sources, lambda path: make_shard(featurizer, reader, path, settings.dtype), progress
     )
     details = {"encoder": {"source": entry["source"], "sha256": entry["sha256"]}}
     details |= {"settings": settings.model_dump(mode="json"), "geometry": geometry_settings}

@@ -1,16 +1,19 @@
 """The geometry stage: points with normals and shaded views of every model in the corpus."""
 
+import hashlib
+import json
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from pipeline import interrupt
 from pipeline.cad.sandbox import Failure, Sandbox
-from pipeline.data.dataset import dataset_path
+from pipeline.data.dataset import Dataset, dataset_path
 from pipeline.data.draw import DrawTask, draw
 from pipeline.params import Data, Geometry, Kernel
 from pipeline.shards.manifest import Reject, reasons
-from pipeline.shards.reader import ShardReader
+from pipeline.shards.reader import ShardReader, read_index
 from pipeline.shards.writer import write_shard
 from pipeline.work import FinishedShard, publish_shards, shard_by_shard
 
@@ -54,10 +57,22 @@ def build_geometry(
 
             return FinishedShard(write_shard(path, drawn()), tuple(rejects))
 
-        finished = shard_by_shard(scratch, [shard.name for shard in reader.manifest.shards], make, progress)
+        finished = shard_by_shard(scratch, _sources(reader, Dataset(source)), make, progress)
     fields: dict[str, dict[str, Any]] = {"points.npy": {"shape": [geometry.num_points, 6], "dtype": "float32"}}
     if geometry.num_queries:
         fields["queries.npy"] = {"shape": [geometry.num_queries, 4], "dtype": "float32"}
     publish_shards(scratch, out, finished, "geometry", fields, {"settings": geometry.model_dump(mode="json")})
     rejects = [reject for each in finished for reject in each.rejects]
     return {"samples": sum(f.shard.count for f in finished), "rejected": len(rejects), "reasons": reasons(rejects)}
+
+
+def _sources(corpus: ShardReader, dataset: Dataset) -> dict[str, str]:
+    """What each shard is made from, by sha256: its models, and the user's own clouds and pictures of them."""
+    own: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for row in read_index(corpus.folder):
+        names = [*filter(None, [dataset.point_file(row.id)]), *dataset.image_files(row.id)]
+        own[row.shard] += [(name, dataset.stamp(name)) for name in names]
+    return {
+        shard.name: hashlib.sha256(json.dumps([shard.sha256, own[shard.name]]).encode()).hexdigest()
+        for shard in corpus.manifest.shards
+    }

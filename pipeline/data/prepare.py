@@ -1,31 +1,51 @@
 """One model from JSON to tokens, in a sandboxed worker: parse, build the solid, find its frame, encode."""
 
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from pipeline.cad import kernel, omnicad
 from pipeline.cad.codec import Codec
 from pipeline.cad.program import CadProgram, Frame
-from pipeline.data.dataset import Entry, open_dataset
+from pipeline.data.dataset import Dataset, Entry
+from pipeline.data.duplicates import program_hash
 from pipeline.errors import RejectError
+from pipeline.shards.manifest import Reject
 
 
 @dataclass(frozen=True, slots=True)
 class PrepareTask:
-    """What a worker needs for one entry.
+    """All that a worker needs for one entry, and all that its record depends on.
 
     Attributes:
-        prefix_of: the id of the model whose first ``num_extrudes`` extrusions the entry is; None for a whole model.
+        text: the model as Omni-CAD JSON.
     """
 
-    dataset: Path
     entry: Entry
+    text: bytes
     bits: int
     tolerance: float
     max_program_tokens: int
-    prefix_of: str | None = None
-    num_extrudes: int = 0
+
+    @property
+    def identity(self) -> str:
+        """Sha256 of the task."""
+        others = [self.entry.id, self.entry.caption, self.bits, self.tolerance, self.max_program_tokens]
+        return hashlib.sha256(json.dumps(others).encode() + self.text).hexdigest()
+
+
+def read_texts(dataset: Dataset, entries: Iterable[Entry], rejects: list[Reject]) -> Iterator[tuple[Entry, bytes]]:
+    """Each entry with its model's JSON; what cannot be read is added to ``rejects``.
+
+    A model is read once, here: its record is of what was read, whatever becomes of the file meanwhile.
+    """
+    for entry in entries:
+        try:
+            yield entry, dataset.read(f"json/{entry.id}.json")
+        except RejectError as error:
+            rejects.append(Reject(entry.id, "corpus", error.reason, error.detail))
 
 
 def prepare(task: PrepareTask) -> dict[str, Any]:
@@ -34,14 +54,12 @@ def prepare(task: PrepareTask) -> dict[str, Any]:
     Raises:
         RejectError: it cannot be used.
     """
-    entry = task.entry
-    program = omnicad.loads(open_dataset(task.dataset).read(f"json/{task.prefix_of or entry.id}.json"))
-    if task.prefix_of is not None:
-        program = CadProgram(program.extrudes[: task.num_extrudes])
+    entry, codec = task.entry, Codec(task.bits, task.tolerance)
+    program = omnicad.loads(task.text)
     solid = kernel.build(program)
     frame = Frame.of_box(*kernel.bounding_box(solid))
-    volume = kernel.volume(solid) / frame.scale**3
-    tokens = Codec(task.bits, task.tolerance).encode(program.normalised(frame), volume)
+    normalised, volume = program.normalised(frame), kernel.volume(solid) / frame.scale**3
+    tokens = codec.encode(normalised, volume)
     if len(tokens) > task.max_program_tokens:
         raise RejectError("too_long", f"{len(tokens)} tokens, data.max_program_tokens is {task.max_program_tokens}")
     return {
@@ -49,6 +67,7 @@ def prepare(task: PrepareTask) -> dict[str, Any]:
         "key": entry.key,
         "caption": entry.caption,
         "program": omnicad.to_document(program),
+        "program_hash": program_hash(tokens, codec, normalised, volume),
         "frame": {"centre": frame.centre, "scale": frame.scale},
         "statistics": {
             "num_extrudes": len(program.extrudes),

@@ -27,8 +27,9 @@ from pipeline.atomic import publish, write_text
 from pipeline.encoders.alignment import ALIGNMENT
 from pipeline.encoders.michelangelo import MichelangeloConfig, MichelangeloEncoder
 from pipeline.errors import UserError
-from pipeline.fingerprint import sha256_folder
+from pipeline.fingerprint import sha256_file, sha256_folder
 from pipeline.params import Model, Models
+from pipeline.shards.seen import SEEN, read_seen, write_seen
 
 MANIFEST = "manifest.json"
 SHIPPED = Path(__file__).resolve().parents[1] / "shipped"  # weights that the package carries, with their cards
@@ -38,6 +39,8 @@ def build_models(
     models: Models, seed: int, scratch: Path, out: Path, progress: Callable[[int, int, str], None]
 ) -> dict[str, Any]:
     """Resolve the three models into ``scratch``, one folder each, and publish them to ``out``.
+
+    Beside them is written which programs they were trained on, as far as they say so.
 
     Returns:
         The manifest: for each model its source, sha256, number of parameters, and whether it was ever trained.
@@ -56,7 +59,8 @@ def build_models(
         folder, record = scratch / name, scratch / f"{name}.json"
         progress(number, len(makers), f"{name}: {model.source}")
         if not record.is_file():
-            folder.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(folder, ignore_errors=True)  # what a kill has left half done
+            folder.mkdir(parents=True)
             parameters = _explained(name, model, partial(make, model, seed, folder))
             entry = {
                 "source": model.source,
@@ -69,11 +73,25 @@ def build_models(
             gc.collect()
         manifest[name] = json.loads(record.read_text(encoding="utf-8"))
     write_text(scratch / MANIFEST, json.dumps(manifest, indent=1, sort_keys=True) + "\n")
+    sources = [path for path in local_sources(models).values() if (path / SEEN).is_file()]
+    write_seen(scratch, frozenset[str]().union(*map(read_seen, sources)))
     for name in makers:
         (scratch / f"{name}.json").unlink()
     publish(scratch, out)
     progress(len(makers), len(makers), "models are in place")
     return manifest
+
+
+def local_sources(models: Models) -> dict[str, Path]:
+    """Where weights come from that lie on this machine, by the model's name."""
+    found = {name: _local_source(getattr(models, name).source) for name in Models.model_fields}
+    return {name: path for name, path in found.items() if path is not None and path.exists()}
+
+
+def local_hashes(models: Models) -> dict[str, str]:
+    """Sha256 of all that ``build_models`` reads on this machine."""
+    sources = local_sources(models)
+    return {name: sha256_folder(path) if path.is_dir() else sha256_file(path) for name, path in sources.items()}
 
 
 def read_models(folder: Path) -> dict[str, Any]:
@@ -102,15 +120,27 @@ def _explained(name: str, model: Model, make: Callable[[], int]) -> int:
 
 def _locate(source: str, revision: str | None) -> tuple[str, dict[str, Any]]:
     """What transformers' ``from_pretrained`` takes: a name or folder, and keywords."""
-    kind, _, rest = source.partition(":")
-    if kind == "hub":
-        return rest, {"revision": revision} if revision else {}
-    path = package_gguf(rest) if kind == "package" else SHIPPED / rest if kind == "shipped" else Path(rest)
+    path = _local_source(source)
+    if path is None:
+        return source.partition(":")[2], {"revision": revision} if revision else {}
     if not path.exists():
         raise UserError(f"{path} does not exist")
     if path.is_dir():
         return str(path), {"local_files_only": True}
     return str(path.parent), {"gguf_file": path.name, "local_files_only": True}
+
+
+def _local_source(source: str) -> Path | None:
+    """The file or folder that a source names; None for what is fetched, or made."""
+    kind, _, rest = source.partition(":")
+    match kind:
+        case "package":
+            return package_gguf(rest)
+        case "shipped":
+            return SHIPPED / rest
+        case "path":
+            return Path(rest)
+    return None
 
 
 def package_gguf(distribution: str) -> Path:
@@ -215,16 +245,14 @@ def _make_point_cloud_encoder(model: Model, seed: int, folder: Path) -> int:
         set_seed(seed)
         encoder = MichelangeloEncoder(MichelangeloConfig(**model.architecture))
     else:
-        kind, _, rest = model.source.partition(":")
-        if kind == "hub":
+        path = _local_source(model.source)
+        if path is None:
             from huggingface_hub import hf_hub_download
 
-            owner, name, file = [*rest.split("/", 2), "", ""][:3]
+            owner, name, file = [*model.source.removeprefix("hub:").split("/", 2), "", ""][:3]
             if not file:
                 raise UserError("models.point_cloud_encoder: a hub source is hub:<owner>/<repository>/<file>")
             path = Path(hf_hub_download(f"{owner}/{name}", file, revision=model.revision))
-        else:
-            path = SHIPPED / rest if kind == "shipped" else Path(rest)
         if not path.exists():
             raise UserError(f"{path} does not exist")
         _copy_alignment(path, folder)

@@ -11,6 +11,7 @@ from pipeline.data.features import build_features
 from pipeline.data.folders import Folders
 from pipeline.data.geometry import build_geometry
 from pipeline.params import Params, Split
+from pipeline.shards.seen import read_seen
 
 SPLIT = Split(validation=0.05, test=0.9)  # where the dataset publishes none: nearly all are for testing
 Step = Callable[[int, int, str], None]
@@ -36,7 +37,8 @@ def prepare_real(
     data = p.data.model_copy(update=taken)
     work = folder / "work"
     if not found.corpus.is_dir():
-        build_corpus(data, p.codec, p.kernel, p.seed, work / "corpus", found.corpus, num_workers, show, ("test",))
+        scratch, seen = work / "corpus", read_seen(models)
+        build_corpus(data, p.codec, p.kernel, p.seed, scratch, found.corpus, num_workers, show, ("test",), seen)
     if not found.geometry.is_dir():
         drawn = p.geometry.model_copy(update={"num_queries": 0})
         out, scratch = found.geometry, work / "geometry"

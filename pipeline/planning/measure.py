@@ -15,7 +15,7 @@ from pipeline.cad.sandbox import Failure, Sandbox
 from pipeline.data.corpus import make_synthetic_zip
 from pipeline.data.dataset import Entry, open_dataset
 from pipeline.data.draw import DrawTask, draw
-from pipeline.data.prepare import PrepareTask, prepare
+from pipeline.data.prepare import PrepareTask, prepare, read_texts
 from pipeline.device import fastest_s, matrix_flops
 from pipeline.encoders.michelangelo import MichelangeloConfig, MichelangeloEncoder
 from pipeline.errors import UserError
@@ -105,7 +105,8 @@ def _corpus_bytes(records: list[dict[str, Any]]) -> tuple[float, float]:
 def _timed_prepare(
     p: Params, source: Path, entries: list[Entry], num_workers: int
 ) -> tuple[list[dict[str, Any]], float]:
-    tasks = [PrepareTask(source, e, p.codec.bits, p.codec.tolerance, p.data.max_program_tokens) for e in entries]
+    texts = read_texts(open_dataset(source), entries, [])
+    tasks = [PrepareTask(e, text, p.codec.bits, p.codec.tolerance, p.data.max_program_tokens) for e, text in texts]
     with Sandbox(prepare, num_workers, p.kernel.timeout_s, p.kernel.memory_mib) as sandbox:
         list(sandbox.map(tasks[:1] * num_workers))  # workers come up
         started = time.perf_counter()

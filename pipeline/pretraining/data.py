@@ -23,7 +23,7 @@ class ShapeData:
     """
 
     def __init__(self, corpus: Path, geometry: Path, split: str, seed: int) -> None:
-        self.reader = ShardReader(geometry, "geometry")
+        self.corpus, self.reader = ShardReader(corpus, "corpus"), ShardReader(geometry, "geometry")
         self.num_views: int = self.reader.manifest.details["settings"]["num_views"]
         self.rows = [row for row in read_index(corpus, split) if self.reader.has(row.shard, row.key)]
         self.seed = seed
@@ -32,6 +32,10 @@ class ShapeData:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def programs(self) -> frozenset[str]:
+        """Hashes of the programs."""
+        return frozenset(self.corpus.json(row.shard, row.key)["program_hash"] for row in self.rows)
 
     def chosen(self, step: int, batch_size: int) -> tuple[list[int], np.random.Generator]:
         """The rows of a step, every row once in an epoch, and random numbers of the step's own."""

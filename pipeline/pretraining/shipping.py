@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from pipeline.atomic import atomic_folder, write_text
 from pipeline.params import Params
 from pipeline.recipes import Pretraining
+from pipeline.shards.seen import SEEN
 
 CARD = "README.md"
 NOT_SHIPPED = {"log.jsonl", "scores.json"}
@@ -73,8 +74,9 @@ def card(name: str, p: Params, recipe: Pretraining, scores: dict[str, Any]) -> s
         *((key.replace("_", " "), _score(value)) for key, value in scores.items()),
     ]
     table = "\n".join(f"| {key} | {value} |" for key, value in rows)
+    seen = f"`{SEEN}` knows the programs that it was trained on, so that nothing is tested on these."
     made = "Made by `dvc repro` in `pretraining/`. Licence: Apache-2.0."
-    return f"# {title}\n\n{text}\n\n| | |\n|---|---|\n{table}\n\n{made}\n"
+    return f"# {title}\n\n{text}\n\n| | |\n|---|---|\n{table}\n\n{seen} {made}\n"
 
 
 def _score(value: Any) -> str:

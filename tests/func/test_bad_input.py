@@ -63,6 +63,8 @@ def write_dataset(folder, count):
 def test_a_damaged_dataset_costs_its_damaged_models_alone(project):
     raw = project.folder / "data/raw/Omni-CAD"
     project.change("source: synthetic", "source: omnicad")
+    assert "run `cadmllm models`" in refused(project, "corpus")
+    project.run("cadmllm", "models")
     assert "does not exist" in refused(project, "corpus")
     raw.mkdir(parents=True)
     assert "not an Omni-CAD dataset" in refused(project, "corpus")
@@ -98,7 +100,6 @@ def test_a_damaged_dataset_costs_its_damaged_models_alone(project):
         f"0000/{files[10].stem}": "bad_image",
         f"0000/{files[12].stem}": "bad_image",
     }
-    project.run("cadmllm", "models")
     for modality in ("image", "point_cloud"):
         project.run("cadmllm", "features", "--modality", modality)
     # Text-only training uses what geometry could not; the later stages leave those out.

@@ -170,6 +170,7 @@ def test_another_image_encoder_leaves_text_and_points_alone(copy):
     copy.change("image_size: 56", "image_size: 28")
     before = copy.read("data/features/point_cloud/manifest.json"), copy.read("checkpoints/stage2_text_pc/lineage.json")
     output = copy.run("dvc", "repro", "train@stage3_all")
+    assert "corpus" not in ran(output)
     assert "features@point_cloud" not in ran(output)
     assert "train@stage1_text" not in ran(output)
     assert "train@stage2_text_pc" not in ran(output)

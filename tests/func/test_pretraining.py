@@ -10,6 +10,8 @@ from ruamel.yaml import YAML
 from pipeline.cad.grammar import Grammar
 from pipeline.model.cad_mllm import CadMllmModel
 from pipeline.params import load
+from pipeline.shards.reader import ShardReader
+from pipeline.shards.seen import read_seen
 from tests.func.conftest import make_project
 from tests.func.test_interruption import contents, kill_when, scratch_has
 
@@ -62,6 +64,13 @@ def test_killed_pretraining_goes_on_to_the_same_bytes(project, signum):
     assert contents(project.folder / "pretrained/aligned") == before
 
 
+def programs(project, split):
+    """Hashes of what a split holds."""
+    reader = ShardReader(project.folder / "data/corpus", "corpus")
+    shards = [shard.name for shard in reader.manifest.shards if shard.split == split]
+    return {reader.json(name, key)["program_hash"] for name in shards for key in reader.keys(name)}
+
+
 def test_shipped_weights_are_small_and_used_by_the_pipeline(project, tmp_path):
     output = project.call("pretrain", "ship", "--to", str(tmp_path))
     assert output.count(" MB") == 3
@@ -69,6 +78,7 @@ def test_shipped_weights_are_small_and_used_by_the_pipeline(project, tmp_path):
         card = (tmp_path / name / "README.md").read_text()
         assert "never seen | clevis, pulley" in card
         assert "minutes on the CPU" in card
+        assert read_seen(tmp_path / name) == programs(project, "train")
 
     def change(p):
         p["models"]["llm"]["source"] = f"path:{tmp_path}/language_model"
@@ -78,6 +88,7 @@ def test_shipped_weights_are_small_and_used_by_the_pipeline(project, tmp_path):
 
     rewrite(project, change)
     project.run("cadmllm", "models")
+    assert read_seen(project.folder / "models") == programs(project, "train")
     for modality in ("image", "point_cloud"):
         project.run("cadmllm", "features", "--modality", modality)
     assert "top 5" in project.run("cadmllm", "retrieval")

@@ -1,11 +1,13 @@
-"""Prefixes of models as models of their own."""
+"""Prefixes of models as models of their own, and data that change while they are read."""
 
 import csv
+import json
 from pathlib import Path
 
-from pipeline.cad import omnicad
+from pipeline.cad import omnicad, synthesis
 from pipeline.data.corpus import build_corpus
 from pipeline.data.dataset import base_model
+from pipeline.data.prepare import model_id
 from pipeline.params import parse
 from pipeline.presets import compose
 from pipeline.shards.reader import INDEX, ShardReader
@@ -45,3 +47,32 @@ def test_prefixes_join_the_train_split_alone(tmp_path):
     with (tmp_path / "prefixes" / "out" / INDEX).open() as file:
         assert [row["id"] for row in csv.DictReader(file)] == [sample["id"] for _, sample in samples]
     assert not (tmp_path / "prefixes" / "out" / "prefixes").exists()
+
+
+def test_a_model_replaced_while_the_stage_runs_is_the_one_that_was_read(tmp_path):
+    captions = []
+    for number in range(12):
+        program = synthesis.make_part(0, number, ("flange", "l_bracket")).program
+        entry = model_id(f"0000/{number:08d}", program)
+        path = tmp_path / f"raw/json/{entry}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(omnicad.dumps(program))
+        captions.append({"id": entry, "text caption": "x"})
+    (tmp_path / "raw/txt").mkdir()
+    (tmp_path / "raw/txt/0000.json").write_text(json.dumps(captions))
+    p = parse(compose("smoke"), "smoke")
+    changes = {"source": "omnicad", "path": str(tmp_path / "raw"), "prefixes": 2, "duplicates": "keep"}
+    data = p.data.model_copy(update=changes)
+    files = sorted((tmp_path / "raw/json/0000").iterdir())
+
+    def build(name, progress):
+        build_corpus(data, p.codec, p.kernel, 0, tmp_path / f"{name}-scratch", tmp_path / name, 1, progress)
+        return {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()}
+
+    def replace_all(*_):
+        for path in files:
+            path.write_text(omnicad.dumps(synthesis.make_part(1, 0, ("washer",)).program))
+
+    left_alone = build("left_alone", lambda *_: None)
+    assert build("replaced", replace_all) == left_alone
+    assert build("afterwards", lambda *_: None) != left_alone

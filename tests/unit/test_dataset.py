@@ -121,6 +121,7 @@ def synthetic(num_models, families, unseen=(), test=0.1):
             "synthetic": {"num_models": num_models, "families": families, "unseen_families": unseen},
             "split": {"validation": 0.1, "test": test},
             "prefixes": 0,
+            "duplicates": "drop",
             "shard_size": 8,
             "max_program_tokens": 256,
         }

@@ -14,9 +14,10 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModel
 from pipeline.encoders.dinov2 import DinoV2Encoder
 from pipeline.encoders.michelangelo import MichelangeloConfig, MichelangeloEncoder
 from pipeline.encoders.tensors import read_tensors
-from pipeline.encoders.weights import build_models, read_models
+from pipeline.encoders.weights import build_models, local_hashes, read_models
 from pipeline.errors import UserError
 from pipeline.params import Models
+from pipeline.shards.seen import read_seen, write_seen
 from tests.conftest import FIXTURES, shared
 
 TINY = MichelangeloConfig(width=16, num_heads=2, num_layers=2, num_latents=3)
@@ -134,6 +135,28 @@ def test_models_are_resolved_reproducibly_and_again_from_their_folders(tmp_path)
         assert third[name]["parameters"] == first[name]["parameters"]
         for file in (tmp_path / "m1" / name).glob("*.safetensors"):
             assert load_file(file).keys() == load_file(tmp_path / "m4" / name / file.name).keys()
+
+
+def test_what_a_kill_has_left_of_a_model_is_not_used(tmp_path):
+    first = build_models(models(), 0, tmp_path / "s1", tmp_path / "m1", quiet)
+    (tmp_path / "s2/llm").mkdir(parents=True)
+    (tmp_path / "s2/llm/left.safetensors").write_text("half")
+    assert build_models(models(), 0, tmp_path / "s2", tmp_path / "m2", quiet) == first
+    local = models(llm={"source": f"path:{tmp_path / 'm1/llm'}"})
+    before = local_hashes(local)
+    (tmp_path / "m1/llm/config.json").write_text("{}")
+    assert local_hashes(local).keys() == before.keys() == {"llm"}
+    assert local_hashes(local) != before
+
+
+def test_models_say_together_what_they_have_seen(tmp_path):
+    build_models(models(), 0, tmp_path / "s1", tmp_path / "m1", quiet)
+    assert read_seen(tmp_path / "m1") == set()
+    write_seen(tmp_path / "m1/llm", frozenset({"0" * 15 + "1"}))
+    write_seen(tmp_path / "m1/image_encoder", frozenset({"0" * 15 + "1", "0" * 15 + "2"}))
+    local = {name: {"source": f"path:{tmp_path / 'm1' / name}"} for name in ("llm", "image_encoder")}
+    build_models(models(**local), 0, tmp_path / "s2", tmp_path / "m2", quiet)
+    assert read_seen(tmp_path / "m2") == {"0" * 15 + "1", "0" * 15 + "2"}
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,32 @@
+"""Which programs a network was trained on: their hashes (``pipeline.data.duplicates``) in a file beside its weights."""
+
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.atomic import atomic_open
+from pipeline.errors import UserError
+
+SEEN = "seen_programs.npy"
+
+
+def write_seen(folder: Path, hashes: frozenset[str]) -> None:
+    """Write ``seen_programs.npy``: (N,) uint64, sorted."""
+    with atomic_open(folder / SEEN, "wb") as file:
+        np.save(file, np.array(sorted(int(each, 16) for each in hashes), np.uint64), allow_pickle=False)
+
+
+def read_seen(folder: Path) -> frozenset[str]:
+    """The hashes that ``write_seen`` wrote, sixteen hex digits each.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    path = folder / SEEN
+    try:
+        numbers = np.load(path, allow_pickle=False)
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is missing; run `cadmllm models`, which writes it") from error
+    except (ValueError, EOFError, OSError) as error:
+        raise UserError(f"{path} is damaged ({error}); run `cadmllm models` again") from error
+    return frozenset(f"{number:016x}" for number in numbers.tolist())

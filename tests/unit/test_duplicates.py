@@ -1,0 +1,141 @@
+"""Programs that training has are no test."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from pipeline.cad import omnicad, synthesis
+from pipeline.cad.program import Frame
+from pipeline.data.corpus import build_corpus, drawn_split
+from pipeline.data.dataset import Entry
+from pipeline.data.duplicates import known_to_training
+from pipeline.data.prepare import PrepareTask, model_id, prepare
+from pipeline.encoders.weights import SHIPPED, local_sources
+from pipeline.errors import UserError
+from pipeline.params import Split, parse
+from pipeline.presets import compose
+from pipeline.shards.manifest import Manifest, read_rejects
+from pipeline.shards.reader import read_index
+from pipeline.shards.seen import SEEN, read_seen, write_seen
+
+SPLIT = Split(validation=0.25, test=0.25)
+
+
+def program(number, seed=0, family="washer"):
+    return synthesis.make_part(seed, number, (family,)).program
+
+
+def hash_of(given, bits=8):
+    task = PrepareTask(Entry("0000/00000000_00001", "x"), omnicad.dumps(given).encode(), bits, 0.025, 512)
+    return prepare(task)["program_hash"]
+
+
+def test_place_scale_and_codec_make_no_other_program():
+    part = program(0, family="l_bracket")
+    elsewhere = part.normalised(Frame((0.3, -2.0, 0.1), 0.02))
+    assert hash_of(part) == hash_of(elsewhere) == hash_of(part, bits=11)
+    assert hash_of(part) != hash_of(program(1, family="l_bracket"))
+
+
+def record(entry, known):
+    return {"id": entry, "program_hash": known}
+
+
+def test_what_is_left_out_says_of_what_it_is_a_duplicate():
+    by_split = {
+        "train": [record("a", "1"), record("b", "1"), record("c", "2")],
+        "validation": [record("d", "1"), record("e", "3")],
+        "test": [record("f", "4"), record("g", "3"), record("h", "2")],
+    }
+    found = {reject.id: (reject.reason, reject.detail) for reject in known_to_training(by_split, frozenset("4"))}
+    assert found == {
+        "d": ("duplicate_of_train", "the same program as a of the train split"),
+        "f": ("seen_in_pretraining", "a network in models/ was pretrained on the same program"),
+        "h": ("duplicate_of_train", "the same program as c of the train split"),
+    }
+
+
+def write_dataset(folder, programs):
+    captions = []
+    for number, given in enumerate(programs):
+        entry = model_id(f"0000/{number:08d}", given)
+        path = folder / f"json/{entry}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(omnicad.dumps(given))
+        captions.append({"id": entry, "text caption": "x"})
+    (folder / "txt").mkdir()
+    (folder / "txt/0000.json").write_text(json.dumps(captions))
+
+
+def build(folder, programs, seen=frozenset(), **changes):
+    write_dataset(folder / "raw", programs)
+    p = parse(compose("smoke"), "smoke")
+    update = {"source": "omnicad", "path": str(folder / "raw"), "split": SPLIT, **changes}
+    data = p.data.model_copy(update=update)
+    return build_corpus(data, p.codec, p.kernel, 0, folder / "scratch", folder / "out", 2, lambda *_: None, seen=seen)
+
+
+def test_duplicates_are_counted_and_leave_validation_and_test(tmp_path):
+    splits = [drawn_split(f"0000/{number:08d}", SPLIT, 0) for number in range(24)]
+    first = splits.index("train")
+    programs = [program(number) for number in range(24)]
+    copies = [splits.index(name, first + 1) for name in ("train", "validation", "test")]
+    for number in copies:
+        programs[number] = programs[first]
+    shown = next(n for n, name in enumerate(splits) if name == "test" and n not in copies)
+    seen = frozenset({hash_of(programs[shown])})
+    kept = build(tmp_path / "keep", programs, seen, duplicates="keep")
+    counts = build(tmp_path / "drop", programs, seen, duplicates="drop")
+    assert counts["entries"] == kept["entries"] == kept["accepted"] == 24
+    assert counts["accepted"] + counts["rejected"] == counts["accepted"] + sum(counts["reasons"].values()) == 24
+    assert counts["reasons"] == {"duplicate_of_train": 2, "seen_in_pretraining": 1}
+    assert counts["splits"]["train"] == kept["splits"]["train"] == splits.count("train")
+    assert counts["duplicates_within_train"] == kept["duplicates_within_train"] == 1
+    assert Manifest.read(tmp_path / "drop/out").details["counts"] == counts
+    left_out = {reject.id for reject in read_rejects(tmp_path / "drop/out")}
+    assert left_out == {f"0000/{number:08d}_00001" for number in (*copies[1:], shown)}
+    assert left_out.isdisjoint(row.id for row in read_index(tmp_path / "drop/out"))
+
+
+def test_prefixes_of_training_models_count_too(tmp_path):
+    whole = next(p for n in range(30) if len((p := program(n, family="flange")).extrudes) > 1)
+    splits = [drawn_split(f"0000/{number:08d}", SPLIT, 0) for number in range(24)]
+    programs = [program(number) for number in range(24)]
+    programs[splits.index("train")] = whole
+    programs[splits.index("test")] = replace(whole, extrudes=whole.extrudes[:1])
+    assert "duplicate_of_train" not in build(tmp_path / "without", programs)["reasons"]
+    assert build(tmp_path / "with", programs, prefixes=1)["reasons"] == {"duplicate_of_train": 1}
+
+
+def test_a_split_that_this_empties_is_told(tmp_path):
+    with pytest.raises(UserError, match=r"no model is left for .*duplicate_of_train.*data\.duplicates"):
+        build(tmp_path, [program(0)] * 12)
+
+
+def test_the_shipped_networks_know_what_they_were_trained_on():
+    """The list against parts of the pretraining preset, made again."""
+    p = parse(compose("pretraining"), "pretraining")
+    settings = p.data.synthetic
+    for number in range(6):
+        base = f"0000/{number:08d}"
+        part = synthesis.make_part(p.seed, number, settings.families)
+        assert drawn_split(base, p.data.split, p.seed) == "train"
+        for folder in local_sources(parse(compose("quickstart"), "quickstart").models).values():
+            assert hash_of(part.program) in read_seen(folder), number
+    assert len(read_seen(SHIPPED / "language_model")) < settings.num_models
+    assert hash_of(synthesis.make_part(p.seed, 0, settings.unseen_families).program) not in read_seen(
+        SHIPPED / "language_model"
+    )
+
+
+def test_a_list_that_is_missing_or_damaged_is_told(tmp_path):
+    with pytest.raises(UserError, match="cadmllm models"):
+        read_seen(tmp_path)
+    write_seen(tmp_path, frozenset({"00000000000000ff", "ffffffffffffffff"}))
+    assert read_seen(tmp_path) == {"00000000000000ff", "ffffffffffffffff"}
+    assert np.load(tmp_path / SEEN).tolist() == [255, 2**64 - 1]
+    (tmp_path / SEEN).write_bytes(b"junk")
+    with pytest.raises(UserError, match="damaged"):
+        read_seen(tmp_path)
