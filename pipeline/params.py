@@ -89,7 +89,10 @@ class Data(Section):
     """Which models, and how they are divided."""
 
     source: Literal["synthetic", "omnicad"]
-    path: str = Field(description="Omni-CAD as published: a folder with json/ and txt/, or Omni-CAD.zip")
+    path: str = Field(
+        description="Omni-CAD as published: a folder with json/ and txt/, or Omni-CAD.zip. DVC watches it; a file that "
+        "is always there takes its place where no data is read"
+    )
     limit: Positive | None = Field(description="take only this many entries (in order of id); null for all")
     synthetic: Synthetic
     split: Split
@@ -345,7 +348,9 @@ class Robustness(Section):
 class Transfer(Section):
     """Real models that nothing is trained on, tried on the last stage."""
 
-    path: str | None = Field(description="Omni-CAD, a folder or zip; null or not there: nothing is measured on it")
+    path: str = Field(
+        description="Omni-CAD, or the folder that it is in; without one nothing is measured (DVC watches it)"
+    )
     limit: Positive = Field(description="take only so many entries, in order of id")
     num_test_models: Positive = Field(description="of these are generated, for each combination")
 

@@ -11,6 +11,7 @@ from stages.runner import CORPUS, MODELS, stage
 def corpus() -> None:
     """Read Omni-CAD, or make the synthetic corpus, and write its captions and program tokens to data/corpus/."""
     from pipeline.data.corpus import build_corpus
+    from pipeline.data.watched import unwatched
     from pipeline.shards.seen import read_seen
 
     p = params.load()
@@ -26,3 +27,5 @@ def corpus() -> None:
         )
         for reason, number in counts["reasons"].items():
             show.say(f"  rejected: {number} {reason} (data/corpus/rejects.csv)")
+        if p.data.source == "omnicad" and (hint := unwatched(Path(p.data.path), "corpus", ("json", "txt"))):
+            show.say(hint)

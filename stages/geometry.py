@@ -1,5 +1,7 @@
 """The ``geometry`` stage: points with normals and shaded views."""
 
+from pathlib import Path
+
 from pipeline import params, work
 from pipeline.progress import display
 from pipeline.shards.manifest import Manifest
@@ -10,6 +12,7 @@ from stages.runner import CORPUS, GEOMETRY, stage
 def geometry() -> None:
     """Build every model's solid and draw points with normals and shaded views to data/geometry/."""
     from pipeline.data.geometry import build_geometry
+    from pipeline.data.watched import unwatched
 
     p = params.load()
     Manifest.read(CORPUS, "corpus")
@@ -21,3 +24,5 @@ def geometry() -> None:
         show.say(f"{counts['samples']} models drawn, {counts['rejected']} rejected")
         for reason, number in counts["reasons"].items():
             show.say(f"  rejected: {number} {reason} (data/geometry/rejects.csv)")
+        if p.data.source == "omnicad" and (hint := unwatched(Path(p.data.path), "geometry", ("pcd", "img"))):
+            show.say(hint)

@@ -17,6 +17,7 @@ from stages.runner import (
     MODELS,
     PLOTS,
     REPORT,
+    SKIPPED,
     TRANSFER,
     minutes_of,
     stage,
@@ -59,6 +60,7 @@ def report() -> None:
             found,
             real,
             EVALUATIONS / TRANSFER,
+            "" if real else (EVALUATIONS / TRANSFER / SKIPPED).read_text(encoding="utf-8"),
         )
         page = render(p, results, inputs)
         with atomic_folder(REPORT) as folder:

@@ -27,6 +27,7 @@ METRICS = Path("metrics")
 PLOTS = Path("plots")
 REPORT = Path("report")
 TRANSFER = "transfer"  # real models, among the evaluations
+SKIPPED = "skipped.txt"  # there, where nothing was measured: why
 PRETRAINED = Path("pretrained")
 LOGS = Path("logs")  # how fast things went: part of no result
 DURATIONS = LOGS / "durations.jsonl"

@@ -12,41 +12,48 @@ from pipeline.params import Params
 from pipeline.progress import Display, display
 from pipeline.shards.manifest import MANIFEST, Manifest
 from stages.evaluate import make_evaluator, measuring
-from stages.runner import EVALUATIONS, METRICS, MODELS, TRANSFER, stage
+from stages.runner import EVALUATIONS, METRICS, MODELS, SKIPPED, TRANSFER, stage
 from stages.train import Place, find_stage
 
 
 @stage
 def transfer() -> None:
-    """Measure the last checkpoint on real Omni-CAD models; none where `transfer.path` is not there."""
+    """Measure the last checkpoint on the real models at `transfer.path`, where there are some."""
+    from pipeline.data.dataset import no_real_models
+    from pipeline.data.watched import unwatched
+
     p = params.load()
     place = find_stage(p, list(p.curriculum)[-1])
     with display("transfer") as show:
-        if p.transfer.path is None or not Path(p.transfer.path).exists():
-            missing = "is null" if p.transfer.path is None else f"({p.transfer.path}) is not there"
-            show.say(f"transfer.path {missing}: nothing is measured on real models")
+        if reason := no_real_models(p):
+            show.say(f"{reason}; nothing is measured on real models")
             _write({})
-            with atomic_folder(EVALUATIONS / TRANSFER):
-                pass
-            return
-        _measure(p, place, show)
+            with atomic_folder(EVALUATIONS / TRANSFER) as folder:
+                write_text(folder / SKIPPED, f"{reason}.\n")
+        else:
+            _measure(p, place, show)
+            if hint := unwatched(Path(p.transfer.path), "transfer"):
+                show.say(hint)
 
 
 def _measure(p: Params, place: Place, show: Display) -> None:
+    from pipeline.data.dataset import open_dataset
     from pipeline.device import choose_device
     from pipeline.evaluation.evaluate import evaluate as measure
     from pipeline.evaluation.retrieval import retrieval_figures
     from pipeline.evaluation.transfer import prepare_real
 
+    dataset = open_dataset(Path(p.transfer.path).absolute())
     limits = p.evaluation.model_copy(update={"num_test_models": p.transfer.num_test_models})
     sections: dict[str, Any] = {
         "evaluation": limits,
         "transfer": p.transfer,
+        "models": dataset.version(dataset.entries()[0][: p.transfer.limit]),
         "data": p.data,
         "codec": p.codec,
         "geometry": p.geometry,
         "features": p.features,
-        "models": sha256_file(MODELS / MANIFEST),
+        "encoders": sha256_file(MODELS / MANIFEST),
     }
     with measuring("transfer", p, place, __name__, sections) as scratch:
         device, workers = choose_device(p.training.device), params.num_workers()

@@ -1,20 +1,21 @@
 """Omni-CAD as published, a folder or a zip read in place: captions, models, and where there, clouds and images."""
 
 import functools
+import hashlib
 import json
 import re
-import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.cad.omnicad import MAX_BYTES
+from pipeline.data.raw_files import NoDatasetError, RawFile, open_raw
 from pipeline.errors import RejectError, UserError
-from pipeline.params import Data
+from pipeline.params import Data, Params
 from pipeline.shards.manifest import Reject
 
 ID = re.compile(r"[A-Za-z0-9]+/[A-Za-z0-9]+_[0-9]+")
+MODEL = re.compile(r"[^/]+/[^/]+\.json")
 SYNTHETIC_ZIP = "synthetic-omnicad.zip"
 SPLIT_FILE = "raw_train_test_split.json"
 
@@ -38,7 +39,7 @@ def base_model(entry_id: str) -> str:
 
 
 class Dataset:
-    """Names and bytes below the dataset's root.
+    """What is below the dataset's root.
 
     Raises:
         UserError: the path is not Omni-CAD, and what was looked for.
@@ -46,25 +47,12 @@ class Dataset:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._zip: zipfile.ZipFile | None = None
-        if path.is_dir():
-            names = {p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file()}
-        elif path.is_file():
-            try:
-                self._zip = zipfile.ZipFile(path)
-            except zipfile.BadZipFile as error:
-                raise UserError(f"data.path: {path} is neither a folder nor a readable zip ({error})") from error
-            names = {name for name in self._zip.namelist() if not name.endswith("/")}
-        else:
-            raise UserError(f"data.path: {path} does not exist; Omni-CAD's folder or zip belongs there")
-        # The dataset may lie one folder down, as it does in its own zip.
-        prefixes = {name.partition("json/")[0] for name in names if re.match(r"([^/]+/)?json/[^/]+/[^/]+\.json$", name)}
-        if len(prefixes) != 1 or not any(name.startswith(f"{next(iter(prefixes))}txt/") for name in names):
-            raise UserError(
-                f"data.path: {path} is not an Omni-CAD dataset: json/0000/<id>.json and txt/0000.json are looked for"
-            )
-        self._prefix = prefixes.pop()
-        self.names = {name.removeprefix(self._prefix) for name in names if name.startswith(self._prefix)}
+        self._files = open_raw(path)
+
+    @property
+    def root(self) -> Path:
+        """The folder with ``json/`` and ``txt/``, or the zip."""
+        return self._files.root
 
     def read(self, name: str) -> bytes:
         """One file's bytes.
@@ -72,29 +60,10 @@ class Dataset:
         Raises:
             RejectError: ``unreadable_file``.
         """
-        try:
-            if self._zip is None:
-                return (self.path / self._prefix / name).read_bytes()
-            if self._zip.getinfo(self._prefix + name).file_size > MAX_BYTES:
-                raise RejectError("unreadable_file", f"{name} is larger than {MAX_BYTES >> 20} MiB")
-            return self._zip.read(self._prefix + name)
-        except (OSError, KeyError, zipfile.BadZipFile, RuntimeError, ValueError) as error:
-            raise RejectError("unreadable_file", f"{name}: {error}") from error
-        except Exception as error:
-            if type(error).__module__ == "zlib":
-                raise RejectError("unreadable_file", f"{name}: {error}") from error
-            raise
-
-    def stamp(self, name: str) -> str:
-        """What tells a changed file from an unchanged one, without reading it."""
-        if self._zip is not None:
-            info = self._zip.getinfo(self._prefix + name)
-            return f"{info.file_size} {info.CRC}"
-        try:
-            found = (self.path / self._prefix / name).stat()
-        except OSError:
-            return "unreadable"
-        return f"{found.st_size} {found.st_mtime_ns}"
+        file = self._files.find(name)
+        if file is None:
+            raise RejectError("unreadable_file", f"{name} does not exist")
+        return file.read()
 
     def entries(self) -> tuple[list[Entry], list[Reject]]:
         """Captions that have a model, in order of id, and what does not fit together.
@@ -103,11 +72,18 @@ class Dataset:
         """
         entries: dict[str, Entry] = {}
         rejects: list[Reject] = []
-        models = {name[5:-5] for name in self.names if name.startswith("json/") and name.endswith(".json")}
+        models: set[str] = set()
+        for name in self._files.names("json", 1):
+            if MODEL.fullmatch(name):
+                models.add(name.removesuffix(".json"))
+            elif name.endswith("/") or name.lower().endswith(".json"):
+                rejects.append(Reject(f"json/{name}", "corpus", "misplaced", "a model is json/<folder>/<id>.json"))
         seen: set[str] = set()
-        for name in sorted(n for n in self.names if re.fullmatch(r"txt/[^/]+\.json", n)):
-            for position, row in enumerate(self._captions(name, rejects)):
-                checked = _check_caption(row, f"{name}[{position}]", models, seen)
+        for name in self._files.names("txt", 0):
+            if not name.endswith(".json"):
+                continue
+            for position, row in enumerate(self._captions(f"txt/{name}", rejects)):
+                checked = _check_caption(row, f"txt/{name}[{position}]", models, seen)
                 if isinstance(checked, Reject):
                     rejects.append(checked)
                 else:
@@ -129,22 +105,38 @@ class Dataset:
 
     def published_split(self) -> dict[str, str]:
         """Base model -> ``train``, ``validation`` or ``test``, where the dataset has its split file."""
-        if SPLIT_FILE not in self.names:
+        file = self._files.find(SPLIT_FILE)
+        if file is None:
             return {}
         try:
-            document = json.loads(self.read(SPLIT_FILE))
+            document = json.loads(file.read())
             return {str(base): split for split in ("train", "validation", "test") for base in document.get(split, [])}
-        except (ValueError, AttributeError, TypeError) as error:
+        except (ValueError, AttributeError, TypeError, RejectError) as error:
             raise UserError(f"{self.path}: {SPLIT_FILE} is damaged: {error}") from error
 
-    def point_file(self, entry_id: str) -> str | None:
+    def point_file(self, entry_id: str) -> RawFile | None:
         """The user's own cloud for a model, where there is one."""
-        return next((n for n in (f"pcd/{entry_id}.npy", f"pcd/{entry_id}.npz") if n in self.names), None)
+        found = (self._files.find(f"pcd/{entry_id}{suffix}") for suffix in (".npy", ".npz"))
+        return next((file for file in found if file is not None), None)
 
-    def image_files(self, entry_id: str) -> list[str]:
+    def image_files(self, entry_id: str) -> tuple[RawFile, ...]:
         """The user's own views of a model, in order; empty where there are none."""
-        candidates = (f"img/{entry_id}_{view:03d}.png" for view in range(8))
-        return [name for name in candidates if name in self.names]
+        found = (self._files.find(f"img/{entry_id}_{view:03d}.png") for view in range(8))
+        return tuple(file for file in found if file is not None)
+
+    def own_files(self, entry_id: str) -> list[RawFile]:
+        """The user's own cloud and views of a model, where there are any."""
+        cloud = self.point_file(entry_id)
+        return [*([] if cloud is None else [cloud]), *self.image_files(entry_id)]
+
+    def version(self, entries: Iterable[Entry]) -> str:
+        """Sha256 that changes with these captions, models, clouds and views."""
+        digest = hashlib.sha256()
+        for entry in entries:
+            model = self._files.find(f"json/{entry.id}.json")
+            told = [file.told for file in (model, *self.own_files(entry.id)) if file is not None]
+            digest.update(json.dumps([entry.id, entry.caption, told]).encode())
+        return digest.hexdigest()
 
 
 def _check_caption(row: Any, place: str, models: set[str], seen: set[str]) -> Entry | Reject:
@@ -170,3 +162,15 @@ def open_dataset(path: Path) -> Dataset:
 def dataset_path(data: Data, corpus: Path) -> Path:
     """Where the source models are: the user's dataset, or the zip that the corpus stage made."""
     return Path(data.path) if data.source == "omnicad" else corpus / SYNTHETIC_ZIP
+
+
+def no_real_models(p: Params) -> str | None:
+    """Why nothing can be measured on the models at ``transfer.path``; None where it can."""
+    place = f"transfer.path ({p.transfer.path})"
+    try:
+        root = open_dataset(Path(p.transfer.path).absolute()).root
+    except NoDatasetError:
+        return f"{place} holds no Omni-CAD"
+    if p.data.source == "omnicad" and root.samefile(open_dataset(Path(p.data.path).absolute()).root):
+        return f"{place} is what the curriculum is trained on: its test split is measured after each stage"
+    return None

@@ -2,7 +2,6 @@
 
 import hashlib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ from pipeline.cad.occupancy import sample_occupancy
 from pipeline.cad.program import CadProgram, Frame
 from pipeline.cad.rendering import encode_png, read_image, render_views
 from pipeline.cad.sampling import normalise_points, read_points, sample_surface
-from pipeline.data.dataset import Dataset, open_dataset
+from pipeline.data.raw_files import RawFile
 from pipeline.errors import RejectError
 from pipeline.params import Geometry
 from pipeline.shards.writer import encode_array
@@ -23,12 +22,18 @@ DEFLECTION = 0.004  # of the longest half-side
 
 @dataclass(frozen=True, slots=True)
 class DrawTask:
-    """What a worker needs for one sample of the corpus."""
+    """All that a worker needs for one sample of the corpus.
 
-    dataset: Path
+    Attributes:
+        own_points: the user's own cloud, where there is one.
+        own_views: the user's own views, in order.
+    """
+
     id: str
     document: dict[str, Any]
     frame: dict[str, Any]
+    own_points: RawFile | None
+    own_views: tuple[RawFile, ...]
     geometry: Geometry
     seed: int
 
@@ -39,9 +44,8 @@ def draw(task: DrawTask) -> dict[str, bytes]:
     Raises:
         RejectError: the solid cannot be built, or the user's own file cannot be read.
     """
-    dataset = open_dataset(task.dataset)
     seed = sample_seed(task.seed, task.id)
-    points, views = _own_points(dataset, task, seed), _own_views(dataset, task)
+    points, views = _own_points(task, seed), _own_views(task)
     queries = None
     if points is None or views is None or task.geometry.num_queries:
         frame = Frame(tuple(task.frame["centre"]), task.frame["scale"])
@@ -68,21 +72,20 @@ def normalised_mesh(program: CadProgram, frame: Frame | None = None) -> Mesh:
     return kernel.tessellate(solid, DEFLECTION * frame.scale).normalised(frame)
 
 
-def _own_points(dataset: Dataset, task: DrawTask, seed: int) -> np.ndarray | None:
-    name = dataset.point_file(task.id)
-    if name is None:
+def _own_points(task: DrawTask, seed: int) -> np.ndarray | None:
+    file = task.own_points
+    if file is None:
         return None
-    points = normalise_points(read_points(dataset.read(name), name))
+    points = normalise_points(read_points(file.read(), file.name))
     rng = np.random.default_rng(seed)
     chosen = rng.choice(len(points), task.geometry.num_points, replace=len(points) < task.geometry.num_points)
     return points[chosen]
 
 
-def _own_views(dataset: Dataset, task: DrawTask) -> list[np.ndarray] | None:
-    names = dataset.image_files(task.id)
-    if not names:
+def _own_views(task: DrawTask) -> list[np.ndarray] | None:
+    files, wanted = task.own_views, task.geometry.num_views
+    if not files:
         return None
-    if len(names) < task.geometry.num_views:
-        raise RejectError("bad_image", f"{len(names)} of {task.geometry.num_views} views in img/ ({names[0]} …)")
-    size = task.geometry.image_size
-    return [read_image(dataset.read(name), name, size) for name in names[: task.geometry.num_views]]
+    if len(files) < wanted:
+        raise RejectError("bad_image", f"{len(files)} of {wanted} views in img/ ({files[0].name} …)")
+    return [read_image(file.read(), file.name, task.geometry.image_size) for file in files[:wanted]]

@@ -37,7 +37,7 @@ def build_geometry(
         samples, rejected, and the reasons.
     """
     reader = ShardReader(corpus, "corpus")
-    source = dataset_path(data, corpus).resolve()
+    dataset = Dataset(dataset_path(data, corpus).absolute())
 
     with Sandbox(draw, num_workers, kernel.timeout_s, kernel.memory_mib) as sandbox:
 
@@ -47,7 +47,7 @@ def build_geometry(
             rejects: list[Reject] = []
 
             def drawn() -> Iterator[tuple[str, dict[str, bytes]]]:
-                tasks = (DrawTask(source, s["id"], s["program"], s["frame"], geometry, seed) for s in samples)
+                tasks = (draw_task(dataset, sample, geometry, seed) for sample in samples)
                 for key, sample, answer in zip(keys, samples, sandbox.map(tasks), strict=True):
                     interrupt.check()
                     if isinstance(answer, Failure):
@@ -57,7 +57,7 @@ def build_geometry(
 
             return FinishedShard(write_shard(path, drawn()), tuple(rejects))
 
-        finished = shard_by_shard(scratch, _sources(reader, Dataset(source)), make, progress)
+        finished = shard_by_shard(scratch, _sources(reader, dataset), make, progress)
     fields: dict[str, dict[str, Any]] = {"points.npy": {"shape": [geometry.num_points, 6], "dtype": "float32"}}
     if geometry.num_queries:
         fields["queries.npy"] = {"shape": [geometry.num_queries, 4], "dtype": "float32"}
@@ -68,11 +68,17 @@ def build_geometry(
 
 def _sources(corpus: ShardReader, dataset: Dataset) -> dict[str, str]:
     """What each shard is made from, by sha256: its models, and the user's own clouds and pictures of them."""
-    own: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    own: dict[str, list[tuple[str, int, int]]] = defaultdict(list)
     for row in read_index(corpus.folder):
-        names = [*filter(None, [dataset.point_file(row.id)]), *dataset.image_files(row.id)]
-        own[row.shard] += [(name, dataset.stamp(name)) for name in names]
+        own[row.shard] += [file.told for file in dataset.own_files(row.id)]
     return {
         shard.name: hashlib.sha256(json.dumps([shard.sha256, own[shard.name]]).encode()).hexdigest()
         for shard in corpus.manifest.shards
     }
+
+
+def draw_task(dataset: Dataset, sample: dict[str, Any], geometry: Geometry, seed: int) -> DrawTask:
+    """What a worker needs to draw a sample of the corpus, given its JSON."""
+    entry_id = str(sample["id"])
+    points, views = dataset.point_file(entry_id), dataset.image_files(entry_id)
+    return DrawTask(entry_id, sample["program"], sample["frame"], points, views, geometry, seed)

@@ -60,6 +60,7 @@ class Inputs:
         robustness: figures by disturbance and level.
         retrieval: how well clouds and pictures find each other; empty where the encoders come without heads.
         transfer: figures on real models, as of an evaluation; empty where there are none. Their pictures.
+        no_transfer: why there are none.
     """
 
     corpus: dict[str, Any]
@@ -69,6 +70,7 @@ class Inputs:
     retrieval: dict[str, Any]
     transfer: dict[str, Any]
     transfer_pictures: Path
+    no_transfer: str
 
 
 def summary(results: list[StageResult], retrieval: dict[str, Any], transfer: dict[str, Any]) -> dict[str, Any]:

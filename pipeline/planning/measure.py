@@ -13,15 +13,16 @@ import torch
 from pipeline.cad import synthesis
 from pipeline.cad.sandbox import Failure, Sandbox
 from pipeline.data.corpus import make_synthetic_zip
-from pipeline.data.dataset import Entry, open_dataset
-from pipeline.data.draw import DrawTask, draw
+from pipeline.data.dataset import Entry, no_real_models, open_dataset
+from pipeline.data.draw import draw
+from pipeline.data.geometry import draw_task
 from pipeline.data.prepare import PrepareTask, prepare, read_texts
 from pipeline.device import fastest_s, matrix_flops
 from pipeline.encoders.michelangelo import MichelangeloConfig, MichelangeloEncoder
 from pipeline.errors import UserError
 from pipeline.evaluation.assess import AssessTask, assess
 from pipeline.evaluation.evaluate import PICTURE_SIZE
-from pipeline.params import Params, Transfer
+from pipeline.params import Params
 from pipeline.planning.sizes import architecture_of, dinov2_sizes, image_shape, member_bytes, michelangelo_sizes
 from pipeline.shards.writer import encode_array, encode_json
 
@@ -91,7 +92,7 @@ def measure(
         assess_s=_timed_assess(p, records, drawn, num_workers),
         flops=matrix_flops(device),
         num_models=len(chosen),
-        num_real=_num_real(p.transfer),
+        num_real=_num_real(p),
     )
 
 
@@ -121,7 +122,8 @@ def _timed_prepare(
 def _timed_draw(
     p: Params, source: Path, records: list[dict[str, Any]], num_workers: int
 ) -> tuple[list[dict[str, bytes]], float]:
-    tasks = [DrawTask(source, r["id"], r["program"], r["frame"], p.geometry, p.seed) for r in records]
+    dataset = open_dataset(source)
+    tasks = [draw_task(dataset, record, p.geometry, p.seed) for record in records]
     with Sandbox(draw, num_workers, p.kernel.timeout_s, p.kernel.memory_mib) as sandbox:
         list(sandbox.map(tasks[:1] * num_workers))
         started = time.perf_counter()
@@ -145,11 +147,10 @@ def _timed_assess(p: Params, records: list[dict[str, Any]], drawn: list[dict[str
         return (time.perf_counter() - started) / len(tasks)
 
 
-def _num_real(transfer: Transfer) -> int:
-    path = None if transfer.path is None else Path(transfer.path)
-    if path is None or not path.exists():
+def _num_real(p: Params) -> int:
+    if no_real_models(p) is not None:
         return 0
-    return min(len(open_dataset(path.resolve()).entries()[0]), transfer.limit)
+    return min(len(open_dataset(Path(p.transfer.path).absolute()).entries()[0]), p.transfer.limit)
 
 
 def _by_layers(seconds: Callable[[int], float], num_layers: int) -> float:

@@ -74,7 +74,8 @@ class Project:
 def make_project(folder: Path) -> Project:
     for name in ("pipeline", "stages", "presets", ".dvc"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "cache", "tmp"))
-    for name in ("dvc.yaml", ".dvcignore", ".gitignore"):
+    (folder / "data/raw").mkdir(parents=True)
+    for name in ("dvc.yaml", ".dvcignore", ".gitignore", "data/raw/README.md"):
         shutil.copy(ROOT / name, folder / name)
     project = Project(folder)
     project.run("git", "init", "-q")

@@ -65,6 +65,8 @@ def test_a_damaged_dataset_costs_its_damaged_models_alone(project):
     project.change("source: synthetic", "source: omnicad")
     assert "run `cadmllm models`" in refused(project, "corpus")
     project.run("cadmllm", "models")
+    assert "neither a folder nor a readable zip" in refused(project, "corpus")
+    project.change("path: data/raw/README.md", "path: data/raw/Omni-CAD")
     assert "does not exist" in refused(project, "corpus")
     raw.mkdir(parents=True)
     assert "not an Omni-CAD dataset" in refused(project, "corpus")

@@ -267,7 +267,7 @@ def test_real_models_are_measured_and_only_that(copy):
     trained = copy.read("checkpoints/stage3_all/adapter_model.safetensors")
     assert "nothing is measured on real models" in copy.run("cadmllm", "transfer")
     assert json.loads(copy.read("metrics/transfer.json")) == {}
-    copy.change("path: ../shared/omnicad", f"path: {folder}")
+    copy.change("path: data/raw ", f"path: {folder} ")
     copy.run("cadmllm", "transfer")
     copy.run("cadmllm", "report")
     found = json.loads(copy.read("metrics/summary.json"))

@@ -1,0 +1,30 @@
+"""What DVC sees of a dataset: it follows a link that a stage depends on, but no link inside of a folder."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipeline.data.raw_files import FOLDERS, inner_links
+from pipeline.yaml_files import read_yaml
+
+PIPELINE = Path("dvc.yaml")
+
+
+def unwatched(path: Path, stage: str, folders: Sequence[str] = FOLDERS) -> str | None:
+    """What to do so that DVC sees changes behind links inside the dataset; None where it does already.
+
+    Args:
+        stage: whose ``deps`` may name what the links lead to.
+        folders: what the stage reads of the dataset.
+    """
+    links = inner_links(path, folders)
+    if not links or not PIPELINE.is_file():
+        return None
+    deps = [Path(dep).resolve() for dep in read_yaml(PIPELINE)["stages"][stage]["deps"]]
+    hidden = [link for link in links if not any(link.resolve().is_relative_to(dep) for dep in deps)]
+    if not hidden:
+        return None
+    shown, more = ", ".join(f"{link} -> {link.resolve()}" for link in hidden[:4]), len(hidden) - 4
+    return (
+        f"DVC sees no change behind links inside the dataset ({shown}{f' and {more} more' if more > 0 else ''}): "
+        f"add what they lead to to the deps of `{stage}` in {PIPELINE}"
+    )

@@ -1,0 +1,162 @@
+"""The user's dataset changes: DVC sees it, whether the dataset is a folder, a zip, or links."""
+
+import json
+import zipfile
+
+import numpy as np
+import pytest
+
+from pipeline.cad import omnicad, synthesis
+from pipeline.data.dataset import Dataset
+from pipeline.shards.reader import ShardReader, read_index
+from tests.func.conftest import make_project
+
+pytestmark = pytest.mark.xdist_group("raw_data")  # one process makes the project that these tests share
+
+
+def add_models(folder, number, count=6):
+    """A folder of models with their captions."""
+    rows = []
+    for index in range(count):
+        entry = f"{number:04d}/{number:04d}{index:04d}_00001"
+        part = synthesis.make_part(number, index, ("washer", "plate"))
+        path = folder / f"json/{entry}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(omnicad.dumps(part.program))
+        rows.append({"id": entry, "text caption": f"{part.caption} Number {index}."})
+    (folder / "txt").mkdir(exist_ok=True)
+    (folder / f"txt/{number:04d}.json").write_text(json.dumps(rows))
+    return folder
+
+
+def change_caption(folder, entry):
+    path = folder / f"txt/{entry[:4]}.json"
+    rows = json.loads(path.read_text())
+    next(row for row in rows if row["id"] == entry)["text caption"] = "Another caption."
+    path.write_text(json.dumps(rows))
+
+
+def add_cloud(folder, entry):
+    path = folder / f"pcd/{entry}.npy"
+    path.parent.mkdir(parents=True)
+    np.save(path, np.random.default_rng(0).normal(size=(400, 6)))
+
+
+def depend(project, stage, paths):
+    """Let a stage of dvc.yaml depend on more."""
+    path = project.folder / "dvc.yaml"
+    deps = f"  {stage}:\n    cmd: cadmllm {stage}\n    deps:\n"
+    assert deps in path.read_text()
+    path.write_text(path.read_text().replace(deps, deps + "".join(f"      - {each}\n" for each in paths)))
+
+
+def as_folder(place, made):
+    made.rename(place / "Omni-CAD")
+    return "data/raw/Omni-CAD", place / "Omni-CAD", lambda: None
+
+
+def as_link(place, made):
+    (place / "Omni-CAD").symlink_to(made)
+    return "data/raw/Omni-CAD", made, lambda: None
+
+
+def as_zip(place, made):
+    def pack():
+        with zipfile.ZipFile(place / "Omni-CAD.zip", "w") as archive:
+            for file in sorted(p for p in made.rglob("*") if p.is_file()):
+                archive.write(file, f"Omni-CAD/{file.relative_to(made)}")
+
+    pack()
+    return "data/raw/Omni-CAD.zip", made, pack
+
+
+def as_linked_parts(place, made):
+    (place / "Omni-CAD").mkdir()
+    for name in ("json", "txt", "pcd"):
+        (made / name).mkdir(exist_ok=True)
+        (place / "Omni-CAD" / name).symlink_to(made / name)
+    return "data/raw/Omni-CAD", made, lambda: None
+
+
+def captions(project):
+    return {row.id: row.caption for row in read_index(project.folder / "data/corpus")}
+
+
+def cloud(project, entry):
+    reader = ShardReader(project.folder / "data/geometry", "geometry")
+    key = entry.replace("/", "")
+    shard = next(row.shard for row in read_index(project.folder / "data/corpus") if row.id == entry)
+    return reader.array(shard, key, "points.npy")
+
+
+@pytest.mark.parametrize("arrange", [as_folder, as_link, as_zip, as_linked_parts])
+def test_what_changes_in_the_dataset_runs_what_reads_it(tmp_path, arrange):
+    project = make_project(tmp_path / "project")
+    path, made, changed = arrange(project.folder / "data/raw", add_models(tmp_path / "made", 0))
+    project.change("source: synthetic", "source: omnicad")
+    project.change("path: data/raw/README.md", f"path: {path}")
+    project.change("timeout_s: 6", "timeout_s: 120")  # no model of these is to fail on a busy machine
+    if arrange is as_linked_parts:  # DVC looks behind no link inside of a folder; it is said what helps
+        said = project.run("cadmllm", "corpus")
+        assert f"data/raw/Omni-CAD/json -> {made}/json" in said
+        assert "to the deps of `corpus` in dvc.yaml" in said
+        for stage, names in (("corpus", ("json", "txt")), ("geometry", ("pcd",))):
+            depend(project, stage, [made / name for name in names])
+    repro = ("dvc", "repro", "geometry")
+    assert "DVC sees no change" not in project.run(*repro)
+    assert "up to date" in project.run(*repro)
+    rows = json.loads((made / "txt/0000.json").read_text())
+    first, second = rows[0]["id"], rows[1]["id"]
+    drawn = cloud(project, first)
+
+    change_caption(made, second)
+    add_cloud(made, first)
+    add_models(made, 1)
+    changed()
+    told = project.run("dvc", "status", "corpus", "geometry")
+    assert "corpus:" in told
+    assert "geometry:" in told
+    project.run(*repro)
+    found = captions(project)
+    assert len(found) == 12
+    assert found[second] == "Another caption."
+    assert not np.array_equal(cloud(project, first), drawn)
+    assert "up to date" in project.run(*repro)
+
+
+@pytest.mark.parametrize("change", [change_caption, add_cloud, lambda made, _: add_models(made, 1)])
+def test_dvc_sees_each_change(copy, change):
+    made = add_models(copy.folder / "data/raw/Omni-CAD", 0, count=1)
+    copy.change("path: data/raw/README.md", "path: data/raw/Omni-CAD")
+    copy.run("dvc", "commit", "-q", "-f", "corpus", "geometry")
+    assert "up to date" in copy.run("dvc", "status", "corpus", "geometry")
+    change(made, "0000/00000000_00001")
+    told = copy.run("dvc", "status", "corpus", "geometry")
+    assert told.count("modified: ") == told.count("data/raw/Omni-CAD") == 2
+
+
+def test_real_models_are_measured_as_soon_as_they_are_there(copy):
+    """The last stage is measured on the dataset, and nothing else runs."""
+    assert "transfer.path (data/raw) holds no Omni-CAD" in copy.read("report/index.html").decode()
+    assert json.loads(copy.read("metrics/transfer.json")) == {}
+    add_models(copy.folder / "data/raw/Omni-CAD", 0, count=8)
+    told = copy.run("dvc", "status")
+    assert "transfer" in told
+    assert "corpus" not in told
+    said = copy.run("dvc", "repro")
+    assert [line for line in said.splitlines() if line.startswith("Running")] == [
+        "Running stage 'transfer':",
+        "Running stage 'report':",
+    ]
+    assert json.loads(copy.read("metrics/transfer.json"))["corpus"]["accepted"] == 8
+    assert "8 models of Omni-CAD that nothing was trained on" in copy.read("report/index.html").decode()
+    assert "up to date" in copy.run("dvc", "repro")
+
+
+def test_what_was_trained_on_is_not_measured_as_new(copy, tmp_path):
+    (copy.folder / "data/raw/Omni-CAD").symlink_to(add_models(tmp_path / "made", 0))
+    copy.change("source: synthetic", "source: omnicad")
+    copy.change("path: data/raw/README.md", f"path: {tmp_path / 'made'}")
+    assert Dataset(copy.folder / "data/raw").root.samefile(tmp_path / "made")
+    assert "is what the curriculum is trained on" in copy.run("cadmllm", "transfer")
+    assert json.loads(copy.read("metrics/transfer.json")) == {}
