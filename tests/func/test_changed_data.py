@@ -103,6 +103,7 @@ def project(tmp_path_factory):
     """A project with a dataset, and all that its second curriculum stage needs."""
     made = make_project(tmp_path_factory.mktemp("changed"))
     made.change("source: synthetic", "source: omnicad")
+    made.change("path: data/raw/README.md", f"path: {RAW}")
     raw = Raw(made.folder / RAW)
     for number in range(COUNT):
         if number not in (5, 17):

@@ -11,16 +11,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline import params, presets, yaml_files
 from pipeline.cad import omnicad, synthesis
 from pipeline.cad.program import Frame
 from pipeline.cad.sandbox import Sandbox
-from pipeline.data.dataset import Dataset
+from pipeline.data.dataset import Dataset, no_real_models
 from pipeline.data.draw import draw
 from pipeline.data.geometry import draw_task
 from pipeline.data.raw_files import NoDatasetError, inner_links
 from pipeline.errors import RejectError, UserError
 from pipeline.params import Geometry
 
+ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = synthesis.make_part(0, 0, ("washer",)).program
 IDS = [f"{folder:04d}/{number:08d}_00001" for folder in range(2) for number in range(folder * 3, folder * 3 + 3)]
 
@@ -337,3 +339,24 @@ def test_a_worker_opens_its_own_files_alone(tmp_path, kind):
     assert members == ["points.npy", "view0.png"]
     expected = made / f"pcd/{IDS[4]}.npy" if kind == "folder" else path
     assert [event for event in seen if str(tmp_path) in event[1]] == [("open", str(expected))]
+
+
+def test_where_no_real_models_are_to_be_measured_it_is_said(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    smoke = params.parse(yaml_files.plain(presets.compose("smoke")), "smoke")
+    made, raw = make(tmp_path / "made"), tmp_path / "raw"
+    raw.mkdir()
+
+    def reason(source, data, real):
+        changed = {"data": {"source": source, "path": str(data)}, "transfer": {"path": str(real)}}
+        update = {name: getattr(smoke, name).model_copy(update=values) for name, values in changed.items()}
+        return no_real_models(smoke.model_copy(update=update))
+
+    assert reason("synthetic", "x", raw) == f"transfer.path ({raw}) holds no Omni-CAD"
+    (raw / "Omni-CAD").symlink_to(made)
+    assert reason("synthetic", "x", raw) is None
+    assert "is what the curriculum is trained on" in reason("omnicad", made, raw)
+    assert reason("omnicad", make(tmp_path / "other"), raw) is None
+    (tmp_path / "cut.zip").write_bytes(b"PK cut off")
+    with pytest.raises(UserError, match="readable zip"):
+        reason("synthetic", "x", tmp_path / "cut.zip")
