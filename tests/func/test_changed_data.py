@@ -130,6 +130,8 @@ def test_what_was_killed_goes_on_with_the_data_as_they_are_now(project, tmp_path
         copy.call(*STAGES[name][0])
     output = copy.call(*command)
     went_on = contents(copy.folder / out)
+    left = [path.name for path in (copy.folder / "scratch" / unit.partition("/")[0]).glob("[!.]*")]
+    assert len(left) == (stage == "train"), "it went on in the folder that was there; training begins anew in another"
     shutil.rmtree(copy.folder / "scratch")
     shutil.rmtree(copy.folder / out)
     copy.call(*command)
