@@ -104,6 +104,7 @@ def project(tmp_path_factory):
     made = make_project(tmp_path_factory.mktemp("changed"))
     made.change("source: synthetic", "source: omnicad")
     made.change("path: data/raw/README.md", f"path: {RAW}")
+    made.change("timeout_s: 6", "timeout_s: 120")  # no model of these is to fail on a busy machine
     raw = Raw(made.folder / RAW)
     for number in range(COUNT):
         if number not in (5, 17):
