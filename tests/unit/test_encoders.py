@@ -1,6 +1,7 @@
 """Encoders give the numbers of the reference implementations."""
 
 import io
+import os
 import pickle
 import zipfile
 
@@ -11,6 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoImageProcessor, AutoModel
 
+from pipeline.data.features import READERS, make_shard
 from pipeline.encoders.dinov2 import DinoV2Encoder
 from pipeline.encoders.michelangelo import MichelangeloConfig, MichelangeloEncoder
 from pipeline.encoders.tensors import read_tensors
@@ -216,3 +218,35 @@ def test_other_image_sizes_interpolate_positions(tmp_path):
     assert encoder(pixels).shape == (1, *encoder.token_shape) == (1, 36, 16)
     with pytest.raises(UserError, match="multiple of 14"):
         DinoV2Encoder(tmp_path / "m" / "image_encoder", 1, image_size=80)
+
+
+class Still:
+    """An encoder that says how many threads the process has while it computes."""
+
+    modality, shape, batch_size = "image", (1, 1), 2
+
+    def __init__(self):
+        self.threads = []
+
+    def keys(self, shard):
+        return [f"0000{number:08d}" for number in range(8)]
+
+    def load(self, reader, shard, key):
+        return torch.from_numpy(np.zeros(100_000, np.float32))
+
+    def encode(self, batch):
+        self.threads.append(len(os.listdir("/proc/self/task")))
+        return torch.zeros(len(batch), 1, 1)
+
+
+def test_who_reads_ahead_takes_no_cores_from_the_encoder(tmp_path):
+    """Threads of torch's for the reading thread, beyond the cores, would slow the encoder's own."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        torch.zeros(1_000_000).exp()  # the encoder's own are there
+        threads, still = len(os.listdir("/proc/self/task")), Still()
+        make_shard(still, still, tmp_path / "train-000000.tar", "float16")
+    finally:
+        torch.set_num_threads(before)
+    assert max(still.threads) - threads <= 1 + min(READERS, still.batch_size)
