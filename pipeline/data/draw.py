@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 
 from pipeline.cad import kernel, omnicad
+from pipeline.cad.clouds import draw_points, normalise_points, read_array
 from pipeline.cad.mesh import Mesh
 from pipeline.cad.occupancy import sample_occupancy
 from pipeline.cad.program import CadProgram, Frame
 from pipeline.cad.rendering import encode_png, read_image, render_views
-from pipeline.cad.sampling import normalise_points, read_points, sample_surface
+from pipeline.cad.sampling import sample_surface
 from pipeline.data.raw_files import RawFile
 from pipeline.errors import RejectError
 from pipeline.params import Geometry
@@ -76,10 +77,8 @@ def _own_points(task: DrawTask, seed: int) -> np.ndarray | None:
     file = task.own_points
     if file is None:
         return None
-    points = normalise_points(read_points(file.read(), file.name))
-    rng = np.random.default_rng(seed)
-    chosen = rng.choice(len(points), task.geometry.num_points, replace=len(points) < task.geometry.num_points)
-    return points[chosen]
+    points = normalise_points(read_array(file.read(), file.name))
+    return draw_points(points, task.geometry.num_points, seed)
 
 
 def _own_views(task: DrawTask) -> list[np.ndarray] | None:

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from pipeline.cad import kernel, omnicad, synthesis
+from pipeline.cad.clouds import normalise_points, read_array
 from pipeline.cad.draft import CUT, INTERSECT, JOIN
 from pipeline.cad.program import CadProgram, Frame, Profile
 from pipeline.cad.rendering import VIEW_DIRECTIONS, encode_png, read_image, render_views
-from pipeline.cad.sampling import normalise_points, read_points, sample_surface
+from pipeline.cad.sampling import sample_surface
 from pipeline.cad.shapes import circle, extrude, rectangle, rounded, symmetric, two_sided
 from pipeline.data.draw import normalised_mesh
 from pipeline.errors import RejectError
@@ -143,7 +144,7 @@ def test_bad_files_are_rejected_and_nothing_is_unpickled(tmp_path):
     np.save(tmp_path / "bomb.npy", np.array([Bomb()], dtype=object), allow_pickle=True)
     for data in (b"", b"junk", b"\x93NUMPY", b"PK\x03\x04junk", (tmp_path / "bomb.npy").read_bytes()):
         with pytest.raises(RejectError, match="bad_points"):
-            read_points(data, "x.npy")
+            read_array(data, "x.npy")
     assert not (tmp_path / "exploded").exists()
     for data in (b"", b"junk", encode_png(np.zeros((8, 8), np.uint8))[:40]):
         with pytest.raises(RejectError, match="bad_image"):
