@@ -34,7 +34,8 @@ from pipeline.cad.sandbox import Failure, Sandbox, cores
 from pipeline.encoders.weights import build_models
 from pipeline.errors import RejectError
 from pipeline.generation.constrained import GrammarProcessor
-from pipeline.generation.generate import Decoding, generate_tokens
+from pipeline.generation.decoding import Decoding
+from pipeline.generation.generate import generate_tokens
 from pipeline.generation.select import BuildTask, build_candidate
 from pipeline.model.cad_mllm import CadMllmModel
 from pipeline.training.batches import Inputs, collate, tokenise_prompts

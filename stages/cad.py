@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipeline.cad.captions import count
+from pipeline.cad.formats import READABLE, StepSchema, check_file, check_pair, check_program
 from pipeline.errors import RejectError, UserError
 from stages.runner import command
 
@@ -26,7 +27,7 @@ DEFAULT_TOLERANCE = 0.025  # the codec's own, which would cost `--help` numpy
 @cad.command("convert")
 @command
 def convert_file(
-    source: Annotated[Path, typer.Argument(help=".json (Omni-CAD), .tokens, .step, .stl, .ply or .glb")],
+    source: Annotated[Path, typer.Argument(help=".json (Omni-CAD), .tokens, .step, .stl, .ply, .obj or .glb")],
     target: Annotated[Path, typer.Argument(help="The same, or .png: the eight views")],
     bits: Bits = 8,
     tolerance: Tolerance = DEFAULT_TOLERANCE,
@@ -37,11 +38,10 @@ def convert_file(
     memory_mib: Memory = 4096,
 ) -> None:
     """Turn one CAD file into another; the suffixes say which. Lengths are metres, in STEP millimetres."""
-    from pipeline.cad.files import ConvertTask, WriteOptions, check_pair, convert
-    from pipeline.cad.sandbox import Failure, Sandbox
-    from pipeline.cad.step import StepSchema
-
     check_pair(source, target)
+    from pipeline.cad.files import ConvertTask, WriteOptions, convert
+    from pipeline.cad.sandbox import Failure, Sandbox
+
     schema = StepSchema.AP242 if ap242 else StepSchema.AP214
     options = WriteOptions(bits, tolerance, schema, views, image_size)
     with Sandbox(convert, 1, timeout_s, memory_mib) as sandbox:
@@ -55,9 +55,10 @@ def convert_file(
 @command
 def show(source: Annotated[Path, typer.Argument(help=".json (Omni-CAD) or .tokens")]) -> None:
     """Say what a program builds, step by step, in millimetres."""
+    program = program_in(source)
     from pipeline.cad.describe import describe
 
-    for line in describe(program_in(source)):
+    for line in describe(program):
         typer.echo(line)
 
 
@@ -67,11 +68,9 @@ def program_in(path: Path) -> "CadProgram":
     Raises:
         UserError: the file is of a kind that holds none. RejectError: it cannot be read.
     """
-    from pipeline.cad.files import PROGRAMS, check_readable, read_program
+    check_program(path)
+    from pipeline.cad.files import read_program
 
-    check_readable(path)
-    if path.suffix.lower() not in PROGRAMS:
-        raise UserError(f"{path}: only {' and '.join(PROGRAMS)} hold a program")
     try:
         return read_program(path)
     except RejectError as error:
@@ -90,19 +89,19 @@ def check_files(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object for each file.")] = False,
 ) -> None:
     """Read, build and close every model, and list what is wrong. Exits with 1 where something is."""
-    from pipeline.cad.files import READABLE, CheckTask, check, check_readable
-    from pipeline.cad.sandbox import Failure, Sandbox, cores
-    from pipeline.progress import display
-
     files: list[Path] = []
     for path in paths:
         if path.is_dir():
             files += sorted(p for p in path.rglob("*") if p.suffix.lower() in READABLE and p.is_file())
         else:
-            check_readable(path)
+            check_file(path, READABLE)
             files.append(path)
     if not files:
         raise UserError(f"no CAD file ({', '.join(READABLE)}) in {', '.join(map(str, paths))}")
+    from pipeline.cad.files import CheckTask, check
+    from pipeline.cad.sandbox import Failure, Sandbox, cores
+    from pipeline.progress import display
+
     reasons: Counter[str] = Counter()
     tasks = [CheckTask(path.resolve(), bits, tolerance) for path in files]
     with display("check") as progress, Sandbox(check, workers or cores(), timeout_s, memory_mib) as sandbox:

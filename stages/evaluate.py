@@ -11,10 +11,12 @@ import typer
 from pipeline import params, work
 from pipeline.atomic import publish, write_text
 from pipeline.data.folders import Folders
+from pipeline.errors import UserError
 from pipeline.fingerprint import sha256_file, sha256_folder
 from pipeline.params import Evaluation, Params
 from pipeline.progress import display
-from pipeline.shards.manifest import MANIFEST
+from pipeline.shards.manifest import MANIFEST, Manifest
+from pipeline.training.checkpoint_folder import check_checkpoint
 from stages.runner import CHECKPOINTS, CORPUS, EVALUATIONS, GEOMETRY, METRICS, MODELS, stage
 from stages.train import Place, find_stage
 
@@ -28,10 +30,10 @@ def evaluate(
     name: Annotated[str, typer.Argument(metavar="STAGE", help="A stage of `curriculum` whose checkpoint is measured.")],
 ) -> None:
     """Measure a checkpoint: validation loss, valid solids and distances for every combination of modalities."""
+    p = params.load()
+    place = find_trained(p, name)
     from pipeline.evaluation.evaluate import evaluate as measure
 
-    p = params.load()
-    place = find_stage(p, name)
     sections = {"evaluation": p.evaluation}
     with display(f"evaluate {name}") as show, measuring("evaluation", p, place, __name__, sections) as scratch:
         evaluator, validation = make_evaluator(p, place, scratch, p.evaluation, own_folders(place))
@@ -46,6 +48,20 @@ def evaluate(
             )
         write_text(METRICS / "evaluate" / f"{name}.json", json.dumps(figures, indent=1, sort_keys=True) + "\n")
         publish(scratch, EVALUATIONS / name)
+
+
+def find_trained(p: Params, name: str) -> Place:
+    """A stage of the curriculum whose checkpoint is there.
+
+    Raises:
+        UserError: it is not, or another input is missing.
+    """
+    place = find_stage(p, name)
+    Manifest.read(GEOMETRY, "geometry")
+    if not (CHECKPOINTS / name).is_dir():
+        raise UserError(f"{CHECKPOINTS / name} is missing; run `cadmllm train {name}` first")
+    check_checkpoint(CHECKPOINTS / name)
+    return place
 
 
 @contextmanager

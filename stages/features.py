@@ -8,6 +8,7 @@ import typer
 from pipeline import params, work
 from pipeline.errors import UserError
 from pipeline.progress import display
+from pipeline.resolved import ENCODERS, read_models
 from pipeline.shards.manifest import Manifest
 from stages.runner import CORPUS, FEATURES, GEOMETRY, MODELS, command, stage
 
@@ -39,16 +40,15 @@ def encode(
 @stage
 def run(modality: Modality) -> None:
     """Encode one modality."""
-    from pipeline.data.features import ENCODERS, build_features
-    from pipeline.device import choose_device
-    from pipeline.encoders.weights import read_models
-
     p = params.load()
     Manifest.read(GEOMETRY, "geometry")
     settings = getattr(p.features, modality.value)
+    inputs = {"encoder": read_models(MODELS)[ENCODERS[modality.value]]["sha256"]}
+    from pipeline.data.features import build_features
+    from pipeline.device import choose_device
+
     device = choose_device(p.training.device)
     sections = {"settings": settings, "device": device.type}
-    inputs = {"encoder": read_models(MODELS)[ENCODERS[modality.value]]["sha256"]}
     with (
         display(f"features {modality.value}") as show,
         work.scratch(f"features-{modality.value}", __name__, sections, inputs) as scratch,

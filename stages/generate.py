@@ -7,7 +7,11 @@ import typer
 
 from pipeline import params
 from pipeline.cad.captions import count
+from pipeline.cad.formats import SCANS, check_file, check_program, check_writable
+from pipeline.cad.sandbox import start_server
 from pipeline.errors import RejectError, UserError
+from pipeline.generation.decoding import decodings
+from pipeline.training.checkpoint_folder import check_checkpoint
 from stages.cad import facts_text, program_in
 from stages.runner import CHECKPOINTS, MODELS, command
 
@@ -18,13 +22,17 @@ if TYPE_CHECKING:
 @command
 def generate(
     out: Annotated[
-        Path, typer.Option(help=".step, .stl, .glb, .ply, .png, .json (Omni-CAD) or .tokens", dir_okay=False)
+        Path, typer.Option(help=".step, .stl, .ply, .obj, .glb, .png, .json (Omni-CAD) or .tokens", dir_okay=False)
     ],
     caption: Annotated[
         str, typer.Argument(help="What to build, in words; none for a checkpoint trained without.")
     ] = "",
     points: Annotated[
-        Path | None, typer.Option(help="A point cloud, .npy or .npz: (N, 3) or (N, 6) with normals.")
+        Path | None,
+        typer.Option(
+            help="What it looks like. A cloud: .npy, .npz, .xyz, .pts, .txt, .csv, .ply, .obj, (N, 3) or with normals "
+            "(N, 6). A mesh: .stl, .ply, .obj, .glb. A solid: .step. Numbers are metres, STEP's of its own unit."
+        ),
     ] = None,
     image: Annotated[list[Path] | None, typer.Option(help="A picture; repeat for more views, in their order.")] = None,
     start: Annotated[
@@ -50,19 +58,33 @@ def generate(
     max_tokens: Annotated[int, typer.Option(min=16, help="Length limit of the program.")] = 512,
 ) -> None:
     """Generate a CAD model and write it as a solid, a mesh, a picture or a program."""
-    from pipeline.cad.files import WriteOptions, check_writable
-    from pipeline.generation.pretrained import CadMllm
-    from pipeline.generation.prompt import read_inputs
-
+    caption, images = caption.strip(), image or []
     check_writable(out)
-    if not caption and points is None and not image and start is None:
+    if not caption and points is None and not images and start is None:
         raise UserError("what is to be built? Give a caption, --points, --image or --start")
     if steps is not None and start is None:
         raise UserError("--steps says how much of --start is taken; give --start too")
-    given = read_inputs(caption, points, image or [])
-    first = None if start is None else read_start(start, steps)
+    if start is not None:
+        check_program(start)
+    if points is not None:
+        check_file(points, SCANS)
+    for path in images:
+        check_file(path)
+    decodings(candidates, max_tokens, temperature, top_p, beams, seed)
     p = params.load()
     folder = checkpoint or CHECKPOINTS / list(p.curriculum)[-1]
+    config = check_checkpoint(folder)
+    from pipeline.generation.inputs import check_known, read_inputs
+
+    num_points = check_known(config, MODELS, points is not None, len(images))
+    start_server("pipeline.cad.files", "pipeline.generation.select")
+    first = None if start is None else read_start(start, steps)
+    given = read_inputs(caption, points, images, num_points)
+    if given.points_done is not None:
+        typer.echo(given.points_done, err=True)
+    from pipeline.cad.files import WriteOptions
+    from pipeline.generation.pretrained import CadMllm
+
     model = CadMllm.from_pretrained(folder, MODELS, p.training.device, p.training.dtype)
     if given.combination not in model.combinations:
         known = ", ".join(model.combinations)

@@ -11,11 +11,11 @@ from stages.runner import CORPUS, GEOMETRY, stage
 @stage
 def geometry() -> None:
     """Build every model's solid and draw points with normals and shaded views to data/geometry/."""
+    p = params.load()
+    Manifest.read(CORPUS, "corpus")
     from pipeline.data.geometry import build_geometry
     from pipeline.data.watched import unwatched
 
-    p = params.load()
-    Manifest.read(CORPUS, "corpus")
     sections = {"geometry": p.geometry, "kernel": p.kernel, "data": {"path": p.data.path}, "seed": p.seed}
     with display("geometry") as show, work.scratch("geometry", __name__, sections, {}) as scratch:
         counts = build_geometry(

@@ -28,7 +28,9 @@ SHOWN = (
 
 @command
 def metrics(
-    predicted: Annotated[Path, typer.Argument(help="A .step, .stl, .ply, .glb, .json or .tokens file, or a folder.")],
+    predicted: Annotated[
+        Path, typer.Argument(help=".step, .stl, .ply, .obj, .glb, .json or .tokens, or a folder.")
+    ],
     truth: Annotated[Path, typer.Argument(help="The true one, or a folder with files of the same names.")],
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object, all pairs in it.")] = False,
     num_points: Annotated[int, typer.Option(min=16, help="On each side of a distance.")] = 8192,
@@ -46,12 +48,14 @@ def metrics(
     predicted file's own coordinates. A prediction that is missing or makes no solid is counted as a single point. Exits
     with 1 where there is such a one.
     """
-    from pipeline.cad.sandbox import Sandbox, cores
-    from pipeline.evaluation.assess import CompareTask, compare_files
-    from pipeline.evaluation.compare import compare_pairs, pairs, summary
-    from pipeline.progress import display
+    from pipeline.evaluation.pairs import pairs
 
     found = pairs(predicted, truth)
+    from pipeline.cad.sandbox import Sandbox, cores
+    from pipeline.evaluation.assess import CompareTask, compare_files
+    from pipeline.evaluation.compare import compare_pairs, summary
+    from pipeline.progress import display
+
     with display("metrics") as show, Sandbox(compare_files, workers or cores(), timeout_s, memory_mib) as sandbox:
         results = compare_pairs(found, lambda own, true: CompareTask(own, true, num_points, seed, align), sandbox, show)
     if as_json:

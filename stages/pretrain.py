@@ -14,6 +14,7 @@ from pipeline.fingerprint import sha256_file, sha256_folder
 from pipeline.params import Params
 from pipeline.progress import display
 from pipeline.recipes import Pretraining
+from pipeline.resolved import read_models
 from pipeline.shards.manifest import MANIFEST, Manifest
 from pipeline.shards.seen import write_seen
 from pipeline.training.tracking import read_log
@@ -67,17 +68,16 @@ def speed_log(name: str) -> Path:
 @stage
 def shape_encoder() -> None:
     """Train both encoders: solids are read back from clouds; clouds, pictures and captions find each other."""
+    p, recipe = settings()
+    models = read_models(MODELS)
+    inputs = corpus_inputs() | {name: models[name]["sha256"] for name in ("image_encoder", "point_cloud_encoder")}
     import torch
 
     from pipeline.encoders.dinov2 import DinoV2Encoder
     from pipeline.encoders.michelangelo import MichelangeloEncoder
-    from pipeline.encoders.weights import read_models
     from pipeline.pretraining.loop import LOG, Pretrainer
     from pipeline.pretraining.shapes import ShapeBatches, ShapeTraining, occupancy_scores
 
-    p, recipe = settings()
-    models = read_models(MODELS)
-    inputs = corpus_inputs() | {name: models[name]["sha256"] for name in ("image_encoder", "point_cloud_encoder")}
     described = {"recipe": recipe.shape_encoder, "pool": recipe.image_encoder.pool, "seed": p.seed}
     described["embedding_width"] = recipe.embedding_width
     with (
@@ -106,6 +106,11 @@ def shape_encoder() -> None:
 @stage
 def image_encoder() -> None:
     """Train the image encoder on: from pictures it learns the tokens of the finished point cloud encoder."""
+    p, recipe = settings()
+    if not ALIGNED.is_dir():
+        raise UserError(f"{ALIGNED} is missing; run `cadmllm pretrain shape-encoder` first")
+    described = {"recipe": recipe.image_encoder, "seed": p.seed, "num_points": p.geometry.num_points}
+    inputs = corpus_inputs() | {"aligned": sha256_folder(ALIGNED)}
     import torch
 
     from pipeline.encoders.alignment import AlignmentHead
@@ -116,11 +121,6 @@ def image_encoder() -> None:
     from pipeline.pretraining.loop import LOG, Pretrainer
     from pipeline.pretraining.shapes import save_image_encoder
 
-    p, recipe = settings()
-    if not ALIGNED.is_dir():
-        raise UserError(f"{ALIGNED} is missing; run `cadmllm pretrain shape-encoder` first")
-    described = {"recipe": recipe.image_encoder, "seed": p.seed, "num_points": p.geometry.num_points}
-    inputs = corpus_inputs() | {"aligned": sha256_folder(ALIGNED)}
     with (
         display("pretrain image-encoder") as show,
         work.scratch("pretrain-image-encoder", __name__, described, inputs) as scratch,
@@ -158,20 +158,10 @@ def image_encoder() -> None:
 @stage
 def language_model() -> None:
     """A small language model: programs from captions, and from what the encoders see."""
-    from pipeline.cad.grammar import Grammar
-    from pipeline.pretraining.language import (
-        LanguageTraining,
-        ProgramTexts,
-        TextBatches,
-        make_language_model,
-        mean_loss,
-    )
-    from pipeline.pretraining.loop import LOG, Pretrainer
-
     p, recipe = settings()
     if not IMAGES.is_dir():
         raise UserError(f"{IMAGES} is missing; run `cadmllm pretrain image-encoder` first")
-    grammar, limits = Grammar(p.codec.bits), p.model.max_caption_tokens
+    limits = p.model.max_caption_tokens
     described = {
         "recipe": recipe.language_model,
         "seed": p.seed,
@@ -182,6 +172,17 @@ def language_model() -> None:
         "num_points": recipe.shape_encoder.num_points,
     }
     inputs = corpus_inputs() | {path.name: sha256_folder(path) for path in (ALIGNED, IMAGES)}
+    from pipeline.cad.grammar import Grammar
+    from pipeline.pretraining.language import (
+        LanguageTraining,
+        ProgramTexts,
+        TextBatches,
+        make_language_model,
+        mean_loss,
+    )
+    from pipeline.pretraining.loop import LOG, Pretrainer
+
+    grammar = Grammar(p.codec.bits)
     with (
         display("pretrain language-model") as show,
         work.scratch("pretrain-language-model", __name__, described, inputs) as scratch,
@@ -240,13 +241,13 @@ def ship_all(
     to: Annotated[Path, typer.Option(help="Folder for the models.")] = SHIPPED,
 ) -> None:
     """Copy what was pretrained into the package: half precision, a card with each."""
-    from pipeline.pretraining.shipping import card, ship
-
     p, recipe = settings()
     places = {SHAPES.name: (ALIGNED / SHAPES.name, (ALIGNED, IMAGES)), IMAGES.name: (IMAGES, (IMAGES,))}
     places[LANGUAGE.name] = (LANGUAGE, (LANGUAGE,))
     if unknown := set(names or ()) - places.keys():
         raise UserError(f"nothing is called {', '.join(sorted(unknown))}; there are {', '.join(places)}")
+    from pipeline.pretraining.shipping import card, ship
+
     for source, scored in (places[name] for name in names or places):
         scores = {key: value for folder in scored for key, value in _scores(folder).items()}
         minutes = sum(line["seconds"] for line in read_log(speed_log(source.name))) / 60

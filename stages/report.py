@@ -8,6 +8,8 @@ from pipeline.atomic import atomic_folder, write_text
 from pipeline.csv_files import csv_text
 from pipeline.errors import UserError
 from pipeline.progress import display
+from pipeline.resolved import read_models
+from pipeline.shards.manifest import Manifest, read_rejects, reasons
 from stages.runner import (
     CHECKPOINTS,
     CORPUS,
@@ -27,11 +29,9 @@ from stages.runner import (
 @stage
 def report() -> None:
     """Write report/index.html, metrics/summary.json and the plots over all stages."""
-    from pipeline.encoders.weights import read_models
-    from pipeline.evaluation.report import Inputs, plot_tables, read_result, render, summary
-    from pipeline.shards.manifest import Manifest, read_rejects, reasons
-
     p = params.load()
+    from pipeline.evaluation.report import Inputs, plot_tables, read_result, render, summary
+
     with display("report") as show:
         results = [read_result(name, CHECKPOINTS / name, METRICS, EVALUATIONS / name) for name in p.curriculum]
         folders = {"corpus": CORPUS, "geometry": GEOMETRY}

@@ -6,16 +6,22 @@ from pipeline import params
 from pipeline.atomic import write_text
 from pipeline.data.folders import Folders
 from pipeline.progress import display
+from pipeline.resolved import read_models
+from pipeline.shards.manifest import Manifest
 from stages.runner import CORPUS, FEATURES, GEOMETRY, METRICS, MODELS, stage
 
 
 @stage
 def retrieval() -> None:
     """How often a cloud finds its own pictures among those of 500 models, and pictures their cloud."""
-    from pipeline.evaluation.retrieval import retrieval_figures
-
     p = params.load()
     folders = Folders(CORPUS, GEOMETRY, {modality: FEATURES / modality for modality in ("image", "point_cloud")})
+    read_models(MODELS)
+    Manifest.read(CORPUS, "corpus")
+    for modality, folder in folders.features.items():
+        Manifest.read(folder, f"features/{modality}")
+    from pipeline.evaluation.retrieval import retrieval_figures
+
     with display("retrieval") as show:
         found = retrieval_figures(folders, MODELS, p.seed, num_models=500)
         write_text(METRICS / "retrieval.json", json.dumps(found, indent=1, sort_keys=True) + "\n")

@@ -7,19 +7,18 @@ from pipeline import params, work
 from pipeline.atomic import write_text
 from pipeline.csv_files import csv_text
 from pipeline.progress import display
-from stages.evaluate import make_evaluator, measuring, own_folders
+from stages.evaluate import find_trained, make_evaluator, measuring, own_folders
 from stages.runner import METRICS, MODELS, PLOTS, stage
-from stages.train import find_stage
 
 
 @stage
 def robustness() -> None:
     """Try the last checkpoint on noisy clouds, clouds with points missing, and parts seen from elsewhere."""
+    p = params.load()
+    place = find_trained(p, list(p.curriculum)[-1])
     from pipeline.evaluation.robustness import robustness as measure
     from pipeline.evaluation.robustness import table
 
-    p = params.load()
-    place = find_stage(p, list(p.curriculum)[-1])
     sections = {"evaluation": p.evaluation, "robustness": p.robustness}
     with display("robustness") as show, measuring("robustness", p, place, __name__, sections) as scratch:
         evaluator, _ = make_evaluator(p, place, scratch, p.evaluation, own_folders(place))

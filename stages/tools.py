@@ -86,7 +86,7 @@ def verify(
 @command
 def show_checkpoint(folder: Annotated[Path, typer.Argument(help="For example checkpoints/stage3_all.")]) -> None:
     """Print what a checkpoint is and what it was made from."""
-    from pipeline.training.checkpoint import CONFIG, LINEAGE, read_json
+    from pipeline.training.checkpoint_folder import CONFIG, LINEAGE, read_json
     from pipeline.training.retention import lineage_chain, text_retention
 
     config, lineage = read_json(folder / CONFIG), read_json(folder / LINEAGE)

@@ -15,7 +15,9 @@ from pipeline.errors import UserError
 from pipeline.fingerprint import sha256_file, sha256_folder
 from pipeline.params import CurriculumStage, Params
 from pipeline.progress import display
+from pipeline.resolved import model_sha256
 from pipeline.shards.manifest import MANIFEST, Manifest
+from pipeline.training.checkpoint_folder import BEST, LINEAGE, LOG, check_checkpoint, read_json
 from stages.launch import launch
 from stages.runner import CHECKPOINTS, CORPUS, FEATURES, LOGS, METRICS, MODELS, PLOTS, stage
 
@@ -55,8 +57,9 @@ def find_stage(p: Params, name: str) -> Place:
         before = "models" if parent == MODELS / "llm" else f"train {parent.relative_to(CHECKPOINTS).parts[0]}"
         raise UserError(f"{parent} is missing; run `cadmllm {before}` first")
     Manifest.read(CORPUS, "corpus")
-    inputs = {"corpus": sha256_file(CORPUS / MANIFEST), "llm": sha256_folder(MODELS / "llm")}
+    inputs = {"corpus": sha256_file(CORPUS / MANIFEST), "llm": model_sha256(MODELS / "llm")}
     if parent != MODELS / "llm":
+        check_checkpoint(parent)
         inputs["parent"] = sha256_folder(parent)
     for modality in chosen.encoded:
         Manifest.read(FEATURES / modality, f"features/{modality}")
@@ -106,20 +109,20 @@ def train(
 
     Several machines: start `torchrun … -m stages.cli train STAGE` on each, with the project in a folder they share.
     """
-    from pipeline.training.parallel import Parallel
-
     p = params.load()
     place = find_stage(p, name)
     if nproc > 1 and "WORLD_SIZE" not in os.environ:
         launch(nproc, ["train", name])
         return
+    from pipeline.training.parallel import Parallel
+
     with Parallel(p.training) as parallel:
         _train(p, place, parallel)
 
 
 def _train(p: Params, place: Place, parallel: "Parallel") -> None:
     from pipeline.training.batches import TrainingData
-    from pipeline.training.checkpoint import BEST, LOG, TensorFiles, save_checkpoint, trained_tensors
+    from pipeline.training.checkpoint import TensorFiles, save_checkpoint, trained_tensors
     from pipeline.training.loop import Job, Trainer
     from pipeline.training.retention import retention_advice, text_retention
     from pipeline.training.tracking import Mirror, StageLog, plot_tables
@@ -206,8 +209,6 @@ def parent_lineage(place: Place) -> dict[str, Any] | None:
     """The lineage of the checkpoint that a stage starts from; None where that is the plain language model."""
     if "parent" not in place.inputs:
         return None
-    from pipeline.training.checkpoint import LINEAGE, read_json
-
     found: dict[str, Any] = read_json(Path(place.stage.init_from) / LINEAGE)
     return found
 

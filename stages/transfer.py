@@ -11,7 +11,7 @@ from pipeline.fingerprint import sha256_file
 from pipeline.params import Params
 from pipeline.progress import Display, display
 from pipeline.shards.manifest import MANIFEST, Manifest
-from stages.evaluate import make_evaluator, measuring
+from stages.evaluate import find_trained, make_evaluator, measuring
 from stages.runner import EVALUATIONS, METRICS, MODELS, SKIPPED, TRANSFER, stage
 from stages.train import Place, find_stage
 
@@ -23,7 +23,7 @@ def transfer() -> None:
     from pipeline.data.watched import unwatched
 
     p = params.load()
-    place = find_stage(p, list(p.curriculum)[-1])
+    place = find_trained(p, list(p.curriculum)[-1])
     with display("transfer") as show:
         if reason := no_real_models(p):
             show.say(f"{reason}; nothing is measured on real models")

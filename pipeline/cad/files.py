@@ -1,4 +1,7 @@
-"""CAD files by their suffix: programs (Omni-CAD JSON, tokens), solids (STEP), meshes (STL, PLY, GLB) and pictures."""
+"""CAD files by their suffix: programs (Omni-CAD JSON, tokens), solids (STEP), meshes (STL, PLY, OBJ, GLB) and pictures.
+
+The kernel is loaded where it works, in the sandbox: it takes a second, which a caller has no use for.
+"""
 
 import io
 import json
@@ -9,21 +12,15 @@ from typing import Any
 import numpy as np
 
 from pipeline.atomic import write_bytes
-from pipeline.cad import kernel, omnicad
+from pipeline.cad import omnicad
 from pipeline.cad.codec import TOLERANCE, Codec
+from pipeline.cad.formats import MESHES, PICTURES, PROGRAMS, SOLIDS, StepSchema
 from pipeline.cad.mesh import Mesh, Surface, flat_mesh, merge_vertices, watertight
 from pipeline.cad.program import CadProgram, Frame
 from pipeline.cad.rendering import contact_sheet, render_views
-from pipeline.cad.step import StepSchema, read_step, write_step
 from pipeline.cad.tokens import GrammarError, Vocabulary
-from pipeline.errors import RejectError, UserError
+from pipeline.errors import RejectError
 
-PROGRAMS = (".json", ".tokens")
-SOLIDS = (".step", ".stp")
-MESHES = (".stl", ".ply", ".glb")
-PICTURES = (".png",)
-READABLE = PROGRAMS + SOLIDS + MESHES
-WRITABLE = READABLE + PICTURES
 DEFLECTION = 0.002  # of the longest half-side
 MAX_MESH_BYTES = 1 << 30
 
@@ -52,33 +49,6 @@ class ConvertTask:
     source: Path | CadProgram
     target: Path
     options: WriteOptions = WriteOptions()
-
-
-def check_readable(path: Path) -> None:
-    """Raise ``UserError`` where a path is no file of a format that we read."""
-    if path.suffix.lower() not in READABLE:
-        raise UserError(f"{path}: one of {', '.join(READABLE)} is needed")
-    if not path.is_file():
-        raise UserError(f"{path} does not exist, or is no file")
-
-
-def check_writable(path: Path) -> None:
-    """Raise ``UserError`` where a path names no format that we write, or lies in no folder."""
-    if path.suffix.lower() not in WRITABLE:
-        raise UserError(f"{path}: one of {', '.join(WRITABLE)} is needed")
-    if not path.absolute().parent.is_dir():
-        raise UserError(f"{path.parent} is not a folder")
-
-
-def check_pair(source: Path, target: Path) -> None:
-    """Raise ``UserError`` for a conversion that there is no way to do."""
-    check_readable(source)
-    check_writable(target)
-    kind, wanted = source.suffix.lower(), target.suffix.lower()
-    if wanted in PROGRAMS and kind not in PROGRAMS:
-        raise UserError(f"{source}: a program cannot be read off a finished shape; only {', '.join(PROGRAMS)} hold one")
-    if wanted in SOLIDS and kind in MESHES:
-        raise UserError(f"{source}: triangles make no exact solid; only {', '.join(PROGRAMS + SOLIDS)} can be {wanted}")
 
 
 # -- programs -------------------------------------------------------------------------------------------------
@@ -142,6 +112,9 @@ def convert(task: ConvertTask) -> dict[str, Any]:
     Raises:
         RejectError: why it cannot be done.
     """
+    from pipeline.cad import kernel
+    from pipeline.cad.step import read_step, write_step
+
     source, suffix = task.source, task.target.suffix.lower()
     if isinstance(source, Path) and source.suffix.lower() in MESHES:
         return _write_surface(read_surface(source), task)
@@ -172,6 +145,8 @@ def convert(task: ConvertTask) -> dict[str, Any]:
 
 def solid_facts(shape: Any) -> dict[str, Any]:
     """``size``, ``area`` and ``volume`` in metres, square and cubic."""
+    from pipeline.cad import kernel
+
     low, high = kernel.bounding_box(shape)
     size = [high[i] - low[i] for i in range(3)]
     return {"size": size, "area": kernel.area(shape), "volume": kernel.volume(shape)}
@@ -195,7 +170,7 @@ def _picture(mesh: Mesh, frame: Frame, options: WriteOptions) -> bytes:
 
 
 def read_surface(path: Path) -> Surface:
-    """The triangles of an STL, PLY or GLB file, vertices merged; GLB's upward y becomes z.
+    """The triangles of an STL, PLY, OBJ or GLB file, vertices merged; GLB's upward y becomes z.
 
     Raises:
         RejectError: ``unreadable_file`` or ``malformed_mesh``.
@@ -219,14 +194,26 @@ def read_surfaces(path: Path) -> tuple[Surface, Surface]:
     return surface, _surface(loaded, path)
 
 
+def read_triangles(path: Path) -> Surface | np.ndarray:
+    """The triangles of a file as they are, or of a PLY or OBJ without any its points: (N, 3), with normals (N, 6).
+
+    Raises:
+        RejectError: as ``read_surface``.
+    """
+    loaded = _load(path)
+    return _surface(loaded, path) if hasattr(loaded, "faces") else _points(loaded, path)
+
+
 def _load(path: Path) -> Any:
-    """A ``trimesh.Trimesh`` with the vertices of the file."""
+    """A ``trimesh.Trimesh`` with the vertices of the file, or where it has points alone, a ``PointCloud``."""
     import trimesh
 
     try:
         data = path.read_bytes()
-        loaded = trimesh.load(io.BytesIO(data), file_type=path.suffix[1:].lower(), force="mesh", process=False)
-        if not isinstance(loaded, trimesh.Trimesh):
+        loaded: Any = trimesh.load(io.BytesIO(data), file_type=path.suffix[1:].lower(), process=False)
+        if isinstance(loaded, trimesh.Scene):
+            loaded = loaded.to_mesh()
+        if not isinstance(loaded, trimesh.Trimesh | trimesh.PointCloud):
             raise TypeError(f"a {type(loaded).__name__} and no mesh")
     except OSError as error:
         raise RejectError("unreadable_file", str(error)) from error
@@ -236,7 +223,7 @@ def _load(path: Path) -> Any:
 
 
 def _surface(loaded: Any, path: Path) -> Surface:
-    vertices, triangles = np.asarray(loaded.vertices, np.float64), np.asarray(loaded.faces, np.int64)
+    vertices, triangles = np.asarray(loaded.vertices, np.float64), np.asarray(getattr(loaded, "faces", ()), np.int64)
     if not len(triangles) or not np.isfinite(vertices).all() or np.abs(vertices).max() > omnicad.MAX_ABS * 1000:
         raise RejectError("malformed_mesh", f"{path.name}: no triangles, or no finite ones")
     if path.suffix.lower() == ".glb":
@@ -247,6 +234,18 @@ def _surface(loaded: Any, path: Path) -> Surface:
 def _merged(surface: Surface) -> Surface:
     size = float(np.ptp(surface.vertices, axis=0).max())
     return merge_vertices(surface.vertices, surface.triangles, 1e-7 * size)
+
+
+def _points(loaded: Any, path: Path) -> np.ndarray:
+    """Points of a PLY or OBJ, with normals where each has one: trimesh keeps those of a PLY in its raw columns."""
+    points = np.asarray(loaded.vertices, np.float64)
+    if "_ply_raw" in loaded.metadata:
+        columns = loaded.metadata["_ply_raw"]["vertex"]["data"]
+        names = columns.keys() if isinstance(columns, dict) else columns.dtype.names
+        normals = [columns[name] for name in ("nx", "ny", "nz") if name in names]
+        return np.column_stack([points, *normals]) if len(normals) == 3 else points
+    lines = [line[3:] for line in path.read_bytes().splitlines() if line.startswith(b"vn ")]
+    return np.hstack([points, np.loadtxt(lines, ndmin=2)]) if len(lines) == len(points) else points
 
 
 def _write_surface(surface: Surface, task: ConvertTask) -> dict[str, Any]:
@@ -290,6 +289,9 @@ def check(task: CheckTask) -> dict[str, Any]:
     Raises:
         RejectError: the first thing that is wrong.
     """
+    from pipeline.cad import kernel
+    from pipeline.cad.step import read_step
+
     suffix = task.path.suffix.lower()
     if suffix in MESHES:
         surface = read_surface(task.path)

@@ -61,7 +61,7 @@ def estimate_normals(xyz: np.ndarray, count: int | None = None) -> np.ndarray:
 
 
 def _planes(points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Planes through groups of points, (N, K, 3): centres (N, 3), eigenvalues (N, 3) in rising order, normals (N, 3)."""
+    """Planes through groups of points, (N, K, 3): centres, eigenvalues in rising order and normals, each (N, 3)."""
     centres = points.mean(axis=1)
     local = points - centres[:, None]
     values, vectors = np.linalg.eigh(np.einsum("nki,nkj->nij", local, local))

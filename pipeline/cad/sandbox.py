@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from types import ModuleType
 from typing import Any, Generic, TypeVar
@@ -27,7 +28,7 @@ IDLE_MIB = 4096  # address space that the libraries map before any work
 AHEAD = 32  # items for each worker beyond the one whose result is due
 START_TIMEOUT_S = 120.0  # for a worker to come up; a task's own time begins when it has
 READY = "ready"
-PRELOADED: set[str] = set()  # what the fork server loads when it starts, once for every worker to come
+PRELOADED = {"pipeline.cad.kernel"}  # what the fork server loads when it starts, once for every worker to come
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,14 @@ class Failure:
 def cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0))
+
+
+def start_server(*modules: str) -> None:
+    """Let the fork server load the kernel and these modules while the caller does what comes before its first worker."""
+    PRELOADED.update(modules)
+    multiprocessing.set_forkserver_preload(sorted(PRELOADED))
+    with _main_hidden():
+        forkserver.ensure_running()
 
 
 @dataclass

@@ -1,6 +1,5 @@
 """STEP files with Open CASCADE: the same bytes for the same shape, and no word on the console."""
 
-from enum import StrEnum
 from pathlib import Path
 
 from OCP.APIHeaderSection import APIHeaderSection_MakeHeader
@@ -12,14 +11,8 @@ from OCP.STEPControl import STEPControl_AsIs, STEPControl_Controller, STEPContro
 from OCP.TCollection import TCollection_HAsciiString
 from OCP.TopoDS import TopoDS_Shape
 
+from pipeline.cad.formats import StepSchema
 from pipeline.errors import RejectError
-
-
-class StepSchema(StrEnum):
-    """Application protocols of STEP that CAD systems read."""
-
-    AP214 = "AP214IS"
-    AP242 = "AP242DIS"
 
 
 def write_step(shape: TopoDS_Shape, path: Path, name: str, schema: StepSchema = StepSchema.AP214) -> None:

@@ -13,10 +13,10 @@ from torch import Tensor
 from pipeline import interrupt
 from pipeline.encoders.dinov2 import DinoV2Encoder, decode_png
 from pipeline.encoders.michelangelo import MichelangeloEncoder
-from pipeline.encoders.weights import read_models
 from pipeline.errors import UserError
 from pipeline.params import ImageFeatures, PointFeatures
 from pipeline.prefetch import prefetch
+from pipeline.resolved import ENCODERS, read_models
 from pipeline.shards import embeddings
 from pipeline.shards.manifest import Reject, reasons
 from pipeline.shards.reader import ShardReader
@@ -24,7 +24,6 @@ from pipeline.shards.writer import write_shard
 from pipeline.work import FinishedShard, publish_shards, shard_by_shard
 
 TOKEN_SLICES = {"all": slice(None), "latents": slice(1, None), "global": slice(0, 1)}
-ENCODERS = {"image": "image_encoder", "point_cloud": "point_cloud_encoder"}
 READERS = 4  # threads that decode and preprocess while the encoder computes
 Settings = ImageFeatures | PointFeatures
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import torch
 
-from pipeline.data.features import ENCODERS, Settings, make_featurizer, make_shard
-from pipeline.encoders.weights import read_models
+from pipeline.data.features import Settings, make_featurizer, make_shard
 from pipeline.errors import UserError
 from pipeline.params import ImageFeatures, PointFeatures
+from pipeline.resolved import ENCODERS, read_models
 from pipeline.shards.manifest import Manifest, read_rejects, write_rejects
 from pipeline.shards.reader import ShardReader
 

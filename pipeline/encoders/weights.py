@@ -29,9 +29,9 @@ from pipeline.encoders.michelangelo import MichelangeloConfig, MichelangeloEncod
 from pipeline.errors import UserError
 from pipeline.fingerprint import sha256_file, sha256_folder
 from pipeline.params import Model, Models
+from pipeline.resolved import MANIFEST, identity
 from pipeline.shards.seen import SEEN, read_seen, write_seen
 
-MANIFEST = "manifest.json"
 SHIPPED = Path(__file__).resolve().parents[1] / "shipped"  # weights that the package carries, with their cards
 
 
@@ -67,7 +67,7 @@ def build_models(
                 "revision": model.revision,
                 "parameters": parameters,
                 "pretrained": model.source != "init",
-                "sha256": sha256_folder(folder),
+                **identity(folder),
             }
             write_text(record, json.dumps(entry))
             gc.collect()
@@ -92,20 +92,6 @@ def local_hashes(models: Models) -> dict[str, str]:
     """Sha256 of all that ``build_models`` reads on this machine."""
     sources = local_sources(models)
     return {name: sha256_folder(path) if path.is_dir() else sha256_file(path) for name, path in sources.items()}
-
-
-def read_models(folder: Path) -> dict[str, Any]:
-    """The manifest of resolved models.
-
-    Raises:
-        UserError: the stage has not run.
-    """
-    path = folder / MANIFEST
-    try:
-        document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} is missing or damaged; run `cadmllm models`") from error
-    return document
 
 
 def _explained(name: str, model: Model, make: Callable[[], int]) -> int:

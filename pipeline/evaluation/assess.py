@@ -9,7 +9,8 @@ import numpy as np
 
 from pipeline.cad import kernel
 from pipeline.cad.codec import Codec
-from pipeline.cad.files import MESHES, PROGRAMS, read_program, read_surfaces
+from pipeline.cad.files import read_program, read_surfaces
+from pipeline.cad.formats import MESHES, PROGRAMS
 from pipeline.cad.program import Frame
 from pipeline.cad.rendering import encode_png, render_views
 from pipeline.cad.sampling import sample_surface

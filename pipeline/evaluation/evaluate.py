@@ -23,7 +23,8 @@ from pipeline.evaluation.assess import AssessTask, assess
 from pipeline.evaluation.geometry import no_answer_metrics
 from pipeline.evaluation.sequence import sequence_accuracy
 from pipeline.evaluation.statistics import COMPLETION, summarise
-from pipeline.generation.generate import Decoding, generate_tokens, score
+from pipeline.generation.decoding import Decoding
+from pipeline.generation.generate import generate_tokens, score
 from pipeline.generation.select import build_candidate, select
 from pipeline.model.cad_mllm import CadMllmModel
 from pipeline.params import MODALITIES, CurriculumStage, Evaluation, Kernel, Training

@@ -14,18 +14,22 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pipeline.cad import kernel
+from pipeline.cad.clouds import draw_points
 from pipeline.cad.codec import TOLERANCE, Codec
-from pipeline.cad.files import ConvertTask, WriteOptions, check_writable, convert
+from pipeline.cad.files import ConvertTask, WriteOptions, convert
+from pipeline.cad.formats import check_writable
 from pipeline.cad.program import CadProgram, Frame
 from pipeline.cad.sandbox import Failure, Sandbox
 from pipeline.device import DTYPES, choose_device
 from pipeline.errors import RejectError
-from pipeline.generation.generate import Decoding, generate_tokens, score, without_end
-from pipeline.generation.prompt import Encoders, UserInputs, make_prompt, read_inputs
+from pipeline.generation.decoding import decodings
+from pipeline.generation.generate import generate_tokens, score, without_end
+from pipeline.generation.inputs import UserInputs, read_inputs
+from pipeline.generation.prompt import Encoders, make_prompt
 from pipeline.generation.select import Candidate, build_candidate, select
 from pipeline.model.cad_mllm import CadMllmModel
-from pipeline.training.checkpoint import CONFIG, load_checkpoint, read_json
+from pipeline.training.checkpoint import load_checkpoint
+from pipeline.training.checkpoint_folder import check_checkpoint
 
 CLOUD_POINTS = 2048  # of an input cloud, that candidates are compared with
 
@@ -56,12 +60,14 @@ class Generated:
         Raises:
             RejectError: it does not build.
         """
+        from pipeline.cad import kernel
+
         return kernel.build(self.program)
 
     def write(
         self, path: str | Path, options: WriteOptions | None = None, timeout_s: float = 60.0, memory_mib: int = 4096
     ) -> dict[str, Any]:
-        """Write ``.step``, ``.stl``, ``.glb``, ``.ply``, ``.png``, ``.json`` (Omni-CAD) or ``.tokens``.
+        """Write ``.step``, ``.stl``, ``.ply``, ``.obj``, ``.glb``, ``.png``, ``.json`` (Omni-CAD) or ``.tokens``.
 
         Returns:
             What is known of the result, as ``convert`` gives it.
@@ -110,8 +116,9 @@ class CadMllm:
             UserError: something is missing or does not fit.
         """
         folder = Path(models)
+        combinations = check_checkpoint(Path(path))["combinations"]
         model = load_checkpoint(Path(path), folder / "llm", DTYPES[dtype])
-        return cls(model.to(choose_device(device)), folder, read_json(Path(path) / CONFIG)["combinations"])
+        return cls(model.to(choose_device(device)), folder, combinations)
 
     def generate(
         self,
@@ -125,7 +132,7 @@ class CadMllm:
 
         Args:
             text: the caption.
-            points: a cloud, (N, 3) or (N, 6) with normals, or a ``.npy`` or ``.npz`` file.
+            points: a cloud, (N, 3) or (N, 6) with normals, or a file: what ``read_scan`` takes.
             images: pictures, the first views in their order.
             num_candidates: so many are written and built; equal ones are returned once.
             settings: those of ``generate_from``.
@@ -137,7 +144,8 @@ class CadMllm:
         Raises:
             UserError, RejectError: an input cannot be used.
         """
-        return self.generate_from(read_inputs(text, points, images), num_candidates, **settings)
+        num_points = None if points is None else self.encoders.num_points
+        return self.generate_from(read_inputs(text.strip(), points, images, num_points), num_candidates, **settings)
 
     def generate_from(
         self,
@@ -164,25 +172,22 @@ class CadMllm:
             max_new_tokens: every program ends within it.
             num_workers: processes that build candidates.
         """
+        ways = decodings(num_candidates, max_new_tokens, temperature, top_p, num_beams, seed)
         model, codec = self.model, Codec(self.model.grammar.bits)
         frame = given.frame or Frame((0.0, 0.0, 0.0), size_mm / 2000)
         first: list[int] = []
         if start is not None:
             if given.frame is None:
+                from pipeline.cad import kernel
+
                 frame = Frame.of_box(*kernel.bounding_box(kernel.build(start)))
             first = without_end(codec.encode(start.normalised(frame)).tolist())
         prompt = make_prompt(model, self.encoders, given, first)
-        if num_beams > 1:
-            ways = [Decoding(max_new_tokens, num_candidates, temperature or 0.0, top_p, num_beams)]
-        elif temperature is None:
-            others = Decoding(max_new_tokens, num_candidates - 1, 0.7, top_p, seed=seed)
-            ways = [Decoding(max_new_tokens), *([others] if num_candidates > 1 else [])]
-        else:
-            number = num_candidates if temperature > 0 else 1
-            ways = [Decoding(max_new_tokens, number, temperature, top_p, seed=seed)]
         programs = [tokens for way in ways for tokens in generate_tokens(model, [prompt], way)[0]]
         likelihoods = score(model, prompt, programs)
-        cloud = None if given.points is None else given.points[:CLOUD_POINTS]
+        cloud = given.points
+        if cloud is not None and len(cloud) > CLOUD_POINTS:
+            cloud = draw_points(cloud, CLOUD_POINTS, seed=0)
         with Sandbox(build_candidate, num_workers, 60.0, 4096) as sandbox:
             chosen = next(select([programs], [likelihoods], [cloud], codec.bits, sandbox))
         return [

@@ -5,12 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.cad import kernel
 from pipeline.cad.codec import Codec
 from pipeline.cad.distances import misfit
 from pipeline.cad.mesh import watertight
 from pipeline.cad.sandbox import Failure, Sandbox
-from pipeline.data.draw import DEFLECTION
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +47,9 @@ def build_candidate(task: BuildTask) -> float | None:
     Raises:
         RejectError: it makes no watertight solid.
     """
+    from pipeline.cad import kernel
+    from pipeline.data.draw import DEFLECTION
+
     mesh = kernel.tessellate(kernel.build(Codec(task.bits).decode(task.tokens)), DEFLECTION)
     watertight(mesh)
     if task.cloud is None:

@@ -18,19 +18,22 @@ from torch import Tensor
 from pipeline.atomic import write_text
 from pipeline.cad.grammar import Grammar
 from pipeline.errors import UserError
-from pipeline.fingerprint import sha256_folder
 from pipeline.model.cad_mllm import CadMllmModel
 from pipeline.params import ModelParams
+from pipeline.resolved import model_sha256
 from pipeline.state_dicts import check_fit
+from pipeline.training.checkpoint_folder import (
+    ADAPTER,
+    ADAPTER_CONFIG,
+    CONFIG,
+    LINEAGE,
+    PROJECTORS,
+    TENSOR_FILES,
+    TEXT_EMBEDDINGS,
+    VOCABULARY,
+    read_json,
+)
 from pipeline.training.parallel import whole
-
-ADAPTER_CONFIG = "adapter_config.json"
-ADAPTER = "adapter_model.safetensors"
-PROJECTORS = "projectors.safetensors"
-VOCABULARY = "vocabulary.safetensors"
-TEXT_EMBEDDINGS = "text_embeddings.safetensors"
-TENSOR_FILES = (ADAPTER, PROJECTORS, VOCABULARY, TEXT_EMBEDDINGS)
-CONFIG, LINEAGE, LOG, BEST = "config.json", "lineage.json", "log.jsonl", "best"
 
 TensorFiles = dict[str, dict[str, Tensor]]
 
@@ -88,20 +91,6 @@ def save_checkpoint(
     write_text(folder / LINEAGE, json.dumps(lineage, indent=1, sort_keys=True) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """A JSON file of a checkpoint.
-
-    Raises:
-        UserError: missing or damaged.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"{path} is missing: {path.parent} is not a checkpoint, or its stage has not run") from error
-    except ValueError as error:
-        raise UserError(f"{path} is damaged: {error}") from error
-
-
 def load_checkpoint(
     folder: Path,
     llm_folder: Path,
@@ -130,7 +119,7 @@ def load_checkpoint(
     for part in ("lora", "projectors", "vocabulary"):
         if params is not None and getattr(params, part) != getattr(made_with, part):
             raise UserError(f"{folder} was made with another model.{part}; train its stage again")
-    if sha256_folder(llm_folder) != expected_llm:
+    if model_sha256(llm_folder) != expected_llm:
         raise UserError(f"{folder} was trained on another language model than the one in {llm_folder} (sha256 differs)")
     model = CadMllmModel(llm_folder, params or made_with, grammar, seed, dtype, quantization)
     for modality, (shape, details) in features.items():

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from pipeline.atomic import atomic_folder, write_text
 from pipeline.model.cad_mllm import CadMllmModel
-from pipeline.training.checkpoint import TENSOR_FILES, TensorFiles, load_trained, read_json, read_tensors
+from pipeline.training.checkpoint import TensorFiles, load_trained, read_tensors
+from pipeline.training.checkpoint_folder import TENSOR_FILES, read_json
 from pipeline.training.parallel import sharded_like, whole
 
 TENSORS, POSITION = "state.safetensors", "position.json"

@@ -16,9 +16,10 @@ from pipeline.data.features import READERS, make_shard
 from pipeline.encoders.dinov2 import DinoV2Encoder
 from pipeline.encoders.michelangelo import MichelangeloConfig, MichelangeloEncoder
 from pipeline.encoders.tensors import read_tensors
-from pipeline.encoders.weights import build_models, local_hashes, read_models
+from pipeline.encoders.weights import build_models, local_hashes
 from pipeline.errors import UserError
 from pipeline.params import Models
+from pipeline.resolved import read_models
 from pipeline.shards.seen import read_seen, write_seen
 from tests.conftest import FIXTURES, shared
 

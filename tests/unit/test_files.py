@@ -16,15 +16,15 @@ from pipeline.cad.files import (
     ConvertTask,
     WriteOptions,
     check,
-    check_pair,
     convert,
     read_program,
     read_surface,
 )
+from pipeline.cad.formats import StepSchema, check_pair
 from pipeline.cad.mesh import Surface, closed, merge_vertices, volumetric_iou, watertight
 from pipeline.cad.program import CadProgram, Profile
 from pipeline.cad.shapes import circle, extrude, rectangle, rounded, symmetric
-from pipeline.cad.step import StepSchema, read_step
+from pipeline.cad.step import read_step
 from pipeline.errors import RejectError, UserError
 from stages.cad import DEFAULT_TOLERANCE
 

@@ -16,7 +16,8 @@ from pipeline.cad.tokens import TOKEN, GrammarError
 from pipeline.data.draw import DEFLECTION
 from pipeline.errors import RejectError, UserError
 from pipeline.generation.constrained import GrammarProcessor
-from pipeline.generation.generate import Decoding, generate_tokens, score
+from pipeline.generation.decoding import Decoding
+from pipeline.generation.generate import generate_tokens, score
 from pipeline.generation.select import build_candidate, select
 from pipeline.training.batches import collate
 from tests.unit.conftest import GRAMMAR, inputs

@@ -16,7 +16,8 @@ from pipeline.device import autocast
 from pipeline.encoders.weights import build_models
 from pipeline.errors import RejectError, UserError
 from pipeline.fingerprint import sha256_folder
-from pipeline.generation.generate import Decoding, generate_tokens
+from pipeline.generation.decoding import Decoding
+from pipeline.generation.generate import generate_tokens
 from pipeline.model.cad_mllm import CadMllmModel
 from pipeline.training.batches import Inputs, collate, tokenise_prompts
 from pipeline.training.checkpoint import load_checkpoint, save_checkpoint, trained_tensors

@@ -7,7 +7,8 @@ from pipeline.cad.codec import Codec
 from pipeline.cad.grammar import State
 from pipeline.cad.planar import cross_or_touch
 from pipeline.cad.tokens import FINE_OFFSETS, NUM_COMMANDS, TOKEN
-from pipeline.generation.generate import Decoding, generate_tokens
+from pipeline.generation.decoding import Decoding
+from pipeline.generation.generate import generate_tokens
 from pipeline.generation.profiles import Drawing, SimpleProfiles
 from tests.unit.conftest import GRAMMAR
 from tests.unit.test_generation import normalised, prompts_of

@@ -1,0 +1,110 @@
+"""What a part looks like from a user's own file or array: points with normals in the normalised frame.
+
+Clouds are taken as they are, meshes and STEP are sampled as the solids of the corpus are. Numbers are metres, in STEP
+whatever unit it says.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.cad.clouds import checked_normals, normalise_points, read_array, read_text
+from pipeline.cad.files import DEFLECTION, read_triangles
+from pipeline.cad.formats import ARRAYS, SCANS, SOLIDS, TEXTS, check_file
+from pipeline.cad.mesh import Mesh, Surface, flat_mesh
+from pipeline.cad.program import Frame
+from pipeline.cad.sampling import sample_surface
+from pipeline.cad.sandbox import Failure, Sandbox
+from pipeline.errors import RejectError
+
+TIMEOUT_S, MEMORY_MIB = 60.0, 4096  # of a STEP file
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """Points of a part.
+
+    Attributes:
+        points: (N, 6) float32, xyz and unit normal in the normalised frame.
+        frame: the part's own.
+        done: what was done to get them, for the user.
+    """
+
+    points: np.ndarray
+    frame: Frame
+    done: str
+
+
+@dataclass(frozen=True, slots=True)
+class SampleTask:
+    """A STEP file of which points are drawn."""
+
+    path: Path
+    num_points: int
+
+
+def read_scan(source: str | Path | np.ndarray, num_points: int) -> Scan:
+    """The points in an array or a file: a cloud, a mesh or STEP.
+
+    Args:
+        source: (N, 3), (N, 6) with normals, or a file of ``SCANS``; PLY and OBJ without triangles are clouds.
+        num_points: drawn from a surface.
+
+    Raises:
+        UserError: there is no such file, or it is of another kind. RejectError: what is in it cannot be used.
+    """
+    if isinstance(source, np.ndarray):
+        return _cloud(source, "points")
+    path = Path(source)
+    check_file(path, SCANS)
+    suffix = path.suffix.lower()
+    if suffix in ARRAYS:
+        return _cloud(read_array(path.read_bytes(), str(path)), str(path))
+    if suffix in TEXTS:
+        return _cloud(read_text(path.read_bytes(), str(path)), str(path))
+    if suffix in SOLIDS:
+        return _solid(path, num_points)
+    found = read_triangles(path)
+    if isinstance(found, np.ndarray):
+        return _cloud(checked_normals(found, str(path)), str(path))
+    surface = found.normalised(found.frame)
+    if surface.volume < 0:  # inside out
+        surface = Surface(surface.vertices, surface.triangles[:, ::-1])
+    done = f"{path}: {len(surface.triangles):,} triangles, {num_points:,} points drawn from them"
+    return Scan(sample_surface(flat_mesh(surface), num_points, seed=0), found.frame, done)
+
+
+def _cloud(raw: np.ndarray, name: str) -> Scan:
+    try:
+        points = normalise_points(raw)
+    except RejectError as error:
+        raise RejectError(error.reason, f"{name}: {error.detail}") from error
+    taken = f", {len(points):,} taken" if len(points) < len(raw) else ""
+    estimated = ", normals estimated" if raw.shape[1] == 3 else ""
+    low, high = (tuple(end(raw[:, :3], axis=0).tolist()) for end in (np.min, np.max))
+    return Scan(points, Frame.of_box(low, high), f"{name}: {len(raw):,} points{taken}{estimated}")
+
+
+def _solid(path: Path, num_points: int) -> Scan:
+    with Sandbox(sample_step, 1, TIMEOUT_S, MEMORY_MIB) as sandbox:
+        result = next(sandbox.map([SampleTask(path.resolve(), num_points)]))
+    if isinstance(result, Failure):
+        raise RejectError(result.reason, f"{path}: {result.detail}")
+    points, frame = result
+    return Scan(points, frame, f"{path}: a solid, {num_points:,} points drawn from its surface")
+
+
+def sample_step(task: SampleTask) -> tuple[np.ndarray, Frame]:
+    """Points on a STEP file's shape in its normalised frame, and that. Run it in a sandbox.
+
+    Raises:
+        RejectError: it cannot be read, or has no surface.
+    """
+    from pipeline.cad import kernel
+    from pipeline.cad.step import read_step
+
+    shape = read_step(task.path)
+    frame = Frame.of_box(*kernel.bounding_box(shape))
+    mesh: Mesh = kernel.tessellate(shape, DEFLECTION * frame.scale).normalised(frame)
+    return sample_surface(mesh, task.num_points, seed=0), frame
