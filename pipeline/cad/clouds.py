@@ -94,6 +94,8 @@ def read_text(data: bytes, name: str) -> np.ndarray:
     lines = data.decode("utf-8", errors="replace").replace(",", " ").replace(";", " ").splitlines()
     if lines and not _numbers(lines[0]):
         lines = lines[1:]
+    if not lines:
+        raise RejectError("bad_points", f"{name}: no points in it")
     try:
         points = np.loadtxt(lines, ndmin=2, comments=("#", "//"))
     except ValueError as error:

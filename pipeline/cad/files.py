@@ -258,8 +258,8 @@ def _write_surface(surface: Surface, task: ConvertTask) -> dict[str, Any]:
         vertices = surface.vertices
         if suffix == ".glb":  # glTF: y is up, metres
             vertices = vertices[:, [0, 2, 1]] * (1, 1, -1)
-        made = trimesh.Trimesh(vertices, surface.triangles, process=False)
-        write_bytes(task.target, made.export(file_type=suffix[1:]))
+        made: Any = trimesh.Trimesh(vertices, surface.triangles, process=False).export(file_type=suffix[1:])
+        write_bytes(task.target, made.encode() if isinstance(made, str) else made)  # OBJ is text
     return {
         "triangles": len(surface.triangles),
         "watertight": surface.is_watertight,

@@ -45,7 +45,7 @@ def cores() -> int:
 
 
 def start_server(*modules: str) -> None:
-    """Let the fork server load the kernel and these modules while the caller does what comes before its first worker."""
+    """Let the fork server load the kernel and these modules, while the caller does what comes before its first task."""
     PRELOADED.update(modules)
     multiprocessing.set_forkserver_preload(sorted(PRELOADED))
     with _main_hidden():

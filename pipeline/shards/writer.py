@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import webdataset
 
 from pipeline.atomic import atomic_open
 from pipeline.fingerprint import sha256_file
@@ -29,6 +28,8 @@ def encode_json(value: Any) -> bytes:
 
 def write_shard(path: Path, samples: Iterable[tuple[str, dict[str, bytes]]]) -> Shard:
     """Write samples (key, member extension -> bytes) as one tar that appears when it is whole."""
+    import webdataset  # and with it torch: workers that write no shard do without
+
     count = 0
     with atomic_open(path, "wb") as file:
         # mtime 0: the bytes depend on the samples alone.

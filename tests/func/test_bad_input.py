@@ -121,20 +121,3 @@ def test_missing_and_damaged_shards_and_checkpoints_are_told(copy):
     adapter = copy.folder / "checkpoints/stage1_text/adapter_model.safetensors"
     adapter.write_bytes(adapter.read_bytes()[:100])
     assert "adapter_model.safetensors is damaged" in refused(copy, "train", "stage2_text_pc")
-
-
-def test_generate_says_what_is_wrong_with_its_inputs(done, tmp_path):
-    out = str(tmp_path / "x.step")
-    assert "one of .json" in refused(done, "generate", "x", "--out", str(tmp_path / "x.doc"))
-    (tmp_path / "junk.npy").write_text("junk")
-    assert "bad_points" in refused(done, "generate", "x", "--points", str(tmp_path / "junk.npy"), "--out", out)
-    assert "cannot be read" in refused(done, "generate", "x", "--image", str(tmp_path / "no.png"), "--out", out)
-    (tmp_path / "start.stl").write_text("solid")
-    assert "only .json and .tokens hold a program" in refused(
-        done, "generate", "x", "--start", str(tmp_path / "start.stl"), "--out", out
-    )
-    assert "give --start too" in refused(done, "generate", "x", "--steps", "2", "--out", out)
-    Image.new("L", (40, 40)).save(tmp_path / "x.png")
-    command = ("generate", "x", "--checkpoint", "checkpoints/stage1_text", "--out", out)
-    command = (*command, "--image", str(tmp_path / "x.png"))
-    assert "has not learnt image" in refused(done, *command)

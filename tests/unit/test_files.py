@@ -35,7 +35,7 @@ FLANGE = synthesis.make_part(0, 0, ("flange",)).program
 def folder(tmp_path_factory):
     """A flange in every format."""
     folder = tmp_path_factory.mktemp("files")
-    for suffix in ("json", "tokens", "step", "stl", "ply", "glb", "png"):
+    for suffix in ("json", "tokens", "step", "stl", "ply", "obj", "glb", "png"):
         convert(ConvertTask(FLANGE, folder / f"part.{suffix}"))
     return folder
 
@@ -52,7 +52,7 @@ def test_programs_survive(folder):
 def test_every_format_holds_the_same_solid(folder):
     truth = kernel.volume(kernel.build(FLANGE))
     assert check(CheckTask(folder / "part.step", 8, 0.01))["volume"] == pytest.approx(truth, rel=1e-6)
-    for suffix in ("stl", "ply", "glb"):
+    for suffix in ("stl", "ply", "obj", "glb"):
         surface = read_surface(folder / f"part.{suffix}")
         assert surface.is_watertight
         assert surface.volume == pytest.approx(truth, rel=0.01)
@@ -73,7 +73,7 @@ def test_step_says_its_schema_and_unit_and_no_time(folder):
     assert "1970-01-01T00:00:00" in ap214
 
 
-@pytest.mark.parametrize("suffix", ["tokens", "step", "stl", "glb", "png"])
+@pytest.mark.parametrize("suffix", ["tokens", "step", "stl", "obj", "glb", "png"])
 def test_the_same_program_gives_the_same_bytes(folder, tmp_path, suffix):
     convert(ConvertTask(FLANGE, tmp_path / f"part.{suffix}"))
     first, second = (hashlib.sha256((at / f"part.{suffix}").read_bytes()).hexdigest() for at in (folder, tmp_path))

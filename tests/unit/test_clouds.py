@@ -1,0 +1,177 @@
+"""Clouds of a user's own, and what stands in for them: meshes and STEP."""
+
+import numpy as np
+import pytest
+import trimesh
+
+from pipeline.cad import kernel, synthesis
+from pipeline.cad.clouds import DENSE, normalise_points, read_array, read_text
+from pipeline.cad.distances import chamfer
+from pipeline.cad.files import ConvertTask, convert
+from pipeline.cad.program import Frame
+from pipeline.cad.sampling import sample_surface
+from pipeline.cad.scans import read_scan
+from pipeline.data.draw import normalised_mesh
+from pipeline.errors import RejectError, UserError
+
+PROGRAM = synthesis.make_part(0, 0, ("flange",)).program
+NUM_POINTS = 2048
+
+
+@pytest.fixture(scope="module")
+def mesh():
+    return normalised_mesh(PROGRAM)
+
+
+@pytest.fixture(scope="module")
+def frame():
+    return Frame.of_box(*kernel.bounding_box(kernel.build(PROGRAM)))
+
+
+def test_a_users_cloud_is_normalised_and_gets_normals():
+    rng = np.random.default_rng(0)
+    sphere = rng.normal(size=(2000, 3))
+    sphere /= np.linalg.norm(sphere, axis=1, keepdims=True)
+    points = normalise_points(sphere * 40 + 7)
+    assert np.abs(points[:, :3]).max() == pytest.approx(1, abs=1e-5)
+    assert (points[:, :3] * points[:, 3:]).sum(axis=1).min() > 0.9  # outward
+    # A point twice, or all of them, changes no normal.
+    assert (normalise_points(np.repeat(sphere * 40 + 7, 12, axis=0))[::12] == points).all()
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.003])
+def test_a_large_cloud_is_thinned_and_its_normals_are_right(mesh, noise):
+    true = sample_surface(mesh, 100_000, seed=1).astype(np.float64)
+    cloud = true[:, :3] + np.random.default_rng(0).normal(size=(len(true), 3)) * noise
+    cloud = cloud[np.lexsort(cloud.T)]  # as a scanner writes it: from one end to the other
+    points = normalise_points(cloud)
+    assert points.shape == (DENSE, 6)
+    assert (points == normalise_points(cloud)).all()
+    low, high = cloud.min(axis=0), cloud.max(axis=0)
+    places = points[:, :3] * (high - low).max() / 2 + (high + low) / 2
+    found = np.concatenate([places, points[:, 3:]], axis=1)
+    assert chamfer(found, true)["chamfer_l1_mean"] < 0.01  # from all over the part
+    _, nearest = trimesh.PointCloud(true[:, :3]).kdtree.query(found[:, :3])
+    cosines = np.einsum("ni,ni->n", found[:, 3:], true[nearest, 3:])
+    assert np.median(cosines) > np.cos(np.radians(4))
+    assert (cosines < 0).mean() < 0.02
+
+
+def test_a_cloud_in_one_plane_is_a_surface_and_one_on_a_line_is_none():
+    rng = np.random.default_rng(0)
+    flat = rng.random((500, 3)) * (1, 1, 0)
+    assert np.abs(normalise_points(flat)[:, 5]) == pytest.approx(1)
+    with pytest.raises(RejectError, match="on a line"):
+        normalise_points(rng.random((500, 1)) * (1.0, 2.0, 3.0))
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [np.zeros((100, 4)), np.zeros((100, 3)), np.full((100, 3), np.nan), np.zeros((3, 3)), np.array(["a"] * 30),
+     np.concatenate([np.random.default_rng(0).random((50, 3)), np.zeros((50, 3))], axis=1)],
+)  # fmt: skip
+def test_bad_clouds_are_rejected(bad):
+    with pytest.raises(RejectError, match="bad_points"):
+        normalise_points(bad)
+
+
+def test_unusable_points_are_counted():
+    cloud = np.random.default_rng(0).random((100, 3))
+    cloud[:3, 0], cloud[50, 2] = np.nan, np.inf
+    with pytest.raises(RejectError, match="in 4 of 100 points"):
+        normalise_points(cloud)
+
+
+def test_bad_arrays_are_rejected_and_nothing_is_unpickled(tmp_path):
+    class Bomb:
+        def __reduce__(self):
+            return (tmp_path.joinpath("exploded").touch, ())
+
+    np.save(tmp_path / "bomb.npy", np.array([Bomb()], dtype=object), allow_pickle=True)
+    for data in (b"", b"junk", b"\x93NUMPY", b"PK\x03\x04junk", (tmp_path / "bomb.npy").read_bytes()):
+        with pytest.raises(RejectError, match="bad_points") as found:
+            read_array(data, "x.npy")
+        assert "allow_pickle" not in str(found.value)
+    assert not (tmp_path / "exploded").exists()
+
+
+def written(folder, true):
+    """The same points in every format of clouds: file, and whether it holds normals."""
+    rows = ["{:.6f} {:.6f} {:.6f} {:.6f} {:.6f} {:.6f}".format(*row) for row in true]
+    places = [" ".join(row.split()[:3]) for row in rows]
+    head = "ply\nformat {} 1.0\nelement vertex {}\n{}end_header\n"
+    x, n = ("".join(f"property float {name}\n" for name in names.split()) for names in ("x y z", "nx ny nz"))
+    text = {
+        "a.xyz": (rows, True),
+        "b.txt": (["# x y z", *places], False),
+        "c.csv": (["x,y,z", *(row.replace(" ", ",") for row in places)], False),
+        "d.csv": (["x;y;z;nx;ny;nz", *(row.replace(" ", ";") for row in rows)], True),
+        "e.pts": ([str(len(rows)), *places], False),
+        "f.obj": ([*(f"v {row}" for row in places), *(f"vn {' '.join(row.split()[3:])}" for row in rows)], True),
+        "g.obj": ([f"v {row}" for row in places], False),
+        "h.ply": ([head.format("ascii", len(rows), x + n) + rows[0], *rows[1:]], True),
+        "i.ply": ([head.format("ascii", len(rows), x) + places[0], *places[1:]], False),
+    }
+    for name, (lines, has_normals) in text.items():
+        (folder / name).write_text("\n".join(lines) + "\n")
+        yield folder / name, has_normals
+    for name, properties, columns in (("j.ply", x + n, 6), ("k.ply", x, 3)):
+        header = head.format("binary_little_endian", len(true), properties).encode()
+        (folder / name).write_bytes(header + true[:, :columns].astype("<f4").tobytes())
+        yield folder / name, columns == 6
+    np.savez(folder / "l.npz", points=true[:, :3], normals=true[:, 3:])
+    yield folder / "l.npz", True
+
+
+def test_a_cloud_is_the_same_in_every_format(mesh, tmp_path):
+    true = sample_surface(mesh, 3000, seed=1)
+    given, estimated = normalise_points(true), normalise_points(true[:, :3].round(6))
+    for path, has_normals in written(tmp_path, true):
+        scan = read_scan(path, NUM_POINTS)
+        expected = given if has_normals else estimated
+        assert scan.points == pytest.approx(expected, abs=1e-3) or not has_normals, path.name
+        assert (np.einsum("ni,ni->n", scan.points[:, 3:], expected[:, 3:]) > 0.99).mean() > 0.99, path.name
+        assert scan.points[:, :3] == pytest.approx(expected[:, :3], abs=1e-4), path.name
+        assert scan.done.endswith("3,000 points" if has_normals else "3,000 points, normals estimated")
+
+
+@pytest.mark.parametrize("suffix", ["step", "stl", "ply", "obj", "glb"])
+def test_a_mesh_or_step_is_sampled_as_the_corpus_is(mesh, frame, tmp_path, suffix):
+    path = tmp_path / f"part.{suffix}"
+    convert(ConvertTask(PROGRAM, path))
+    scan = read_scan(path, NUM_POINTS)
+    true, other = (sample_surface(mesh, NUM_POINTS, seed) for seed in (1, 2))
+    assert scan.points.shape == true.shape
+    assert chamfer(scan.points, true)["chamfer_l1_mean"] < 1.1 * chamfer(other, true)["chamfer_l1_mean"]
+    _, nearest = trimesh.PointCloud(true[:, :3]).kdtree.query(scan.points[:, :3])
+    assert (np.einsum("ni,ni->n", scan.points[:, 3:], true[nearest, 3:]) > 0.9).mean() > 0.85  # also outward
+    assert scan.frame.scale == pytest.approx(frame.scale, rel=1e-3)
+    assert scan.frame.centre == pytest.approx(frame.centre, abs=1e-3 * frame.scale)
+    assert (read_scan(path, NUM_POINTS).points == scan.points).all()
+
+
+def test_a_mesh_that_is_inside_out_looks_outward(tmp_path):
+    box = trimesh.creation.box()
+    box.invert()
+    box.export(tmp_path / "box.stl")
+    points = read_scan(tmp_path / "box.stl", 500).points
+    assert (points[:, :3] * points[:, 3:]).sum(axis=1) == pytest.approx(1, abs=1e-5)
+
+
+def test_what_is_no_scan_is_told(tmp_path):
+    for name, text, message in (
+        ("a.xyz", "1 2 3 4\n" * 20, "4 columns"),
+        ("b.txt", "1 2 3 200 100 50\n" * 20, "no unit normals"),
+        ("c.csv", "x,y,z\n1,2,three\n", "three"),
+        ("d.xyz", "", "no points"),
+        ("e.stl", "solid nothing", "malformed_mesh"),
+        ("f.step", "ISO-10303-21; nothing", "malformed_step"),
+    ):
+        (tmp_path / name).write_text(text)
+        with pytest.raises(RejectError, match=message) as found:
+            read_scan(tmp_path / name, NUM_POINTS)
+        assert name in str(found.value)
+    for name, message in (("part.doc", "one of .npy"), ("no.npy", "does not exist")):
+        with pytest.raises(UserError, match=message):
+            read_scan(tmp_path / name, NUM_POINTS)
+    assert read_text(b"1 2 3\n4 5 6\n", "x").shape == (2, 3)
