@@ -1,5 +1,6 @@
 """``cadmllm generate``: a model from a caption, a cloud and pictures."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,6 +18,8 @@ from stages.runner import CHECKPOINTS, MODELS, command
 
 if TYPE_CHECKING:
     from pipeline.cad.program import CadProgram
+    from pipeline.generation.inputs import UserInputs
+    from pipeline.generation.pretrained import CadMllm
 
 
 @command
@@ -86,9 +89,8 @@ def generate(
     from pipeline.generation.pretrained import CadMllm
 
     model = CadMllm.from_pretrained(folder, MODELS, p.training.device, p.training.dtype)
-    if given.combination not in model.combinations:
-        known = ", ".join(model.combinations)
-        typer.echo(f"note: {folder} was trained on {known}, never on {given.combination or 'no input'}", err=True)
+    for note in _notes(model, given, folder):
+        typer.echo(f"note: {note}", err=True)
     workers = min(candidates, params.num_workers())
     found = model.generate_from(
         given,
@@ -117,6 +119,16 @@ def generate(
     )
     if best.candidate.misfit is not None:
         typer.echo(f"misfit to the cloud: {best.candidate.misfit:.4f} of its longest half-side")
+
+
+def _notes(model: "CadMllm", given: "UserInputs", folder: Path) -> Iterator[str]:
+    """What a user should know of a checkpoint and such inputs."""
+    if given.combination not in model.combinations:
+        known = ", ".join(model.combinations)
+        yield f"{folder} was trained on {known}, never on {given.combination or 'no input'}"
+    tokens = len(model.model.tokenizer(given.caption, add_special_tokens=False)["input_ids"])
+    if tokens > (most := model.model.params.max_caption_tokens):
+        yield f"the caption has {tokens} tokens; {folder} reads the first {most}"
 
 
 def read_start(path: Path, steps: int | None) -> "CadProgram":

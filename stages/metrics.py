@@ -28,9 +28,7 @@ SHOWN = (
 
 @command
 def metrics(
-    predicted: Annotated[
-        Path, typer.Argument(help=".step, .stl, .ply, .obj, .glb, .json or .tokens, or a folder.")
-    ],
+    predicted: Annotated[Path, typer.Argument(help=".step, .stl, .ply, .obj, .glb, .json or .tokens, or a folder.")],
     truth: Annotated[Path, typer.Argument(help="The true one, or a folder with files of the same names.")],
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object, all pairs in it.")] = False,
     num_points: Annotated[int, typer.Option(min=16, help="On each side of a distance.")] = 8192,

@@ -213,6 +213,11 @@ def test_generate_writes_files_from_every_input(done, tmp_path):
     assert b"ISO-10303-21" in made.read_bytes()[:100]
 
 
+def test_a_caption_that_is_cut_is_told(done, tmp_path):
+    command = ("generate", "a plate " * 40, "--max-tokens", "24", "--out", str(tmp_path / "made.tokens"))
+    assert "the caption has 319 tokens" in done.call(*command)
+
+
 def test_candidates_of_a_beam_search(done, tmp_path):
     command = ("generate", "a plate", "--max-tokens", "24", "--out", str(tmp_path / "made.tokens"), "--beams", "3")
     assert "best of three different candidates" in done.call(*command, "--candidates", "3")
