@@ -77,7 +77,7 @@ def test_what_generate_cannot_use(done, tmp_path):
     expected = {
         ("x", "--out", f"{at}/x.doc"): "one of .json",
         ("x", "--out", f"{at}/nowhere/x.step"): "is not a folder",
-        ("x", "--out", f"{at}/folder.step"): "it is a folder",
+        ("x", "--out", f"{at}/folder.step"): "is a directory",
         (" ", *out): "what is to be built?",
         ("x", "--steps", "2", *out): "give --start too",
         ("x", "--start", f"{at}/no.json", *out): "does not exist",
