@@ -1,11 +1,13 @@
 """SIGTERM and SIGINT: finish the unit of work at hand, keep it, and stop with one line that says how to go on."""
 
+import contextlib
 import ctypes
 import os
 import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from types import FrameType
 from typing import NoReturn
 
@@ -28,9 +30,9 @@ class _Stop:
         if self.signal_name is not None:
             raise Interrupted(self.signal_name)  # asked twice: stop now
         self.signal_name = signal.Signals(signum).name
-        print(
-            f"{self.signal_name}: stopping after the work at hand (again to stop at once)", file=sys.stderr, flush=True
-        )
+        if os.environ.get("RANK", "0") == "0":
+            said = f"{self.signal_name}: stopping after the work at hand (again to stop at once)"
+            print(said, file=sys.stderr, flush=True)
 
 
 _stop = _Stop()
@@ -59,6 +61,18 @@ def stop_at_once() -> None:
 
     signal.signal(signal.SIGTERM, raise_interrupted)
     signal.signal(signal.SIGINT, raise_interrupted)
+
+
+@contextlib.contextmanager
+def unguarded() -> Iterator[None]:
+    """SIGTERM and SIGINT end the process there and then: around a wait outside of Python, with no work at hand."""
+    check()
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _stop_when_orphaned(shell: psutil.Process, dvc: int) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipeline import params, work
+from pipeline import memory, params, work
 from pipeline.atomic import publish, write_text
 from pipeline.data.folders import Folders
 from pipeline.errors import UserError
@@ -70,7 +70,10 @@ def measuring(kind: str, p: Params, place: Place, module: str, sections: dict[st
     checkpoint = CHECKPOINTS / place.name
     common = {"training": p.training, "kernel": p.kernel, "seed": p.seed, "stage": place.stage}
     inputs = {**place.inputs, "checkpoint": sha256_folder(checkpoint), "geometry": sha256_file(GEOMETRY / MANIFEST)}
-    with work.scratch(f"{kind}-{place.name}", module, {**sections, **common}, inputs) as folder:
+    with (
+        work.scratch(f"{kind}-{place.name}", module, {**sections, **common}, inputs) as folder,
+        memory.explained(lambda: f"in {kind}", lambda: memory.for_generation(sections["evaluation"])),
+    ):
         yield folder
 
 

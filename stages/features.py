@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline import params, work
+from pipeline import memory, params, work
 from pipeline.errors import UserError
 from pipeline.progress import display
 from pipeline.resolved import ENCODERS, read_models
@@ -54,7 +54,11 @@ def run(modality: Modality) -> None:
         work.scratch(f"features-{modality.value}", __name__, sections, inputs) as scratch,
     ):
         out = FEATURES / modality.value
-        counts = build_features(modality.value, GEOMETRY, MODELS, settings, device, scratch, out, show)
+        with memory.explained(
+            lambda: f"on {device} with {modality.value}s",
+            lambda: memory.for_features(modality.value, settings, device.type != "cpu"),
+        ):
+            counts = build_features(modality.value, GEOMETRY, MODELS, settings, device, scratch, out, show)
         show.say(f"{counts['samples']} models encoded, {counts['rejected']} rejected")
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline import params
+from pipeline import memory, params
 from pipeline.cad.captions import count
 from pipeline.cad.formats import SCANS, check_file, check_program, check_writable
 from pipeline.cad.sandbox import start_server
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 
 @command
+@memory.explained(lambda: "with the model and its candidates", lambda: memory.FOR_ONE_PROMPT)
 def generate(
     out: Annotated[
         Path, typer.Option(help=".step, .stl, .ply, .obj, .glb, .png, .json (Omni-CAD) or .tokens", dir_okay=False)

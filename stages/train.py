@@ -3,13 +3,14 @@
 import json
 import os
 import shutil
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipeline import params, work
+from pipeline import memory, params, work
 from pipeline.atomic import atomic_folder, write_text
 from pipeline.errors import UserError
 from pipeline.fingerprint import sha256_file, sha256_folder
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     import torch
 
     from pipeline.model.cad_mllm import CadMllmModel
+    from pipeline.training.loop import Trainer
     from pipeline.training.parallel import Parallel
 
 
@@ -139,7 +141,8 @@ def _train(p: Params, place: Place, parallel: "Parallel") -> None:
         display(f"train {name}", shown=parallel.is_main) as show,
         work.scratch(f"train-{name}", __name__, sections, place.inputs, parallel.is_main) as scratch,
     ):
-        model = make_model(p, place, parallel.device)
+        with _memory_for_model(p, parallel):
+            model = make_model(p, place, parallel.made_on)
         data = {
             split: TrainingData(
                 CORPUS, place.features, split, model.tokenizer, p.model.max_caption_tokens, model.notation
@@ -148,7 +151,9 @@ def _train(p: Params, place: Place, parallel: "Parallel") -> None:
         }
         sizes = {split: len(part.rows) for split, part in data.items()}
         among = f", {parallel.size} processes" * (parallel.size > 1)
-        show.say(f"{sizes['train']} models to train on, {sizes['validation']} to validate on, on {model.device}{among}")
+        show.say(
+            f"{sizes['train']} models to train on, {sizes['validation']} to validate on, on {parallel.device}{among}"
+        )
         mirror = Mirror(p.tracking, name, place.number, place.stage, scratch.name, p.model_dump(mode="json"))
         ancestors = parent_lineage(place)
 
@@ -186,7 +191,10 @@ def _train(p: Params, place: Place, parallel: "Parallel") -> None:
             show=show,
             say=show.say,
         )
-        figures = Trainer(model, job).train()
+        with _memory_for_model(p, parallel):
+            trainer = Trainer(model, job)
+        with _memory_for_steps(p, place, trainer):
+            figures = trainer.train()
         tensors = trained_tensors(model)
         if parallel.is_main:
             found = lineage(figures["validation"])
@@ -203,6 +211,33 @@ def _train(p: Params, place: Place, parallel: "Parallel") -> None:
                 shutil.copyfile(scratch / LOG, folder / LOG)
             work.clean(scratch)
             show.say(f"checkpoint in {CHECKPOINTS / name}, the best by validation loss in {CHECKPOINTS / name / BEST}")
+
+
+def _memory_for_model(p: Params, parallel: "Parallel") -> AbstractContextManager[None]:
+    gpu = parallel.device.type == "cuda"
+    work = f"on {parallel.device}, with the model alone"
+    return memory.explained(lambda: work, lambda: memory.for_model(p, parallel.size, gpu))
+
+
+def _memory_for_steps(p: Params, place: Place, trainer: "Trainer") -> AbstractContextManager[None]:
+    from pipeline.training.state import state_folder
+
+    parallel, num_steps = trainer.job.parallel, trainer.plan.num_steps
+
+    def largest() -> tuple[int, int]:
+        return next(trainer.plan.steps(min(trainer.done, num_steps - 1))).largest
+
+    def work() -> str:
+        samples, positions = largest()
+        state = state_folder(trainer.job.scratch, trainer.saved)
+        kept = f"{state} is kept, and gone on from under these parameters" if trainer.saved else "no state is saved yet"
+        return (
+            f"on {parallel.device} at step {trainer.done + 1} of {num_steps}, in batches of up to {samples} samples "
+            f"and {positions} positions; {kept}"
+        )
+
+    gpu = parallel.device.type == "cuda"
+    return memory.explained(work, lambda: memory.for_training(p, place.stage, largest(), parallel.size, gpu))
 
 
 def parent_lineage(place: Place) -> dict[str, Any] | None:

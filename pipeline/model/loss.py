@@ -17,7 +17,9 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden_PE: Tensor, weight_CE: Tensor, targets_P: Tensor, chunk: int) -> Tensor:
         for_hidden, for_weight = ctx.needs_input_grad[:2]
-        grad_PE = torch.empty_like(hidden_PE) if for_hidden else None
+        # The factor that saves small gradients in float16 comes with the backward pass: until then in float32.
+        kept = torch.float32 if hidden_PE.dtype == torch.float16 else hidden_PE.dtype
+        grad_PE = torch.empty_like(hidden_PE, dtype=kept) if for_hidden else None
         grad_CE = torch.zeros_like(weight_CE, dtype=torch.float32) if for_weight else None
         total = hidden_PE.new_zeros((), dtype=torch.float32)
         for start in range(0, len(hidden_PE), chunk):
@@ -30,18 +32,29 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 continue
             surprise = logits.sub_(norm).exp_()
             surprise.scatter_add_(1, targets, surprise.new_full(targets.shape, -1.0))
-            surprise = surprise.to(weight_CE.dtype)
             if grad_PE is not None:
-                grad_PE[here] = surprise @ weight_CE
+                grad_PE[here] = _times(surprise, weight_CE, targets)
             if grad_CE is not None:
-                grad_CE += surprise.T @ hidden
+                grad_CE += surprise.to(weight_CE.dtype).T @ hidden
         ctx.save_for_backward(grad_PE, grad_CE)
+        ctx.dtypes = hidden_PE.dtype, weight_CE.dtype
         return total
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
-        grads = (None if grad is None else (grad.float() * upstream[0]).to(grad.dtype) for grad in ctx.saved_tensors)
+        grads = (
+            None if grad is None else (grad.float() * upstream[0]).to(dtype)
+            for grad, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
+        )
         return (*grads, None, None)
+
+
+def _times(surprise_PC: Tensor, weight_CE: Tensor, targets_P1: Tensor) -> Tensor:
+    """Their product; in float16 of rows over their largest entry, the target's, so that none is rounded to zero."""
+    if weight_CE.dtype != torch.float16:
+        return surprise_PC.to(weight_CE.dtype) @ weight_CE
+    largest_P1 = surprise_PC.gather(1, targets_P1).abs_().clamp_(min=torch.finfo(torch.float32).eps)
+    return ((surprise_PC / largest_P1).to(weight_CE.dtype) @ weight_CE).float() * largest_P1
 
 
 def cross_entropy_sum(

@@ -138,6 +138,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise UserError(f"{path} is missing; the checkpoint is not whole")
     try:
         loaded: dict[str, Tensor] = load_file(path)
+    except MemoryError:
+        raise
     except Exception as error:  # safetensors raises its own, unexported kind
         raise UserError(f"{path} is damaged: {error}") from error
     return loaded

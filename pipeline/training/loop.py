@@ -79,9 +79,9 @@ class Trainer:
         views = (model.feature_shapes.get("image", (0,))[0], model.params.views_per_sample)
         self.plan = StagePlan(job.train.keys, job.train.lengths(self.num_tokens), stage, training, views, job.seed)
 
-        free_trained_parts(model, stage, training, job.train)
-        states = saved_states(job.scratch)
-        at, moments = load_state(states[-1], model) if states else (Position(), {})
+        free_trained_parts(model, stage, training, job.train, parallel.device)
+        states = parallel.from_main(lambda: saved_states(job.scratch))
+        at, moments = load_state(states[-1], model, parallel) if states else (Position(), {})
         self.factors = adaptations(model, job.train, training.projector_lr_adaptation, job.seed)
         self.wrapped = parallel.wrap(model)
         self.optimizer = make_optimizer(model, stage, training, self.factors)
@@ -92,8 +92,9 @@ class Trainer:
             self.scaler.load_state_dict(at.scaler)
             job.say(f"resuming after step {at.step} of {self.plan.num_steps} from {states[-1]}")
 
-        self.done = at.step
+        self.done = self.saved = at.step
         self.log = job.open_log(at.log_bytes)
+        self.log.lines = parallel.from_main(lambda: self.log.lines)
         self.losses, self.tally = RunningLoss(at.sums, model.device), Tally()
         in_window = self.done % training.log_every  # steps that the next line of the log is about too
         for step in itertools.islice(self.plan.steps(self.done - in_window), in_window):
@@ -193,6 +194,7 @@ class Trainer:
             if self.job.parallel.is_main:
                 save_state(self.job.scratch, position, tensors, moments, self.job.training.keep_states)
             self.job.parallel.wait()
+            self.saved = self.done
 
     def validates(self) -> bool:
         """Validate where it is due and has not been done; whether it was."""
@@ -242,9 +244,11 @@ class Trainer:
         }
 
 
-def free_trained_parts(model: CadMllmModel, stage: CurriculumStage, training: Training, data: TrainingData) -> None:
-    """Choose what the stage trains, and how it is computed."""
-    if model.device.type == "cpu":
+def free_trained_parts(
+    model: CadMllmModel, stage: CurriculumStage, training: Training, data: TrainingData, device: torch.device
+) -> None:
+    """Choose what the stage trains, and how it is computed on the device that the model will be on."""
+    if device.type == "cpu":
         torch.use_deterministic_algorithms(True)
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     if training.gradient_checkpointing:
@@ -263,6 +267,8 @@ def load_steps(
 
     A process that has nothing to do in a micro-batch repeats a sample with weight 0, so that all of them are in step.
     """
+    if parallel.device.type == "cuda":
+        torch.cuda.set_device(parallel.device)  # in the thread that works ahead, which would begin with the first GPU
     for step in steps:
         mine = []
         for micro in share(step.micro_batches, parallel.rank, parallel.size):

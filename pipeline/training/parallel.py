@@ -1,20 +1,25 @@
-"""One process or several: the same steps, shared out. DDP and FSDP2 through Accelerate; torchrun starts the processes.
+"""One process or several: the same steps, shared out by DDP or FSDP2; torchrun starts the processes.
 
-Every process plans the same steps and computes its share of each; what is written, the first process writes.
+Every process plans the same steps and computes its share of each; what is kept, the first process reads and writes.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Self
+from typing import Self, TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
+from torch.distributed.rendezvous import rendezvous
+from torch.nn.parallel import DistributedDataParallel
 
+from pipeline import interrupt
 from pipeline.device import choose_device
 from pipeline.errors import UserError
 from pipeline.model.cad_mllm import CadMllmModel
 from pipeline.params import Training
+
+T = TypeVar("T")
 
 
 class Parallel:
@@ -32,42 +37,51 @@ class Parallel:
         self.rank = int(os.environ.get("RANK", "0"))
         self.device = choose_device(training.device)
         self.sharded = training.distributed == "fsdp2" and self.size > 1
-        self._accelerator: Any = None
         if self.size > 1:
             self._start()
 
     def _start(self) -> None:
-        from accelerate import Accelerator
-
-        if self.device.type == "cuda" and int(os.environ.get("LOCAL_RANK", "0")) >= torch.cuda.device_count():
-            raise UserError(f"{self.size} processes, but this machine has {torch.cuda.device_count()} GPUs")
-        self._accelerator = Accelerator(cpu=self.device.type == "cpu")
-        self.device = self._accelerator.device
-        # Whether to stop is agreed on without the GPU, which would have to be waited for.
-        self._control = distributed.new_group(backend="gloo")
+        if self.device.type == "cuda":
+            local_rank, num_gpus = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+            if local_rank >= num_gpus:
+                raise UserError(f"{self.size} processes, but this machine has {num_gpus} GPUs")
+            self.device = torch.device("cuda", local_rank)
+            torch.cuda.set_device(self.device)
+        with interrupt.unguarded():  # who waits for a process that was stopped before it came here would wait long
+            self._store, *_ = next(rendezvous("env://"))
+            backend = "nccl" if self.device.type == "cuda" else "gloo"
+            distributed.init_process_group(backend, store=self._store, rank=self.rank, world_size=self.size)
+            # What is agreed on beside the steps does without the GPU, which would have to be waited for.
+            self._control = distributed.new_group(backend="gloo")
 
     @property
     def is_main(self) -> bool:
         return self.rank == 0
 
+    @property
+    def made_on(self) -> torch.device:
+        """Where a model is made before it is wrapped: one that is to be sharded never is on a GPU as a whole."""
+        return torch.device("cpu") if self.sharded else self.device
+
     def wrap(self, model: CadMllmModel) -> nn.Module:
-        """The module that gradients are exchanged through. Sharding replaces the model's own parameters."""
-        if self._accelerator is None:
+        """The module that gradients are exchanged through. Sharding replaces the model's own parameters.
+
+        Shards are gathered as they are: frozen weights in ``training.dtype``; what is trained in float32, as a single
+        process has it, and autocast rounds it where one process does.
+        """
+        if self.size == 1:
             return model
         if not self.sharded:
-            replicated: nn.Module = self._accelerator.prepare(model)
-            return replicated
-        from accelerate.utils import FullyShardedDataParallelPlugin, fsdp2_prepare_model
+            device_ids = [self.device] if self.device.type == "cuda" else None
+            return DistributedDataParallel(model, device_ids, forward_sync_buffers=False)
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import fully_shard
 
-        # Accelerator.prepare shards on GPUs only; this is what it calls there, with the same plugin.
-        self._accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin(
-            fsdp_version=2,
-            auto_wrap_policy="transformer_based_wrap",
-            transformer_cls_names_to_wrap=list(model.causal_lm._no_split_modules),
-            cpu_ram_efficient_loading=False,
-        )
-        sharded: nn.Module = fsdp2_prepare_model(self._accelerator, model)
-        return sharded
+        mesh = init_device_mesh(self.device.type, (self.size,))
+        for layer in model.causal_lm.model.layers:  # goes to the device and is cut up before the next one comes
+            fully_shard(layer, mesh=mesh)
+        fully_shard(model, mesh=mesh)
+        return model
 
     @contextmanager
     def accumulating(self, wrapped: nn.Module, last: bool) -> Iterator[None]:
@@ -75,11 +89,27 @@ class Parallel:
 
         Shards are exchanged after each, since whole gradients would not fit where the model has to be sharded.
         """
-        if self.size == 1 or last or self.sharded:
-            yield
-        else:
-            with self._accelerator.no_sync(wrapped):
+        if isinstance(wrapped, DistributedDataParallel) and not last:
+            with wrapped.no_sync():
                 yield
+        else:
+            yield
+
+    def from_main(self, read: Callable[[], T]) -> T:
+        """What the first process reads, in every process: elsewhere files may be late, or not there at all."""
+        box: list[T | None] = [read() if self.is_main else None]
+        if self.size > 1:
+            distributed.broadcast_object_list(box, src=0, group=self._control)
+        return box[0]  # type: ignore[return-value]
+
+    def tensors_from_main(self, read: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        """Tensors by name that the first process reads, in every process, on the CPU; sent one by one."""
+        own = read() if self.is_main else {}
+        layout = self.from_main(lambda: {name: (tensor.shape, tensor.dtype) for name, tensor in own.items()})
+        found = {name: own[name] if self.is_main else torch.empty(s, dtype=t) for name, (s, t) in layout.items()}
+        for tensor in found.values() if self.size > 1 else ():
+            distributed.broadcast(tensor, src=0, group=self._control)
+        return found
 
     def total(self, value: Tensor) -> Tensor:
         """The sum over processes."""
@@ -103,11 +133,22 @@ class Parallel:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, fault: type[BaseException] | None, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self.size == 1 or kind is interrupt.Interrupted:
+            return
         # After a fault the others may wait elsewhere: this process ends, and torchrun ends them.
-        if self.size > 1 and fault is None:
+        if kind is None:
             self.wait()
             distributed.destroy_process_group()
+        elif not self._is_first_fault():
+            raise SystemExit(1)  # the same fault, or what it did to this process: it has been told
+
+    def _is_first_fault(self) -> bool:
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        try:
+            return bool(self._store.add(f"faults/{attempt}", 1) == 1)
+        except distributed.DistError:  # nobody can be asked: better twice than never
+            return True
 
 
 def whole(tensor: Tensor) -> Tensor:

@@ -62,6 +62,12 @@ class Step:
     def num_targets(self) -> int:
         return sum(example.num_targets for example in self.examples)
 
+    @property
+    def largest(self) -> tuple[int, int]:
+        """Samples and positions, padding included, of its largest micro-batch."""
+        sizes = ((len(micro), len(micro) * max(e.length for e in micro)) for micro in self.micro_batches)
+        return max(sizes, key=lambda size: size[1])
+
 
 @dataclass(frozen=True, slots=True)
 class Lengths:

@@ -15,7 +15,7 @@ from pipeline.atomic import atomic_folder, write_text
 from pipeline.model.cad_mllm import CadMllmModel
 from pipeline.training.checkpoint import TensorFiles, load_trained, read_tensors
 from pipeline.training.checkpoint_folder import TENSOR_FILES, read_json
-from pipeline.training.parallel import sharded_like, whole
+from pipeline.training.parallel import Parallel, sharded_like, whole
 
 TENSORS, POSITION = "state.safetensors", "position.json"
 
@@ -49,13 +49,18 @@ def collect_moments(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 def save_state(
     folder: Path, position: Position, tensors: TensorFiles, moments: Mapping[str, Tensor], keep: int
 ) -> None:
-    """Write ``state-<step>``, and keep the last few."""
+    """Write a state, and keep the last few."""
     flat = {f"{file}/{key}": value for file, part in tensors.items() for key, value in part.items()}
-    with atomic_folder(folder / f"state-{position.step:08d}") as temporary:
+    with atomic_folder(state_folder(folder, position.step)) as temporary:
         save_file({**flat, **moments}, temporary / TENSORS)
         write_text(temporary / POSITION, json.dumps(asdict(position)))
     for old in saved_states(folder)[:-keep]:
         shutil.rmtree(old)
+
+
+def state_folder(folder: Path, step: int) -> Path:
+    """Where the state after so many steps is."""
+    return folder / f"state-{step:08d}"
 
 
 def saved_states(folder: Path) -> list[Path]:
@@ -65,21 +70,34 @@ def saved_states(folder: Path) -> list[Path]:
 
 def read_state(path: Path) -> tuple[Position, TensorFiles, dict[int, dict[str, Tensor]]]:
     """What ``save_state`` wrote: where training was, its tensors, and the optimizer's moments for ``set_moments``."""
+    return (read_position(path), *_by_part(read_tensors(path / TENSORS)))
+
+
+def read_position(path: Path) -> Position:
+    """Where training was."""
+    return Position(**read_json(path / POSITION))
+
+
+def _by_part(tensors: Mapping[str, Tensor]) -> tuple[TensorFiles, dict[int, dict[str, Tensor]]]:
     files: TensorFiles = {}
     moments: dict[int, dict[str, Tensor]] = {}
-    for name, value in read_tensors(path / TENSORS).items():
+    for name, value in tensors.items():
         file, _, key = name.partition("/")
         if file == "optimizer":
             number, _, moment = key.partition("/")
             moments.setdefault(int(number), {})[moment] = value
         else:
             files.setdefault(file, {})[key] = value
-    return Position(**read_json(path / POSITION)), files, moments
+    return files, moments
 
 
-def load_state(path: Path, model: CadMllmModel) -> tuple[Position, dict[int, dict[str, Tensor]]]:
-    """Put a saved state's weights into the model; where it was, and the optimizer's moments for ``set_moments``."""
-    position, files, moments = read_state(path)
+def load_state(path: Path, model: CadMllmModel, parallel: Parallel) -> tuple[Position, dict[int, dict[str, Tensor]]]:
+    """Put a saved state's weights into the model; where it was, and the optimizer's moments for ``set_moments``.
+
+    The first process reads it for all.
+    """
+    position = parallel.from_main(lambda: read_position(path))
+    files, moments = _by_part(parallel.tensors_from_main(lambda: read_tensors(path / TENSORS)))
     load_trained(model, {name: files.get(name, {}) for name in TENSOR_FILES}, path)
     return position, moments
 

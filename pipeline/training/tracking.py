@@ -23,13 +23,13 @@ class StageLog:
         path: of the log.
         length: bytes of it that belong to the state that is resumed; what follows them will be written again.
         speed: of the file that holds how fast it went.
-        writes: whether this process writes; the others read.
+        writes: whether this process has the files; the others are given ``lines`` of the one that does.
         listener: is given every line too.
     """
 
     def __init__(self, path: Path, length: int, speed: Path, writes: bool, listener: Callable[[Line], None]) -> None:
         self.path, self.speed, self.writes, self.listener = path, speed, writes, listener
-        kept = path.read_bytes()[:length] if length else b""
+        kept = path.read_bytes()[:length] if length and writes else b""
         self.lines: list[Line] = [json.loads(line) for line in kept.splitlines()]
         if writes:
             for file in (path, speed):

@@ -1,15 +1,19 @@
 """Training as users run it: in several processes, with every option of the curriculum, from stage to stage."""
 
+import functools
 import json
 import shutil
 import signal
+import socket
 import time
 
 import numpy as np
+import psutil
 import pytest
 from safetensors.numpy import load_file
 
 from pipeline.training.tracking import read_log
+from tests.func.conftest import Project
 
 FILES = ("adapter_model", "projectors", "vocabulary")
 # Losses of the smoke preset's second stage. A change that is meant to change nothing leaves them as they are.
@@ -35,39 +39,99 @@ def test_golden_losses(done):
     assert {step: found[step] for step in GOLDEN} == pytest.approx(GOLDEN, rel=1e-4)
 
 
+def train_for_long(project, dtype="float32", *arguments):
+    """More than twenty steps of the third stage, of three micro-batches each; the losses in training and validation."""
+    project.change("epochs: 3", "epochs: 8", after="stage3_all:")
+    project.change("gradient_accumulation_steps: 1", "gradient_accumulation_steps: 3")
+    project.change("dtype: float32", f"dtype: {dtype}")
+    output = project.run("cadmllm", "train", "stage3_all", *arguments)
+    return losses(project, "stage3_all"), losses(project, "stage3_all", "validation"), output
+
+
+@pytest.fixture(scope="module")
+def alone(done, tmp_path_factory):
+    """Losses of one process, in each dtype that is asked for."""
+
+    @functools.cache
+    def train(dtype):
+        folder = tmp_path_factory.mktemp("alone") / dtype
+        shutil.copytree(done.folder, folder, symlinks=True)
+        return train_for_long(Project(folder), dtype)[:2]
+
+    return train
+
+
+# In bfloat16 a sum of gradients in another order differs in the third digit, here and there.
+@pytest.mark.parametrize(("dtype", "rel"), [("float32", 1e-4), ("bfloat16", 2e-3)])
 @pytest.mark.parametrize("distributed", ["ddp", "fsdp2"])
-def test_two_processes_train_as_one(copy, distributed):
-    copy.change("epochs: 3", "epochs: 8", after="stage3_all:")
+def test_two_processes_train_as_one(copy, alone, distributed, dtype, rel):
     copy.change("distributed: ddp", f"distributed: {distributed}")
-    copy.change("gradient_accumulation_steps: 1", "gradient_accumulation_steps: 3")
-    copy.run("cadmllm", "train", "stage3_all")
-    alone, one = losses(copy, "stage3_all"), losses(copy, "stage3_all", "validation")
-    output = copy.run("cadmllm", "train", "stage3_all", "--nproc", "2")
+    if dtype == "bfloat16":
+        copy.change("gradient_checkpointing: false", "gradient_checkpointing: true")  # gives the same numbers
+    together, validated, output = train_for_long(copy, dtype, "--nproc", "2")
     assert "2 processes" in output
     assert output.count("checkpoint in") == 1
-    together = losses(copy, "stage3_all")
-    assert len(alone) >= 20
-    assert together == pytest.approx(alone, rel=1e-4)
-    for step, found in losses(copy, "stage3_all", "validation").items():
-        assert found == pytest.approx(one[step], rel=1e-4)
+    (one, one_validated), (exact, _) = alone(dtype), alone("float32")
+    assert len(one) >= 20
+    assert together == pytest.approx(one, rel=rel)
+    assert together == pytest.approx(exact, rel=0.02)
+    for step, found in validated.items():
+        assert found == pytest.approx(one_validated[step], rel=rel)
 
 
 def test_two_processes_stop_together_and_one_goes_on(copy):
+    """One of them is held up for longer than the 30 s after which torchrun, left to itself, kills."""
     copy.change("vocabulary_lr_multiplier: 5.0", "vocabulary_lr_multiplier: 1.0")
     copy.change("epochs: 3", "epochs: 12", after="stage3_all:")
     copy.run("cadmllm", "train", "stage3_all")
     before = tensors(copy.folder / "checkpoints/stage3_all")
     process = copy.start("cadmllm", "train", "stage3_all", "--nproc", "2")
-    deadline = time.monotonic() + 120
-    while not list(copy.folder.glob("scratch/train-stage3_all/*/state-*")) and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_for_state(copy)
+    _, last = psutil.Process(process.pid).children()
+    last.suspend()
     process.send_signal(signal.SIGTERM)
+    time.sleep(35)
+    last.resume()
     output = process.communicate(timeout=60)[0]
     assert process.returncode == 130, output
+    assert output.count("stopping after the work at hand") == 1
     assert output.count("Go on with: cadmllm train stage3_all") == 1
     assert "resuming after step" in copy.run("cadmllm", "train", "stage3_all")
     for name, value in tensors(copy.folder / "checkpoints/stage3_all").items():
         np.testing.assert_allclose(value, before[name], rtol=1e-3, atol=1e-4, err_msg=name)
+
+
+def wait_for_state(project):
+    deadline = time.monotonic() + 120
+    while not list(project.folder.glob("scratch/train-stage3_all/*/state-*")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
+def test_who_does_not_see_the_scratch_folder_is_told_where_training_was(copy, done, tmp_path):
+    """The second process works elsewhere, as on a machine whose disk is not that of the first."""
+    before = losses(done, "stage3_all"), losses(done, "stage3_all", "validation")
+    elsewhere = Project(shutil.copytree(copy.folder, tmp_path / "elsewhere", symlinks=True))
+    shutil.rmtree(elsewhere.folder / "checkpoints/stage3_all")
+    shutil.rmtree(elsewhere.folder / "scratch", ignore_errors=True)
+    process = copy.start("cadmllm", "train", "stage3_all")
+    wait_for_state(copy)
+    process.kill()
+    process.communicate()
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    processes = []
+    for rank, project in enumerate((copy, elsewhere)):
+        project.env |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+        processes.append(project.start("cadmllm", "train", "stage3_all"))
+    outputs = [each.communicate(timeout=240)[0] for each in processes]
+    assert [each.returncode for each in processes] == [0, 0], outputs
+    assert "resuming after step" in outputs[0]
+    after = losses(copy, "stage3_all"), losses(copy, "stage3_all", "validation")
+    assert after[0] == pytest.approx(before[0], rel=1e-4)
+    assert after[1] == {step: pytest.approx(found, rel=1e-4) for step, found in before[1].items()}
+    assert not (elsewhere.folder / "scratch").exists()
+    assert not (elsewhere.folder / "checkpoints/stage3_all").exists()
 
 
 def test_every_trained_tensor_is_carried_from_stage_to_stage(done):
@@ -134,7 +198,7 @@ def test_all_options_of_a_stage_work_together(copy):
         ("compile: false", "compile: true", 1e-4),
         ("dtype: float32", "dtype: bfloat16", 0.02),
         ("dtype: float32", "dtype: float16", 0.02),
-        ("quantization: none", "quantization: nf4", 0.05),
+        ("quantization: none", "quantization: nf4", 0.01),
     ],
 )
 def test_other_ways_to_compute_a_step_give_the_same_losses(copy, old, new, rel):
@@ -143,7 +207,10 @@ def test_other_ways_to_compute_a_step_give_the_same_losses(copy, old, new, rel):
     before = losses(copy, "stage1_text")
     copy.change(old, new)
     copy.run("cadmllm", "train", "stage1_text")
-    assert losses(copy, "stage1_text") == pytest.approx(before, rel=rel)
+    after = losses(copy, "stage1_text")
+    assert after == pytest.approx(before, rel=rel)
+    learnt, learnt_before = (found[1] - found[max(found)] for found in (after, before))
+    assert learnt == pytest.approx(learnt_before, rel=0.2)  # which is a small part of the loss
 
 
 def test_how_fast_it_went_is_logged_apart(done):

@@ -22,6 +22,7 @@ from pipeline.model.cad_mllm import CadMllmModel
 from pipeline.training.batches import Inputs, collate, tokenise_prompts
 from pipeline.training.checkpoint import load_checkpoint, save_checkpoint, trained_tensors
 from pipeline.training.optimizer import make_optimizer
+from pipeline.training.parallel import Parallel
 from pipeline.training.state import Position, collect_moments, load_state, save_state, set_moments
 from tests.unit.conftest import DETAILS, GRAMMAR, inputs
 
@@ -210,7 +211,7 @@ def test_a_saved_state_goes_on_to_the_same_weights(llm_folder, smoke, tmp_path):
     save_state(tmp_path, position, trained_tensors(model), collect_moments(optimizer), keep=1)
     step(model, optimizer, 2)
     again, other_optimizer = fresh()
-    found, moments = load_state(tmp_path / "state-00000002", again)
+    found, moments = load_state(tmp_path / "state-00000002", again, Parallel(smoke.training))
     set_moments(other_optimizer, moments)
     assert found == position
     step(again, other_optimizer, 2)
