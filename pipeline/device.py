@@ -1,5 +1,6 @@
 """Where tensors live, and in which precision."""
 
+import re
 import resource
 import time
 from collections.abc import Callable
@@ -15,14 +16,21 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 def choose_device(name: str) -> torch.device:
-    """``auto`` takes CUDA where there is one.
+    """A device by its name: ``cpu``, ``cuda``, ``cuda:1``; ``auto`` takes CUDA where there is one.
 
     Raises:
-        UserError: CUDA is asked for and absent.
+        UserError: there is no such device, or it is not on this machine.
     """
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("training.device is cuda, but this machine has no CUDA device that torch can use")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+    gpus = torch.cuda.device_count() if name != "cpu" and torch.cuda.is_available() else 0
+    if name == "auto":
+        return torch.device("cuda" if gpus else "cpu")
+    if re.fullmatch(r"cpu|cuda(:\d+)?", name) is None:
+        raise UserError(f"device {name!r}: it is auto, cpu, cuda, or cuda:<number>")
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= gpus:
+        has = f"{gpus} CUDA devices" if gpus else "no CUDA device"
+        raise UserError(f"device {name} is asked for, but this machine has {has} that torch can use")
+    return device
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[Any]:
@@ -32,21 +40,26 @@ def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager
 
 @torch.inference_mode()
 def fastest_s(work: Callable[[], object], device: torch.device, runs: int = 3) -> float:
-    """Seconds that some work takes: the fastest of so many runs after one to warm up."""
+    """Seconds that some work takes, a GPU waited for at its end: the fastest of so many runs after one to warm up."""
     times = []
     for _ in range(runs + 1):
         started = time.perf_counter()
         work()
         if device.type == "cuda":
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(device)
         times.append(time.perf_counter() - started)
     return min(times[1:])
 
 
-def matrix_flops(device: torch.device, dtype: torch.dtype = torch.float32, size: int = 1024) -> float:
-    """Operations per second of a square matrix product: what a training step is compared with."""
+def matrix_flops(device: torch.device, dtype: torch.dtype = torch.float32, size: int | None = None) -> float:
+    """Operations per second of square matrix products: what a training step is compared with.
+
+    A GPU multiplies as large matrices as a 7B model's layers do, and many before it is waited for: a small product
+    takes less time than asking for it.
+    """
+    size, products = (size or 4096, 32) if device.type == "cuda" else (size or 1024, 1)
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    return 2 * size**3 / fastest_s(lambda: a @ b, device, runs=5)
+    return 2 * size**3 * products / fastest_s(lambda: [a @ b for _ in range(products)], device, runs=5)
 
 
 def peak_memory(device: torch.device) -> int:

@@ -4,11 +4,11 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from pipeline.errors import UserError
 from pipeline.recipes import Pretraining
-from pipeline.section import Fraction, Positive, Section
+from pipeline.section import Fraction, Positive, Section, validated
 from pipeline.yaml_files import plain, read_yaml
 
 PARAMS_FILE = Path("params.yaml")
@@ -24,6 +24,8 @@ COMBINATIONS = (  # modalities joined by "+", in the order of MODALITIES
     "point_cloud+image",
 )
 Probabilities = dict[str, Fraction]
+Dtype = Literal["float32", "bfloat16", "float16"]
+Quantization = Literal["none", "nf4"]
 
 
 # -- models -------------------------------------------------------------------------------------------------
@@ -224,9 +226,9 @@ class Training(Section):
     warmup_fraction: Fraction
     weight_decay: Annotated[float, Field(ge=0)]
     max_grad_norm: Annotated[float, Field(gt=0)]
-    dtype: Literal["float32", "bfloat16", "float16"] = Field(description="of the frozen weights and activations")
-    device: Literal["auto", "cpu", "cuda"]
-    quantization: Literal["none", "nf4"] = Field(description="nf4: frozen weights in 4 bits (QLoRA; bitsandbytes)")
+    dtype: Dtype = Field(description="of the frozen weights and activations")
+    device: Literal["auto", "cpu", "cuda"] = Field(description="auto: CUDA where there is one")
+    quantization: Quantization = Field(description="nf4: frozen weights in 4 bits (QLoRA; bitsandbytes)")
     distributed: Literal["ddp", "fsdp2"] = Field(description="what several processes do: replicate or shard the model")
     gradient_checkpointing: bool = Field(description="recompute activations in the backward pass")
     compile: bool = Field(description="torch.compile for the decoder layers")
@@ -413,19 +415,7 @@ def load(path: Path = PARAMS_FILE) -> Params:
 
 def parse(document: Any, name: str) -> Params:
     """Check a parsed document. Raises as ``load``."""
-    try:
-        return Params.model_validate(document)
-    except ValidationError as error:
-        lines = []
-        for fault in error.errors():
-            key = ".".join(str(part) for part in fault["loc"]) or "(whole file)"
-            message = fault["msg"].removeprefix("Value error, ")
-            if fault["type"] == "extra_forbidden":
-                message = "unknown key"
-            elif fault["type"] != "missing" and fault["loc"] and not isinstance(fault["input"], dict):
-                message += f" (got {fault['input']!r})"
-            lines.append(f"  {key}: {message}")
-        raise UserError(f"{name} has {len(lines)} fault{'s' * (len(lines) > 1)}:\n" + "\n".join(lines)) from error
+    return validated(Params, document, name)
 
 
 def num_workers() -> int:

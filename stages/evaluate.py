@@ -37,6 +37,7 @@ def evaluate(
     sections = {"evaluation": p.evaluation}
     with display(f"evaluate {name}") as show, measuring("evaluation", p, place, __name__, sections) as scratch:
         evaluator, validation = make_evaluator(p, place, scratch, p.evaluation, own_folders(place))
+        show.say(f"{len(evaluator.rows)} test models, on {evaluator.model.device}")
         with evaluator:
             figures = measure(evaluator, validation, show)
         for combination, found in figures["combinations"].items():
@@ -86,14 +87,13 @@ def make_evaluator(
     p: Params, place: Place, scratch: Path, limits: Evaluation, folders: Folders
 ) -> "tuple[Evaluator, TrainingData]":
     """What measures the checkpoint of a curriculum stage on test models, and the validation data."""
-    from pipeline.device import DTYPES, choose_device
+    from pipeline.device import choose_device
     from pipeline.evaluation.evaluate import Evaluator, Setting
     from pipeline.shards.reader import ShardReader
     from pipeline.training.batches import TrainingData, check_codec
     from pipeline.training.checkpoint import load_checkpoint
 
-    model = load_checkpoint(CHECKPOINTS / place.name, MODELS / "llm", DTYPES[p.training.dtype])
-    model = model.to(choose_device(p.training.device))
+    model = load_checkpoint(CHECKPOINTS / place.name, MODELS / "llm", device=choose_device(p.training.device))
     data = {
         split: TrainingData(
             folders.corpus, folders.features, split, model.tokenizer, model.params.max_caption_tokens, model.notation

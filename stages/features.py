@@ -54,6 +54,7 @@ def run(modality: Modality) -> None:
         work.scratch(f"features-{modality.value}", __name__, sections, inputs) as scratch,
     ):
         out = FEATURES / modality.value
+        show.say(f"encoding on {device}")
         with memory.explained(
             lambda: f"on {device} with {modality.value}s",
             lambda: memory.for_features(modality.value, settings, device.type != "cpu"),

@@ -89,9 +89,10 @@ def generate(
     from pipeline.cad.files import WriteOptions
     from pipeline.generation.pretrained import CadMllm
 
-    model = CadMllm.from_pretrained(folder, MODELS, p.training.device, p.training.dtype)
+    model = CadMllm.from_pretrained(folder, MODELS, p.training.device)
     for note in _notes(model, given, folder):
         typer.echo(f"note: {note}", err=True)
+    typer.echo(f"writing on {model.model.device}", err=True)
     workers = min(candidates, params.num_workers())
     found = model.generate_from(
         given,

@@ -22,6 +22,7 @@ def robustness() -> None:
     sections = {"evaluation": p.evaluation, "robustness": p.robustness}
     with display("robustness") as show, measuring("robustness", p, place, __name__, sections) as scratch:
         evaluator, _ = make_evaluator(p, place, scratch, p.evaluation, own_folders(place))
+        show.say(f"{len(evaluator.rows)} test models, on {evaluator.model.device}")
         with evaluator:
             rows = measure(evaluator, p.robustness, MODELS, show)
         for row in rows:

@@ -86,22 +86,23 @@ def verify(
 @command
 def show_checkpoint(folder: Annotated[Path, typer.Argument(help="For example checkpoints/stage3_all.")]) -> None:
     """Print what a checkpoint is and what it was made from."""
-    from pipeline.training.checkpoint_folder import CONFIG, LINEAGE, read_json
+    from pipeline.training.checkpoint_folder import LINEAGE, CheckpointConfig, read_json
     from pipeline.training.retention import lineage_chain, text_retention
 
-    config, lineage = read_json(folder / CONFIG), read_json(folder / LINEAGE)
+    config, lineage = CheckpointConfig.read(folder), read_json(folder / LINEAGE)
     for number, each in enumerate(lineage_chain(lineage)):
         typer.echo(f"{'stage' if number == 0 else '':13} {each['stage']}, from {each['init_from']}")
     losses = ", ".join(f"{name} {loss:.3f}" for name, loss in lineage["validation"].items())
     retention = text_retention(lineage)
     kept = "" if retention is None else f" (text-only {retention:.2f} times that of the first stage)"
     typer.echo(f"validation    {losses}{kept}")
-    typer.echo(f"trained for   {', '.join(config['combinations'])}")
-    typer.echo(f"vocabulary    {config['bits']} bits")
-    for name, entry in config["features"].items():
-        shape = " x ".join(map(str, entry["shape"]))
-        typer.echo(f"{name:13} {shape} from {entry['details']['encoder']['source']}")
+    typer.echo(f"trained for   {', '.join(config.combinations)}")
+    typer.echo(f"weights       {config.weights}")
+    typer.echo(f"vocabulary    {config.bits} bits")
+    for name, features in config.features.items():
+        shape = " x ".join(map(str, features.shape))
+        typer.echo(f"{name:13} {shape} from {features.details['encoder']['source']}")
     for name, digest in lineage["inputs_sha256"].items():
         typer.echo(f"sha256        {digest[:16]}  {name}")
-    lora = config["model"]["lora"]
-    typer.echo(f"lora          r {lora['r']}, alpha {lora['alpha']}, on {', '.join(lora['target_modules'])}")
+    lora = config.model.lora
+    typer.echo(f"lora          r {lora.r}, alpha {lora.alpha:g}, on {', '.join(lora.target_modules)}")

@@ -78,14 +78,14 @@ def make_model(p: Params, place: Place, device: "torch.device") -> "CadMllmModel
 
     dtype, quantization = DTYPES[p.training.dtype], p.training.quantization
     if "parent" in place.inputs:
-        model = load_checkpoint(Path(place.stage.init_from), MODELS / "llm", dtype, p.model, quantization)
+        model = load_checkpoint(Path(place.stage.init_from), MODELS / "llm", dtype, p.model, quantization, device)
         if model.grammar.bits != p.codec.bits:
             raise UserError(
                 f"{place.stage.init_from} was trained with codec.bits {model.grammar.bits}, not {p.codec.bits}"
             )
     else:
         seed = p.seed + p.training.seed
-        model = CadMllmModel(MODELS / "llm", p.model, Grammar(p.codec.bits), seed, dtype, quantization)
+        model = CadMllmModel(MODELS / "llm", p.model, Grammar(p.codec.bits), seed, dtype, quantization, device)
     for modality, folder in place.features.items():
         manifest = Manifest.read(folder)
         shape = tuple(manifest.fields[f"{modality}.npy"]["shape"])
@@ -94,7 +94,7 @@ def make_model(p: Params, place: Place, device: "torch.device") -> "CadMllmModel
             model.add_projector(modality, shape, manifest.details)
         elif known != shape:
             raise UserError(f"{folder} holds features of shape {shape}, the parent checkpoint was trained on {known}")
-    return model.to(device)
+    return model
 
 
 @stage
@@ -154,6 +154,8 @@ def _train(p: Params, place: Place, parallel: "Parallel") -> None:
         show.say(
             f"{sizes['train']} models to train on, {sizes['validation']} to validate on, on {parallel.device}{among}"
         )
+        if difference := other_weights(p, place):
+            show.say(f"note: {difference}")
         mirror = Mirror(p.tracking, name, place.number, place.stage, scratch.name, p.model_dump(mode="json"))
         ancestors = parent_lineage(place)
 
@@ -238,6 +240,20 @@ def _memory_for_steps(p: Params, place: Place, trainer: "Trainer") -> AbstractCo
 
     gpu = parallel.device.type == "cuda"
     return memory.explained(work, lambda: memory.for_training(p, place.stage, largest(), parallel.size, gpu))
+
+
+def other_weights(p: Params, place: Place) -> str | None:
+    """That the stage goes on with other frozen weights than its parent was trained on; None where it does not."""
+    if "parent" not in place.inputs:
+        return None
+    from pipeline.training.checkpoint_folder import CheckpointConfig
+
+    parent = place.stage.init_from
+    before = CheckpointConfig.read(Path(parent))
+    now = before.model_copy(update={"dtype": p.training.dtype, "quantization": p.training.quantization})
+    if now == before:
+        return None
+    return f"{parent} was trained on frozen weights in {before.weights}, this stage is on {now.weights}"
 
 
 def parent_lineage(place: Place) -> dict[str, Any] | None:

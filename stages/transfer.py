@@ -59,6 +59,7 @@ def _measure(p: Params, place: Place, show: Display) -> None:
         device, workers = choose_device(p.training.device), params.num_workers()
         folders = prepare_real(p, list(place.features), MODELS, device, scratch, workers, show)
         evaluator, _ = make_evaluator(p, place, scratch / "generated", limits, folders)
+        show.say(f"{len(evaluator.rows)} test models, on {evaluator.model.device}")
         with evaluator:
             figures = measure(evaluator, evaluator.test, show)
         figures["retention_text"] = _retention(p, figures, folders, scratch)

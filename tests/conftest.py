@@ -20,6 +20,26 @@ if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
 
 
+import torch  # noqa: E402 - it has to find the threads above
+
+from tests import pretended  # noqa: E402
+
+
+@pytest.fixture(params=["pretended", "cuda"])
+def gpu(request):
+    """A GPU, while the test lasts: the first of this machine, or a pretended one where there is none."""
+    real = torch.cuda.is_available()
+    if request.param == "cuda":
+        if not real:
+            pytest.skip("no CUDA device")
+        yield torch.device("cuda", 0)
+    elif real:
+        pytest.skip("a CUDA device is here")
+    else:
+        with pretended.card() as device:
+            yield device
+
+
 def shared(path: str) -> Path:
     """A file or folder beside the project; the test is skipped where it is absent."""
     place = SHARED / path

@@ -131,11 +131,12 @@ def _disturbed_cases(
     level: float,
 ) -> list[Case]:
     """Every test model with a worse cloud; the truth to measure against is the whole one."""
-    found = []
-    for case in evaluator.cases(combination):
-        cloud = disturb(case.true_points, level, sample_seed(evaluator.setting.seed, evaluator.test.keys[case.row]))
-        found.append(replace(case, inputs=replace(case.inputs, points=encoders.points(cloud)), cloud=cloud))
-    return found
+    cases, seed, keys = evaluator.cases(combination), evaluator.setting.seed, evaluator.test.keys
+    clouds = [disturb(case.true_points, level, sample_seed(seed, keys[case.row])) for case in cases]
+    return [
+        replace(case, inputs=replace(case.inputs, points=points), cloud=cloud)
+        for case, cloud, points in zip(cases, clouds, encoders.points(clouds), strict=True)
+    ]
 
 
 def _turned_cases(evaluator: Evaluator, combination: str, encoders: Encoders, degrees: float) -> list[Case]:
@@ -148,10 +149,13 @@ def _turned_cases(evaluator: Evaluator, combination: str, encoders: Encoders, de
         )
         for case in cases
     ]
-    found = []
+    seen, shown = [], []
     with Sandbox(turned_views, evaluator.num_workers, limits.timeout_s, limits.memory_mib) as sandbox:
         for case, views in zip(cases, sandbox.map(tasks), strict=True):
             if not isinstance(views, Failure):  # true programs build; one that timed out here is left out
-                shown = [Image.fromarray(views[number]) for number in case.inputs.views]
-                found.append(replace(case, inputs=replace(case.inputs, image=encoders.images(shown))))
-    return found
+                seen.append(case)
+                shown.append([Image.fromarray(views[number]) for number in case.inputs.views])
+    return [
+        replace(case, inputs=replace(case.inputs, image=image))
+        for case, image in zip(seen, encoders.images(shown), strict=True)
+    ]

@@ -9,6 +9,7 @@ from transformers import LogitsProcessor
 
 from pipeline.cad.grammar import Grammar, State
 from pipeline.cad.tokens import OPERATION_TOKENS, TOKEN
+from pipeline.errors import UserError
 from pipeline.generation.profiles import Drawing, SimpleProfiles
 
 Key = tuple[int, tuple[int, ...]]  # which prompt, and what was written after it
@@ -31,6 +32,7 @@ class GrammarProcessor(LogitsProcessor):  # type: ignore[misc]
 
     Raises:
         GrammarError: a start is none.
+        UserError: in a call, the model's logits are not numbers.
     """
 
     def __init__(
@@ -55,6 +57,11 @@ class GrammarProcessor(LogitsProcessor):  # type: ignore[misc]
         self._next_step[[TOKEN["END"], *(TOKEN[name] for name in OPERATION_TOKENS.values())]] = True
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        if scores.isnan().any():
+            raise UserError(
+                "the model's logits are not numbers; where it computes in float16, that is too narrow for it: load it "
+                "with dtype bfloat16 or float32"
+            )
         written = input_ids.tolist()
         copies = len(written) // len(self.starts)  # of each prompt: samples or beams
         keys = [(row // copies, tuple(tokens)) for row, tokens in enumerate(written)]

@@ -62,7 +62,7 @@ def score(model: CadMllmModel, prompt: Inputs, programs: Sequence[Sequence[int]]
     with autocast(model.device, model.dtype):
         hidden_BLE = base.model(inputs_embeds=model.embed(batch).to(model.dtype), use_cache=False).last_hidden_state
         logits_PC = base.get_output_embeddings()(hidden_BLE.flatten(0, 1)[batch.loss_positions])
-    found_P = -F.cross_entropy(logits_PC.float(), batch.targets, reduction="none")
+    found_P = -F.cross_entropy(logits_PC.float(), batch.targets, reduction="none").cpu()
     ends = np.cumsum([0, *(len(item.program) for item in inputs)])
     return [float(found_P[start:end].sum()) for start, end in itertools.pairwise(ends)]
 

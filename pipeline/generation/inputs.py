@@ -15,6 +15,7 @@ from pipeline.cad.scans import read_scan
 from pipeline.errors import UserError
 from pipeline.params import MODALITIES
 from pipeline.resolved import ENCODERS, read_models
+from pipeline.training.checkpoint_folder import CheckpointConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +70,8 @@ def check_views(count: int, known: int) -> None:
         raise UserError(f"{count} images; the checkpoint knows {known} views")
 
 
-def check_known(config: dict[str, Any], models: Path, has_points: bool, num_images: int) -> int | None:
-    """Whether a checkpoint can take such inputs, by its ``config.json``: before anything is read or loaded.
+def check_known(config: CheckpointConfig, models: Path, has_points: bool, num_images: int) -> int | None:
+    """Whether a checkpoint can take such inputs, by its configuration: before anything is read or loaded.
 
     Returns:
         How many points its clouds have, where there is one.
@@ -78,10 +79,10 @@ def check_known(config: dict[str, Any], models: Path, has_points: bool, num_imag
     Raises:
         UserError: it cannot.
     """
-    details = {name: entry["details"] for name, entry in config["features"].items()}
+    details = {name: entry.details for name, entry in config.features.items()}
     if num_images:
         check_modality(details, "image", models)
-        check_views(num_images, config["features"]["image"]["shape"][0])
+        check_views(num_images, config.features["image"].shape[0])
     return int(check_modality(details, "point_cloud", models)["geometry"]["num_points"]) if has_points else None
 
 

@@ -9,7 +9,7 @@ import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from PIL import Image
@@ -21,13 +21,14 @@ from pipeline.cad.formats import check_writable
 from pipeline.cad.program import CadProgram, Frame
 from pipeline.cad.sandbox import Failure, Sandbox
 from pipeline.device import DTYPES, choose_device
-from pipeline.errors import RejectError
+from pipeline.errors import RejectError, UserError
 from pipeline.generation.decoding import decodings
 from pipeline.generation.generate import generate_tokens, score, without_end
 from pipeline.generation.inputs import UserInputs, read_inputs
 from pipeline.generation.prompt import Encoders, make_prompt
 from pipeline.generation.select import Candidate, build_candidate, select
 from pipeline.model.cad_mllm import CadMllmModel
+from pipeline.params import Dtype, Quantization
 from pipeline.training.checkpoint import load_checkpoint
 from pipeline.training.checkpoint_folder import check_checkpoint
 
@@ -102,23 +103,36 @@ class CadMllm:
 
     @classmethod
     def from_pretrained(
-        cls, path: str | Path, models: str | Path = "models", device: str = "auto", dtype: str = "float32"
+        cls,
+        path: str | Path,
+        models: str | Path = "models",
+        device: str = "auto",
+        dtype: Dtype | None = None,
+        quantization: Quantization | None = None,
     ) -> "CadMllm":
         """Load a checkpoint.
 
         Args:
             path: for example ``checkpoints/stage3_all``.
             models: what ``cadmllm models`` made, the models that the checkpoint was trained with.
-            device: ``auto``, ``cpu``, ``cuda``, ``mps``.
-            dtype: ``float32``, ``bfloat16`` or ``float16``.
+            device: ``auto`` (CUDA where there is one), ``cpu``, ``cuda``, or one of several, ``cuda:1``.
+            dtype: of the frozen weights: ``float32``, ``bfloat16`` or ``float16``; None: as they were in training.
+            quantization: ``none`` or ``nf4``; None: as in training. Other weights than those that the adapter was
+                trained on give other programs, and mostly worse ones.
 
         Raises:
             UserError: something is missing or does not fit.
         """
-        folder = Path(models)
-        combinations = check_checkpoint(Path(path))["combinations"]
-        model = load_checkpoint(Path(path), folder / "llm", DTYPES[dtype])
-        return cls(model.to(choose_device(device)), folder, combinations)
+        checkpoint, folder = Path(path), Path(models)
+        for name, value, choices in (("dtype", dtype, Dtype), ("quantization", quantization, Quantization)):
+            if value not in (None, *get_args(choices)):
+                raise UserError(f"{name} {value!r}: it is one of {', '.join(get_args(choices))}")
+        combinations = check_checkpoint(checkpoint).combinations
+        chosen = None if dtype is None else DTYPES[dtype]
+        model = load_checkpoint(
+            checkpoint, folder / "llm", chosen, quantization=quantization, device=choose_device(device)
+        )
+        return cls(model, folder, combinations)
 
     def generate(
         self,

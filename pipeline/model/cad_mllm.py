@@ -26,10 +26,11 @@ from pipeline.model.loss import cross_entropy_sum
 from pipeline.model.notation import CadNotation, Notation, TextNotation
 from pipeline.model.projector import ModalityProjector
 from pipeline.model.quantization import keep_unpacked, quantization_config
-from pipeline.model.vocabulary import TextEmbedding, initial_rows, pretrained_rows
+from pipeline.model.vocabulary import CadEmbedding, CadHead, TextEmbedding, initial_rows, pretrained_rows
 from pipeline.params import ModelParams
 
 INSTRUCTION = "CAD program: "
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +78,6 @@ class Batch:
         return Batch(**changed)
 
 
-def _embedding(rows: Tensor) -> nn.Embedding:
-    embedding = nn.Embedding(*rows.shape)
-    embedding.weight = nn.Parameter(rows)
-    return embedding
-
-
 class CadMllmModel(nn.Module):
     """The model. Base weights are frozen; LoRA, embeddings and projectors are trained as a stage says.
 
@@ -93,6 +88,7 @@ class CadMllmModel(nn.Module):
         seed: of everything that starts at random.
         dtype: of the frozen weights.
         quantization: ``nf4`` keeps them in 4 bits (QLoRA), and computes in ``dtype``.
+        device: where it is to be.
     """
 
     def __init__(
@@ -103,9 +99,11 @@ class CadMllmModel(nn.Module):
         seed: int,
         dtype: torch.dtype,
         quantization: str = "none",
+        device: torch.device = CPU,
     ) -> None:
         super().__init__()
-        self.params, self.grammar, self.seed, self.dtype = params, grammar, seed, dtype
+        self.params, self.grammar, self.seed = params, grammar, seed
+        self.dtype, self.quantization = dtype, quantization
         try:
             self.tokenizer: Any = AutoTokenizer.from_pretrained(llm_folder, local_files_only=True)
             base = AutoModelForCausalLM.from_pretrained(
@@ -113,6 +111,8 @@ class CadMllmModel(nn.Module):
                 dtype=dtype,
                 local_files_only=True,
                 quantization_config=quantization_config(quantization, llm_folder, dtype),
+                # Put into 4 bits where they are to stay: transformers alone would take any GPU that it finds.
+                device_map=None if quantization == "none" else {"": device},
             )
             keep_unpacked(base)
         except (OSError, ValueError) as error:
@@ -143,17 +143,16 @@ class CadMllmModel(nn.Module):
         self.feature_shapes: dict[str, tuple[int, ...]] = {}
         self.feature_details: dict[str, dict[str, Any]] = {}
         self.projectors = nn.ModuleDict()
+        self.to(device)
 
     def _set_vocabulary(self, base: Any) -> None:
         """Let the language model read and write CAD tokens in place of its own."""
         rows, outputs = pretrained_rows(self.grammar, self.tokenizer, base) or initial_rows(
             self.grammar, self.text_embedding.table.weight, self.seed
         )
-        base.set_input_embeddings(_embedding(rows))
-        head = nn.Linear(rows.shape[1], self.grammar.size, bias=False)
-        head.weight = nn.Parameter(outputs)
+        base.set_input_embeddings(CadEmbedding(rows, self.dtype))
         base.config.tie_word_embeddings = False
-        base.set_output_embeddings(head)
+        base.set_output_embeddings(CadHead(outputs))
         base.config.vocab_size = self.grammar.size
 
     @property
@@ -208,11 +207,13 @@ class CadMllmModel(nn.Module):
     def merged(self) -> Iterator[None]:
         """The adapter within the weights, so that each is multiplied once; afterwards they are bit for bit as before.
 
-        Only for weights in float32: in others it would be rounded away.
+        Only for whole weights in float32: in others it would be rounded away.
         """
         layers = [module for module in self.llm.modules() if isinstance(module, LoraLayer)]
         bases = [(layer, layer.get_base_layer()) for layer in layers]
-        kept = [(layer, base, base.weight.data) for layer, base in bases if base.weight.dtype == torch.float32]
+        # Weights in 4 bits are stored in a tensor of any dtype.
+        whole = [(layer, b) for layer, b in bases if type(b) is nn.Linear and b.weight.dtype == torch.float32]
+        kept = [(layer, base, base.weight.data) for layer, base in whole]
         try:
             for layer, _, _ in kept:
                 layer.merge(safe_merge=True)

@@ -61,6 +61,32 @@ class TextEmbedding(nn.Module):
         return torch.where((slots >= 0).unsqueeze(-1), trained, frozen)
 
 
+class CadEmbedding(nn.Embedding):
+    """The CAD tokens' rows where they are read: trained in float32, given in the dtype that the model computes in.
+
+    Else the tokens that are written one by one would go through 16-bit layers, and into their cache, in float32.
+    """
+
+    def __init__(self, rows: Tensor, dtype: torch.dtype) -> None:
+        super().__init__(len(rows), rows.shape[1], _weight=rows)
+        self.compute_dtype = dtype
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return super().forward(ids).to(self.compute_dtype)
+
+
+class CadHead(nn.Linear):
+    """The CAD tokens' rows where they are predicted: logits in float32, also where the model computes in 16 bits."""
+
+    def __init__(self, rows: Tensor) -> None:
+        super().__init__(rows.shape[1], rows.shape[0], bias=False)
+        self.weight = nn.Parameter(rows)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        with torch.autocast(hidden.device.type, enabled=False):
+            return super().forward(hidden.to(self.weight.dtype))
+
+
 def cad_token_names(vocabulary: Vocabulary) -> list[str]:
     """What the CAD tokens are called in the tokenizer of a language model that was pretrained on them."""
     return [f"<cad{vocabulary.bits}:{vocabulary.name(token)}>" for token in range(vocabulary.size)]
@@ -85,7 +111,8 @@ def initial_rows(vocabulary: Vocabulary, text_rows: Tensor, seed: int) -> tuple[
     (with the inputs' scale the first loss is 12, twice that of a blind guess).
     """
     generator = torch.Generator().manual_seed(seed)
-    sample = text_rows[torch.randperm(len(text_rows), generator=generator)[:4096]].float()
+    # On the CPU, wherever the model is: all else here is drawn there, and the same on every machine.
+    sample = text_rows[torch.randperm(len(text_rows), generator=generator)[:4096]].float().cpu()
     mean, width = sample.mean(dim=0), text_rows.shape[1]
     std = float((sample - mean).std())
     rows = torch.randn(vocabulary.size, width, generator=generator)

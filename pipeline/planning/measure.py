@@ -15,9 +15,10 @@ from pipeline.cad.sandbox import Failure, Sandbox
 from pipeline.data.corpus import make_synthetic_zip
 from pipeline.data.dataset import Entry, no_real_models, open_dataset
 from pipeline.data.draw import draw
+from pipeline.data.features import models_per_pass
 from pipeline.data.geometry import draw_task
 from pipeline.data.prepare import PrepareTask, prepare, read_texts
-from pipeline.device import fastest_s, matrix_flops
+from pipeline.device import DTYPES, fastest_s, matrix_flops
 from pipeline.encoders.michelangelo import MichelangeloConfig, MichelangeloEncoder
 from pipeline.errors import UserError
 from pipeline.evaluation.assess import AssessTask, assess
@@ -38,7 +39,7 @@ class Rates:
         program_tokens, caption_tokens: means.
         image_s, points_s: seconds for one model's views, for one cloud.
         assess_s: seconds to build and measure one generated model, with all workers at work.
-        flops: of float32 matrix products, per second.
+        flops: of matrix products, per second: in float32 on a CPU, in the dtype of training on a GPU.
         num_models: so many models were built.
         num_real: models at ``transfer.path`` that are measured on.
     """
@@ -90,7 +91,7 @@ def measure(
         image_s=_image_seconds(p, device) * p.geometry.num_views,
         points_s=_points_seconds(p, device),
         assess_s=_timed_assess(p, records, drawn, num_workers),
-        flops=matrix_flops(device),
+        flops=matrix_flops(device, torch.float32 if device.type == "cpu" else DTYPES[p.training.dtype]),
         num_models=len(chosen),
         num_real=_num_real(p),
     )
@@ -160,13 +161,13 @@ def _by_layers(seconds: Callable[[int], float], num_layers: int) -> float:
 
 
 def _image_seconds(p: Params, device: torch.device) -> float:
-    """Seconds for one image, in passes of a model's views."""
+    """Seconds for one image, in passes as the features stage makes them."""
     from transformers import Dinov2Config, Dinov2Model
 
     width, layers, heads = dinov2_sizes(p.models.image_encoder)
     grid = int(image_shape(p, pool=1)[1] ** 0.5)
     patch = architecture_of(p.models.image_encoder).get("patch_size", 14)
-    views = p.geometry.num_views
+    views = p.geometry.num_views * models_per_pass(p.features.image.batch_size // p.geometry.num_views, device)
     pixels = torch.zeros(views, 3, grid * patch, grid * patch, device=device)
 
     def seconds(num_layers: int) -> float:
@@ -185,11 +186,12 @@ def _image_seconds(p: Params, device: torch.device) -> float:
 
 def _points_seconds(p: Params, device: torch.device) -> float:
     config = michelangelo_sizes(p.models.point_cloud_encoder)
-    cloud = torch.zeros(1, p.geometry.num_points, 6, device=device)
+    batch_size = models_per_pass(p.features.point_cloud.batch_size, device)
+    clouds = torch.zeros(batch_size, p.geometry.num_points, 6, device=device)
 
     def seconds(num_layers: int) -> float:
         sized = MichelangeloConfig(config.width, config.num_heads, num_layers, config.num_latents)
         encoder = MichelangeloEncoder(sized).eval().to(device)
-        return fastest_s(lambda: encoder(cloud), device)
+        return fastest_s(lambda: encoder(clouds), device) / batch_size
 
     return _by_layers(seconds, config.num_layers)

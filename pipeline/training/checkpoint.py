@@ -11,14 +11,14 @@ from typing import Any
 
 import torch
 from peft import get_peft_model_state_dict, set_peft_model_state_dict
-from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pipeline.atomic import write_text
 from pipeline.cad.grammar import Grammar
+from pipeline.device import DTYPES
 from pipeline.errors import UserError
-from pipeline.model.cad_mllm import CadMllmModel
+from pipeline.model.cad_mllm import CPU, CadMllmModel
 from pipeline.params import ModelParams
 from pipeline.resolved import model_sha256
 from pipeline.state_dicts import check_fit
@@ -31,6 +31,7 @@ from pipeline.training.checkpoint_folder import (
     TENSOR_FILES,
     TEXT_EMBEDDINGS,
     VOCABULARY,
+    CheckpointConfig,
     read_json,
 )
 from pipeline.training.parallel import whole
@@ -75,55 +76,62 @@ def save_checkpoint(
     for name, part in tensors.items():
         save_file(part, folder / name, metadata={"format": "pt"})
     model.tokenizer.save_pretrained(folder)
-    config = {
-        "format": 1,
-        "bits": model.grammar.bits,
-        "seed": model.seed,
-        "model": model.params.model_dump(mode="json"),
-        "features": {
-            name: {"shape": list(shape), "details": model.feature_details[name]}
-            for name, shape in model.feature_shapes.items()
-        },
-        "combinations": list(combinations),
-        "llm_sha256": llm_sha256,
-    }
-    write_text(folder / CONFIG, json.dumps(config, indent=1, sort_keys=True) + "\n")
+    config = CheckpointConfig.model_validate(
+        {
+            "format": 2,
+            "bits": model.grammar.bits,
+            "seed": model.seed,
+            "model": model.params,
+            "dtype": next(name for name, dtype in DTYPES.items() if dtype == model.dtype),
+            "quantization": model.quantization,
+            "features": {
+                name: {"shape": shape, "details": model.feature_details[name]}
+                for name, shape in model.feature_shapes.items()
+            },
+            "combinations": combinations,
+            "llm_sha256": llm_sha256,
+        }
+    )
+    write_text(folder / CONFIG, json.dumps(config.model_dump(mode="json"), indent=1, sort_keys=True) + "\n")
     write_text(folder / LINEAGE, json.dumps(lineage, indent=1, sort_keys=True) + "\n")
 
 
 def load_checkpoint(
     folder: Path,
     llm_folder: Path,
-    dtype: torch.dtype,
+    dtype: torch.dtype | None = None,
     params: ModelParams | None = None,
-    quantization: str = "none",
+    quantization: str | None = None,
+    device: torch.device = CPU,
 ) -> CadMllmModel:
     """The model of a checkpoint.
 
     Args:
         llm_folder: the frozen language model that it was trained on.
+        dtype, quantization: of the frozen weights; as it was trained where None.
         params: where given, what the checkpoint must have been made with.
-        quantization: of the frozen weights, as ``CadMllmModel`` takes it.
+        device: where the model is to be.
 
     Raises:
         UserError: it is missing, damaged, or does not fit, and why.
     """
-    config = read_json(folder / CONFIG)
-    try:
-        made_with = ModelParams.model_validate(config["model"])
-        grammar = Grammar(int(config["bits"]))
-        features = {name: (tuple(entry["shape"]), entry["details"]) for name, entry in config["features"].items()}
-        expected_llm, seed = config["llm_sha256"], config["seed"]
-    except (KeyError, TypeError, ValueError, ValidationError) as error:
-        raise UserError(f"{folder / CONFIG} is damaged or of another format: {error}") from error
+    config = CheckpointConfig.read(folder)
     for part in ("lora", "projectors", "vocabulary"):
-        if params is not None and getattr(params, part) != getattr(made_with, part):
+        if params is not None and getattr(params, part) != getattr(config.model, part):
             raise UserError(f"{folder} was made with another model.{part}; train its stage again")
-    if model_sha256(llm_folder) != expected_llm:
+    if model_sha256(llm_folder) != config.llm_sha256:
         raise UserError(f"{folder} was trained on another language model than the one in {llm_folder} (sha256 differs)")
-    model = CadMllmModel(llm_folder, params or made_with, grammar, seed, dtype, quantization)
-    for modality, (shape, details) in features.items():
-        model.add_projector(modality, shape, details)
+    model = CadMllmModel(
+        llm_folder,
+        params or config.model,
+        Grammar(config.bits),
+        config.seed,
+        dtype or DTYPES[config.dtype],
+        quantization or config.quantization,
+        device,
+    )
+    for modality, features in config.features.items():
+        model.add_projector(modality, features.shape, features.details)
     load_trained(model, {name: read_tensors(folder / name) for name in TENSOR_FILES}, folder)
     return model
 
