@@ -9,9 +9,8 @@ from PIL import Image
 
 import pipeline.device
 from pipeline.cad.codec import Codec
-from pipeline.data.features import ENCODERS
 from pipeline.device import DTYPES, autocast, choose_device, matrix_flops
-from pipeline.encoders.weights import SHIPPED, read_models
+from pipeline.encoders.weights import SHIPPED
 from pipeline.errors import UserError
 from pipeline.generation.generate import Decoding, generate_tokens, score
 from pipeline.generation.prompt import Encoders
@@ -19,6 +18,7 @@ from pipeline.model import cad_mllm
 from pipeline.model.cad_mllm import CadMllmModel
 from pipeline.params import ImageFeatures, PointFeatures
 from pipeline.planning import measure
+from pipeline.resolved import ENCODERS, read_models
 from pipeline.training.batches import Inputs, collate
 from pipeline.training.checkpoint import load_checkpoint
 from pipeline.training.optimizer import clip_gradients, make_optimizer
