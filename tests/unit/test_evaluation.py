@@ -23,10 +23,11 @@ from pipeline.data.draw import normalised_mesh
 from pipeline.errors import RejectError, UserError
 from pipeline.evaluation.assess import AssessTask, CompareTask, assess, compare_files
 from pipeline.evaluation.charts import disturbance_chart, line_chart, running_mean
-from pipeline.evaluation.compare import compare_pairs, pairs, summary
+from pipeline.evaluation.compare import compare_pairs, summary
 from pipeline.evaluation.evaluate import bounds, packed
 from pipeline.evaluation.gallery import gallery, meshes_json
 from pipeline.evaluation.geometry import Body, cloud_metrics, compare, no_answer_metrics
+from pipeline.evaluation.pairs import pairs
 from pipeline.evaluation.robustness import noisy, table, thinned, turned
 from pipeline.evaluation.sequence import commands, sequence_accuracy
 from pipeline.evaluation.statistics import OF_SOLIDS, interval, summarise
