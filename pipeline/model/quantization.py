@@ -23,8 +23,8 @@ def quantization_config(quantization: str, llm_folder: Path, dtype: torch.dtype)
         importlib.import_module("bitsandbytes")
     except ImportError as error:
         raise UserError(
-            f"{quantization} weights need bitsandbytes ({error}): pip install -c requirements.lock -e .[qlora]; or do without: "
-            "training.quantization: none in params.yaml, quantization='none' for CadMllm.from_pretrained"
+            f"{quantization} weights need bitsandbytes ({error}): pip install -c requirements.lock -e .[qlora]; or do "
+            "without: training.quantization: none in params.yaml, quantization='none' for CadMllm.from_pretrained"
         ) from error
     _check_sides(quantization, llm_folder, dtype)
     return BitsAndBytesConfig(
