@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.csv_files import csv_text
+from pipeline.errors import UserError
 from pipeline.params import MODALITIES, CurriculumStage, Tracking
 
 Line = dict[str, Any]
@@ -25,16 +26,18 @@ class StageLog:
         speed: of the file that holds how fast it went.
         writes: whether this process has the files; the others are given ``lines`` of the one that does.
         listener: is given every line too.
+
+    Raises:
+        UserError: the log is shorter than that.
     """
 
     def __init__(self, path: Path, length: int, speed: Path, writes: bool, listener: Callable[[Line], None]) -> None:
         self.path, self.speed, self.writes, self.listener = path, speed, writes, listener
-        kept = path.read_bytes()[:length] if length and writes else b""
-        self.lines: list[Line] = [json.loads(line) for line in kept.splitlines()]
+        self.lines: list[Line] = []
         if writes:
             for file in (path, speed):
                 file.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(kept)
+            self.lines = cut(path, length)
             speed.open("a" if length else "w").close()
 
     def write(self, event: str, step: int, **values: Any) -> None:
@@ -64,6 +67,24 @@ class StageLog:
     def validations(self) -> list[Line]:
         """The lines that hold validation losses."""
         return [line for line in self.lines if line["event"] == "validation"]
+
+
+def cut(path: Path, length: int) -> list[Line]:
+    """Cut a log back to so many bytes; its lines. In place: whenever it is killed, what a state counts on is there.
+
+    Raises:
+        UserError: it is shorter.
+    """
+    with open(path, "a+b") as file:
+        found = file.seek(0, os.SEEK_END)
+        if found < length:
+            raise UserError(
+                f"{path} is damaged: it has {found} bytes, of which the saved state beside it counts on {length}; "
+                f"remove {path.parent} to begin anew"
+            )
+        file.truncate(length)
+        file.seek(0)
+        return [json.loads(line) for line in file]
 
 
 def read_log(path: Path) -> Iterator[Line]:

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from pipeline.errors import UserError
 from pipeline.model.flops import FlopCount
 from pipeline.model.fused import fuse
 from pipeline.model.loss import cross_entropy_sum
@@ -169,6 +170,30 @@ def test_a_log_is_cut_back_to_the_state_that_is_resumed(tmp_path):
     reader = StageLog(path, length, speed, False, heard.append)
     reader.write("train", 9, loss=0.0)
     assert len(list(read_log(path))) == 2
+
+
+def test_a_log_is_cut_in_place_and_one_that_is_too_short_is_told(tmp_path, monkeypatch):
+    path, speed = tmp_path / "log.jsonl", tmp_path / "speed.jsonl"
+    log = StageLog(path, 0, speed, True, lambda _: None)
+    log.write("train", 1, loss=1.0)
+    length, kept = log.sync(), path.read_bytes()
+    log.write("train", 2, loss=1.0)
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        for write in ("write_bytes", "write_text"):  # they empty the file first
+            patch.setattr(type(path), write, killed)
+        StageLog(path, length, speed, True, lambda _: None)
+    assert path.read_bytes() == kept
+    told = rf"log\.jsonl is damaged: it has {length} bytes.*counts on {length + 1}; remove"
+    with pytest.raises(UserError, match=told):
+        StageLog(path, length + 1, speed, True, lambda _: None)
+    assert path.read_bytes() == kept
+    path.unlink()
+    with pytest.raises(UserError, match="it has 0 bytes"):
+        StageLog(path, length, speed, True, lambda _: None)
 
 
 def test_retention_compares_with_the_first_stage():
