@@ -10,6 +10,7 @@ import typer
 
 from pipeline import interrupt
 from pipeline.errors import UserError
+from stages.runner import COMMAND, typed
 
 STOP_S = 3600  # after a signal: a step of a large model, and saving it. torchrun itself kills after 30 s
 
@@ -28,6 +29,7 @@ def launch(num_processes: int, arguments: Sequence[str]) -> None:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+    os.environ[COMMAND] = typed()
     # Cores are shared out; torchrun would give each process one.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // num_processes)))
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(STOP_S))

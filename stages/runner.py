@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import shlex
 import sys
 import time
 import warnings
@@ -31,6 +32,7 @@ SKIPPED = "skipped.txt"  # there, where nothing was measured: why
 PRETRAINED = Path("pretrained")
 LOGS = Path("logs")  # how fast things went: part of no result
 DURATIONS = LOGS / "durations.jsonl"
+COMMAND = "CADMLLM_COMMAND"  # variable: what the user typed, for processes that are started to do the work
 
 
 def command(function: Callable[P, None]) -> Callable[P, None]:
@@ -54,12 +56,17 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
             typer.secho(f"error: {error}", err=True, fg="red")
             raise typer.Exit(1) from None
         except Interrupted as stop:
-            again = "dvc repro" if os.environ.get("DVC_STAGE") else " ".join(["cadmllm", *sys.argv[1:]])
+            again = "dvc repro" if os.environ.get("DVC_STAGE") else os.environ.get(COMMAND, typed())
             if os.environ.get("RANK", "0") == "0":
                 typer.secho(f"stopped by {stop}; what is finished is kept. Go on with: {again}", err=True, fg="yellow")
             raise typer.Exit(130) from None
 
     return run
+
+
+def typed() -> str:
+    """The command that this process was started with, as a user types it."""
+    return shlex.join(["cadmllm", *sys.argv[1:]])
 
 
 def stage(function: Callable[P, None]) -> Callable[P, None]:
