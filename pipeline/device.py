@@ -33,6 +33,18 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
+def shared_device(name: str, num_processes: int) -> torch.device:
+    """A device by its name, for so many processes of this machine: a GPU for each, or the CPU for all.
+
+    Raises:
+        UserError: as of ``choose_device``; or there are fewer GPUs.
+    """
+    device = choose_device(name)
+    if device.type == "cuda" and num_processes > (gpus := torch.cuda.device_count()):
+        raise UserError(f"{num_processes} processes on this machine want a GPU each, but torch can use {gpus} of them")
+    return device
+
+
 def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[Any]:
     """Mixed precision where the frozen weights are not in float32."""
     return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)

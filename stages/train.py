@@ -114,6 +114,9 @@ def train(
     p = params.load()
     place = find_stage(p, name)
     if nproc > 1 and "WORLD_SIZE" not in os.environ:
+        from pipeline.device import shared_device
+
+        shared_device(p.training.device, nproc)  # once, before there are processes that would each find out
         launch(nproc, ["train", name])
         return
     from pipeline.training.parallel import Parallel

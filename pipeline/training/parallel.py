@@ -14,7 +14,7 @@ from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from pipeline import interrupt
-from pipeline.device import choose_device
+from pipeline.device import choose_device, shared_device
 from pipeline.errors import UserError
 from pipeline.model.cad_mllm import CadMllmModel
 from pipeline.params import Training
@@ -35,17 +35,16 @@ class Parallel:
     def __init__(self, training: Training) -> None:
         self.size = int(os.environ.get("WORLD_SIZE", "1"))
         self.rank = int(os.environ.get("RANK", "0"))
-        self.device = choose_device(training.device)
         self.sharded = training.distributed == "fsdp2" and self.size > 1
         if self.size > 1:
-            self._start()
+            self._start(training.device)
+        else:
+            self.device = choose_device(training.device)
 
-    def _start(self) -> None:
+    def _start(self, device: str) -> None:
+        self.device = _checked(device)
         if self.device.type == "cuda":
-            local_rank, num_gpus = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
-            if local_rank >= num_gpus:
-                raise UserError(f"{self.size} processes, but this machine has {num_gpus} GPUs")
-            self.device = torch.device("cuda", local_rank)
+            self.device = torch.device("cuda", _local_rank())
             torch.cuda.set_device(self.device)
         with interrupt.unguarded():  # who waits for a process that was stopped before it came here would wait long
             self._store, *_ = next(rendezvous("env://"))
@@ -149,6 +148,20 @@ class Parallel:
             return bool(self._store.add(f"faults/{attempt}", 1) == 1)
         except distributed.DistError:  # nobody can be asked: better twice than never
             return True
+
+
+def _local_rank() -> int:
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def _checked(device: str) -> torch.device:
+    """What is wrong with it is wrong for each process of this machine: the first of them tells it."""
+    try:
+        return shared_device(device, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    except UserError:
+        if _local_rank() > 0:
+            raise SystemExit(1) from None
+        raise
 
 
 def whole(tensor: Tensor) -> Tensor:

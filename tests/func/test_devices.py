@@ -9,6 +9,7 @@ import torch
 
 import pipeline.device
 import pipeline.training.parallel
+import stages.train
 from pipeline import interrupt
 from pipeline.shards.reader import ShardReader
 from tests.func.test_training import losses
@@ -89,6 +90,19 @@ def test_four_bit_weights_are_evaluated_as_they_were_trained(copy, name):
     assert measured == pytest.approx(trained[max(trained)]["text"], rel=1e-6)
     output = copy.call("train", "stage2_text_pc")
     assert "was trained on frozen weights in nf4, computed in float32, this stage is on float32" in output
+
+
+def test_processes_that_have_no_device_are_not_started(copy, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    started = []
+    monkeypatch.setattr(stages.train, "launch", lambda *arguments: started.append(arguments))
+    copy.change("device: cpu", "device: cuda")
+    output = copy.call("train", "stage1_text", "--nproc", "3", code=1)
+    assert output.count("error: 3 processes on this machine want a GPU each, but torch can use 2 of them") == 1
+    assert not started
+    copy.call("train", "stage1_text", "--nproc", "2")
+    assert started == [(2, ["train", "stage1_text"])]
 
 
 @pytest.mark.parametrize("distributed", ["ddp", "fsdp2"])

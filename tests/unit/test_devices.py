@@ -9,7 +9,7 @@ from PIL import Image
 
 import pipeline.device
 from pipeline.cad.codec import Codec
-from pipeline.device import DTYPES, autocast, choose_device, matrix_flops
+from pipeline.device import DTYPES, autocast, choose_device, matrix_flops, shared_device
 from pipeline.encoders.weights import SHIPPED
 from pipeline.errors import UserError
 from pipeline.generation.generate import Decoding, generate_tokens, score
@@ -22,6 +22,7 @@ from pipeline.resolved import ENCODERS, read_models
 from pipeline.training.batches import Inputs, collate
 from pipeline.training.checkpoint import load_checkpoint
 from pipeline.training.optimizer import clip_gradients, make_optimizer
+from pipeline.training.parallel import Parallel
 from tests.unit.conftest import DETAILS, GRAMMAR, inputs
 from tests.unit.test_model import save
 
@@ -42,6 +43,29 @@ def test_a_device_that_is_not_there_is_told(monkeypatch):
     for name in ("mps", "gpu", "cuda:", "cpu:0"):
         with pytest.raises(UserError, match="auto, cpu, cuda"):
             choose_device(name)
+
+
+@pytest.fixture
+def two_gpus(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+
+
+def test_processes_of_one_machine_need_a_gpu_each(two_gpus):
+    assert shared_device("cpu", 3) == torch.device("cpu")
+    assert shared_device("auto", 2) == shared_device("cuda", 2) == torch.device("cuda")
+    with pytest.raises(UserError, match="3 processes on this machine want a GPU each, but torch can use 2"):
+        shared_device("auto", 3)
+
+
+def test_the_first_process_of_a_machine_tells_what_is_wrong_for_all(two_gpus, smoke, monkeypatch):
+    """Also where there are more on other machines, which are not counted here; nobody waits for the others first."""
+    training = smoke.training.model_copy(update={"device": "cuda"})
+    for rank in range(3):
+        for key, value in {"WORLD_SIZE": 8, "LOCAL_WORLD_SIZE": 3, "RANK": 3 + rank, "LOCAL_RANK": rank}.items():
+            monkeypatch.setenv(key, str(value))
+        with pytest.raises(SystemExit if rank else UserError, match="1" if rank else "3 processes"):
+            Parallel(training)
 
 
 @pytest.fixture
