@@ -18,12 +18,13 @@ from pipeline.fingerprint import fingerprint
 from pipeline.shards.manifest import Manifest, Reject, Shard, write_rejects
 
 SCRATCH = Path("scratch")
+SHARDS = "shards"  # in the folder of a stage that makes such: what is published of it
 BLOCK = 64  # records in a file of a journal: so many are lost at most
 
 
 def shard_record(path: Path) -> Path:
-    """Where scratch keeps the description of a finished shard."""
-    return path.with_suffix(".done.json")
+    """Where scratch keeps the description of a finished shard: beside the folder that is published."""
+    return path.parent.parent / path.with_suffix(".done.json").name
 
 
 @contextlib.contextmanager
@@ -119,23 +120,25 @@ def shard_by_shard(
     """Make each shard that scratch does not hold yet. A stop asked for takes effect between shards.
 
     Args:
+        folder: of this work; its folder ``SHARDS`` is that of the shards.
         sources: what each shard is made from, by sha256; a shard in scratch that was made from something else, or
             that is not among them, is removed.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    read = {name: FinishedShard.read(folder / name, source) for name, source in sources.items()}
+    shards = folder / SHARDS
+    shards.mkdir(parents=True, exist_ok=True)
+    read = {name: FinishedShard.read(shards / name, source) for name, source in sources.items()}
     found = {name: finished for name, finished in read.items() if finished is not None}
-    kept = {path for name in found for path in (folder / name, shard_record(folder / name))}
-    for path in folder.iterdir():
+    kept = {path for name in found for path in (shards / name, shard_record(shards / name))}
+    for path in (*folder.glob(shard_record(shards / "*").name), *shards.iterdir()):
         if path not in kept:
-            path.unlink()
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
     if found:
         progress(len(found), len(sources), f"{len(found)} of {len(sources)} shards found in {folder}")
     for name, source in sources.items():
         if name not in found:
             interrupt.check()
-            made = make(folder / name)
-            made.write(folder / name, source)
+            made = make(shards / name)
+            made.write(shards / name, source)
             found[name] = made
             progress(len(found), len(sources), name)
     return [found[name] for name in sources]
@@ -149,12 +152,15 @@ def publish_shards(
     fields: dict[str, dict[str, Any]],
     details: dict[str, Any],
 ) -> None:
-    """Write manifest and rejects beside the shards and give the folder its final name."""
+    """Write manifest and rejects beside the shards and give their folder its final name; scratch goes.
+
+    A kill costs no shard: until the folder has that name, the records stay.
+    """
+    place = folder / SHARDS
     rejects = [reject for each in finished for reject in each.rejects]
     shards = tuple(each.shard for each in finished)
     counts = {"samples": sum(shard.count for shard in shards), "rejected": len(rejects)}
-    write_rejects(folder, rejects)
-    Manifest(kind, fields, {**details, "counts": counts}, shards).write(folder)
-    for each in finished:
-        shard_record(folder / each.shard.name).unlink(missing_ok=True)
-    publish(folder, out)
+    write_rejects(place, rejects)
+    Manifest(kind, fields, {**details, "counts": counts}, shards).write(place)
+    publish(place, out)
+    clean(folder)

@@ -2,9 +2,10 @@
 
 import pytest
 
-from pipeline.shards.manifest import Reject
+from pipeline import work
+from pipeline.shards.manifest import Manifest, Reject
 from pipeline.shards.writer import write_shard
-from pipeline.work import BLOCK, FinishedShard, Journal, shard_by_shard
+from pipeline.work import BLOCK, SHARDS, FinishedShard, Journal, publish_shards, shard_by_shard
 
 
 def test_a_journal_finds_records_whatever_was_done_before_and_between(tmp_path):
@@ -45,9 +46,33 @@ def made_by(folder, sources):
 
 def test_a_shard_is_used_again_for_exactly_what_it_was_made_from(tmp_path):
     assert made_by(tmp_path, {"a.tar": "1", "b.tar": "2", "c.tar": "3"}) == ["a.tar", "b.tar", "c.tar"]
-    (tmp_path / ".b.tar.tmp").write_text("what a kill left")
+    (tmp_path / SHARDS / ".b.tar.tmp").write_text("what a kill left")
+    (tmp_path / SHARDS / ".d.tar.tmp").mkdir()
     assert made_by(tmp_path, {"a.tar": "1", "b.tar": "other"}) == ["b.tar"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.done.json", "a.tar", "b.done.json", "b.tar"]
-    (tmp_path / "a.tar").write_bytes(b"cut off")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.done.json", "b.done.json", SHARDS]
+    assert sorted(path.name for path in (tmp_path / SHARDS).iterdir()) == ["a.tar", "b.tar"]
+    (tmp_path / SHARDS / "a.tar").write_bytes(b"cut off")
     (tmp_path / "b.done.json").write_text("{")
     assert made_by(tmp_path, {"a.tar": "1", "b.tar": "other"}) == ["a.tar", "b.tar"]
+
+
+@pytest.mark.parametrize("step", ["write_rejects", "publish"])
+def test_a_kill_while_shards_are_published_costs_none_of_them(tmp_path, monkeypatch, step):
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    scratch, out, sources = tmp_path / "scratch", tmp_path / "out", {"a.tar": "1", "b.tar": "2"}
+
+    def published():
+        finished = shard_by_shard(scratch, sources, make, lambda *_: None)
+        publish_shards(scratch, out, finished, "geometry", {}, {})
+
+    make.made = []
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(work, step, killed)
+        published()
+    published()
+    assert make.made == ["a.tar", "b.tar"]
+    assert sorted(path.name for path in out.iterdir()) == ["a.tar", "b.tar", "manifest.json", "rejects.csv"]
+    assert Manifest.read(out, "geometry").details["counts"] == {"samples": 2, "rejected": 2}
+    assert not scratch.exists()
