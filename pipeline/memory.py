@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from pipeline.errors import UserError
-from pipeline.params import CurriculumStage, Evaluation, ImageFeatures, Params, PointFeatures
+from pipeline.params import CurriculumStage, Evaluation, ImageFeatures, Params, PointFeatures, Training
 
-# CUDA's and MPS' own words, malloc's in torch and in the kernel, cuBLAS'.
+# CUDA's own words, malloc's in torch and in the kernel, cuBLAS'.
 SIGNS = ("out of memory", "allocate memory", "alloc_failed")
 ALLOCATOR = "DefaultCPUAllocator: "  # what torch says before it is of no use to anybody
 
@@ -84,13 +84,14 @@ def for_training(
     yield from for_model(p, num_processes, gpu)
 
 
-def for_generation(limits: Evaluation) -> Iterator[str]:
-    """With what writing and scoring programs takes less memory."""
+def for_evaluation(limits: Evaluation, training: Training) -> Iterator[str]:
+    """With what writing and scoring programs takes less memory, and the validation loss."""
     if limits.batch_size > 1:
         yield f"evaluation.batch_size: less than {limits.batch_size}"
     if limits.num_candidates > 1:
         yield f"evaluation.num_candidates: less than {limits.num_candidates}"
     yield f"evaluation.max_new_tokens: less than {limits.max_new_tokens}"
+    yield f"training.tokens_per_batch: less than {training.tokens_per_batch} (of the validation loss's batches, too)"
 
 
 FOR_ONE_PROMPT = (

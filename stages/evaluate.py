@@ -73,7 +73,7 @@ def measuring(kind: str, p: Params, place: Place, module: str, sections: dict[st
     inputs = {**place.inputs, "checkpoint": sha256_folder(checkpoint), "geometry": sha256_file(GEOMETRY / MANIFEST)}
     with (
         work.scratch(f"{kind}-{place.name}", module, {**sections, **common}, inputs) as folder,
-        memory.explained(lambda: f"in {kind}", lambda: memory.for_generation(sections["evaluation"])),
+        memory.explained(lambda: f"in {kind}", lambda: memory.for_evaluation(sections["evaluation"], p.training)),
     ):
         yield folder
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline import memory, params, work
+from pipeline import params, work
 from pipeline.errors import UserError
 from pipeline.progress import display
 from pipeline.resolved import ENCODERS, read_models
@@ -55,11 +55,7 @@ def run(modality: Modality) -> None:
     ):
         out = FEATURES / modality.value
         show.say(f"encoding on {device}")
-        with memory.explained(
-            lambda: f"on {device} with {modality.value}s",
-            lambda: memory.for_features(modality.value, settings, device.type != "cpu"),
-        ):
-            counts = build_features(modality.value, GEOMETRY, MODELS, settings, device, scratch, out, show)
+        counts = build_features(modality.value, GEOMETRY, MODELS, settings, device, scratch, out, show)
         show.say(f"{counts['samples']} models encoded, {counts['rejected']} rejected")
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline import interrupt
+from pipeline import interrupt, memory
 from pipeline.encoders.dinov2 import DinoV2Encoder, decode_png
 from pipeline.encoders.michelangelo import MichelangeloEncoder
 from pipeline.errors import UserError
@@ -177,16 +177,19 @@ def build_features(
     """Encode every geometry shard into one feature shard of the same name and publish them to ``out``.
 
     Raises:
-        UserError: models or geometry are missing or do not fit.
+        UserError: models or geometry are missing or do not fit, or memory runs out.
     """
     reader = ShardReader(geometry, "geometry")
     geometry_settings = reader.manifest.details["settings"]
     entry = read_models(models)[ENCODERS[modality]]
-    featurizer = make_featurizer(modality, models, settings, geometry_settings["num_views"], device)
     sources = {shard.name: shard.sha256 for shard in reader.manifest.shards}
-    finished = shard_by_shard(
-        scratch, sources, lambda path: make_shard(featurizer, reader, path, settings.dtype), progress
-    )
+    with memory.explained(
+        lambda: f"on {device} with {modality}s", lambda: memory.for_features(modality, settings, device.type != "cpu")
+    ):
+        featurizer = make_featurizer(modality, models, settings, geometry_settings["num_views"], device)
+        finished = shard_by_shard(
+            scratch, sources, lambda path: make_shard(featurizer, reader, path, settings.dtype), progress
+        )
     details = {"encoder": {"source": entry["source"], "sha256": entry["sha256"]}}
     details |= {"settings": settings.model_dump(mode="json"), "geometry": geometry_settings}
     fields = embeddings.fields(member_of(modality), featurizer.shape, settings.dtype)

@@ -5,6 +5,7 @@ The features of training cannot be reused here: the test models are drawn again,
 
 import functools
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from pipeline import memory
 from pipeline.cad import kernel
 from pipeline.cad.codec import Codec
 from pipeline.cad.mesh import Mesh
@@ -21,7 +23,7 @@ from pipeline.data.draw import DEFLECTION, sample_seed
 from pipeline.evaluation.evaluate import Case, Evaluator, shown_by
 from pipeline.evaluation.statistics import estimate, rates
 from pipeline.generation.prompt import Encoders
-from pipeline.params import Robustness
+from pipeline.params import ImageFeatures, PointFeatures, Robustness
 
 METRICS = ("chamfer_l1_mean", "f_score_005", "normal_consistency", "volumetric_iou")
 
@@ -133,9 +135,11 @@ def _disturbed_cases(
     """Every test model with a worse cloud; the truth to measure against is the whole one."""
     cases, seed, keys = evaluator.cases(combination), evaluator.setting.seed, evaluator.test.keys
     clouds = [disturb(case.true_points, level, sample_seed(seed, keys[case.row])) for case in cases]
+    with _encoding(evaluator, "point_cloud"):
+        encoded = encoders.points(clouds)
     return [
         replace(case, inputs=replace(case.inputs, points=points), cloud=cloud)
-        for case, cloud, points in zip(cases, clouds, encoders.points(clouds), strict=True)
+        for case, cloud, points in zip(cases, clouds, encoded, strict=True)
     ]
 
 
@@ -155,7 +159,16 @@ def _turned_cases(evaluator: Evaluator, combination: str, encoders: Encoders, de
             if not isinstance(views, Failure):  # true programs build; one that timed out here is left out
                 seen.append(case)
                 shown.append([Image.fromarray(views[number]) for number in case.inputs.views])
-    return [
-        replace(case, inputs=replace(case.inputs, image=image))
-        for case, image in zip(seen, encoders.images(shown), strict=True)
-    ]
+    with _encoding(evaluator, "image"):
+        encoded = encoders.images(shown)
+    return [replace(case, inputs=replace(case.inputs, image=image)) for case, image in zip(seen, encoded, strict=True)]
+
+
+def _encoding(evaluator: Evaluator, modality: str) -> AbstractContextManager[None]:
+    """Around the encoder of a modality, which is not what takes memory elsewhere in a measurement."""
+    device, kind = evaluator.model.device, ImageFeatures if modality == "image" else PointFeatures
+    settings = kind(**evaluator.model.feature_details[modality]["settings"])
+    return memory.explained(
+        lambda: f"on {device} with {modality}s, encoded as the checkpoint's features were",
+        lambda: memory.for_features(modality, settings, device.type != "cpu"),
+    )

@@ -21,6 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
 from pipeline.cad.grammar import Grammar
 from pipeline.errors import UserError
+from pipeline.memory import is_out_of_memory
 from pipeline.model.fused import fuse
 from pipeline.model.loss import cross_entropy_sum
 from pipeline.model.notation import CadNotation, Notation, TextNotation
@@ -116,6 +117,8 @@ class CadMllmModel(nn.Module):
             )
             keep_unpacked(base)
         except (OSError, ValueError) as error:
+            if is_out_of_memory(error):
+                raise
             raise UserError(f"{llm_folder} holds no language model ({error}); run `cadmllm models`") from error
         self.text_embedding = TextEmbedding(base.get_input_embeddings())
         if params.vocabulary == "cad":

@@ -18,6 +18,7 @@ from pipeline.atomic import write_text
 from pipeline.cad.grammar import Grammar
 from pipeline.device import DTYPES
 from pipeline.errors import UserError
+from pipeline.memory import is_out_of_memory
 from pipeline.model.cad_mllm import CPU, CadMllmModel
 from pipeline.params import ModelParams
 from pipeline.resolved import model_sha256
@@ -146,9 +147,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise UserError(f"{path} is missing; the checkpoint is not whole")
     try:
         loaded: dict[str, Tensor] = load_file(path)
-    except MemoryError:
-        raise
     except Exception as error:  # safetensors raises its own, unexported kind
+        if is_out_of_memory(error):
+            raise
         raise UserError(f"{path} is damaged: {error}") from error
     return loaded
 

@@ -1,11 +1,20 @@
 """Memory that runs out, in whatever words, is told with what helps here."""
 
+import os
+from errno import ENOMEM
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
 from pipeline import memory
+from pipeline.data import features
 from pipeline.errors import UserError
+from pipeline.evaluation import robustness
+from pipeline.model import cad_mllm
+from pipeline.training import checkpoint
+from tests.unit.conftest import GRAMMAR
 
 
 @pytest.mark.parametrize(
@@ -51,3 +60,59 @@ def test_an_encoder_takes_several_models_at_a_time_on_a_gpu_alone(smoke):
         *memory.for_features("point_cloud", settings, False)
     }
     assert more == f"features.point_cloud.batch_size: less than {settings.batch_size}"
+
+
+def no_memory(*_, **__):
+    raise OSError(ENOMEM, os.strerror(ENOMEM))
+
+
+def test_files_that_find_no_memory_are_not_called_damaged(smoke, tmp_path, monkeypatch):
+    monkeypatch.setattr(cad_mllm.AutoTokenizer, "from_pretrained", no_memory)
+    with pytest.raises(OSError, match="Cannot allocate"):
+        cad_mllm.CadMllmModel(tmp_path, smoke.model, GRAMMAR, 0, torch.float32)
+    (tmp_path / "x.safetensors").touch()
+    monkeypatch.setattr(checkpoint, "load_file", no_memory)
+    with pytest.raises(OSError, match="Cannot allocate"):
+        checkpoint.read_tensors(tmp_path / "x.safetensors")
+
+
+@pytest.mark.parametrize("modality", ["image", "point_cloud"])
+def test_encoders_within_a_measurement_name_what_helps_them(smoke, tmp_path, monkeypatch, modality):
+    """Real models are encoded before they are measured, and worse inputs of the test models."""
+    settings, cpu = getattr(smoke.features, modality), torch.device("cpu")
+    manifest = SimpleNamespace(details={"settings": {"num_views": 2}}, shards=())
+    monkeypatch.setattr(features, "ShardReader", lambda *_: SimpleNamespace(manifest=manifest))
+    monkeypatch.setattr(features, "read_models", lambda _: dict.fromkeys(("image_encoder", "point_cloud_encoder")))
+    monkeypatch.setattr(features, "make_featurizer", no_memory)
+    details = {modality: {"settings": settings.model_dump()}}
+    evaluator = SimpleNamespace(
+        model=SimpleNamespace(device=cpu, feature_details=details, feature_shapes={"image": (2,)}),
+        cases=lambda _: [], test=SimpleNamespace(keys=[]), num_workers=1,
+        setting=SimpleNamespace(seed=0, kernel=smoke.kernel),
+    )  # fmt: skip
+    encoders = SimpleNamespace(points=no_memory, images=no_memory, image_size=56)
+
+    def encode():
+        features.build_features(modality, tmp_path, tmp_path, settings, cpu, tmp_path, tmp_path, lambda *_: None)
+
+    def disturb():
+        if modality == "image":
+            robustness._turned_cases(evaluator, "image", encoders, 20.0)
+        else:
+            robustness._disturbed_cases(evaluator, "point_cloud", encoders, robustness.noisy, 0.0)
+
+    for work in (encode, disturb):
+        with (
+            pytest.raises(UserError, match=f"out of memory on cpu with {modality}s") as told,
+            memory.explained(lambda: "", lambda: memory.for_evaluation(smoke.evaluation, smoke.training)),
+        ):
+            work()
+        assert f"models.{modality}_encoder: a smaller one" in str(told.value)
+        assert "evaluation." not in str(told.value)
+
+
+def test_an_evaluation_names_the_size_of_the_validation_losss_batches(smoke):
+    lines = list(memory.for_evaluation(smoke.evaluation, smoke.training))
+    assert any(
+        line.startswith(f"training.tokens_per_batch: less than {smoke.training.tokens_per_batch}") for line in lines
+    )
