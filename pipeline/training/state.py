@@ -68,14 +68,24 @@ def saved_states(folder: Path) -> list[Path]:
     return sorted(folder.glob("state-*"))
 
 
-def read_state(path: Path) -> tuple[Position, TensorFiles, dict[int, dict[str, Tensor]]]:
-    """What ``save_state`` wrote: where training was, its tensors, and the optimizer's moments for ``set_moments``."""
-    return (read_position(path), *_by_part(read_tensors(path / TENSORS)))
+def read_state(
+    path: Path, parallel: Parallel | None = None
+) -> tuple[Position, TensorFiles, dict[int, dict[str, Tensor]]]:
+    """What ``save_state`` wrote: where training was, its tensors, and the optimizer's moments for ``set_moments``.
 
+    Args:
+        parallel: where given, the first process reads it for all.
+    """
 
-def read_position(path: Path) -> Position:
-    """Where training was."""
-    return Position(**read_json(path / POSITION))
+    def position() -> Position:
+        return Position(**read_json(path / POSITION))
+
+    def tensors() -> dict[str, Tensor]:
+        return read_tensors(path / TENSORS)
+
+    if parallel is None:
+        return position(), *_by_part(tensors())
+    return parallel.from_main(position), *_by_part(parallel.tensors_from_main(tensors))
 
 
 def _by_part(tensors: Mapping[str, Tensor]) -> tuple[TensorFiles, dict[int, dict[str, Tensor]]]:
@@ -92,12 +102,8 @@ def _by_part(tensors: Mapping[str, Tensor]) -> tuple[TensorFiles, dict[int, dict
 
 
 def load_state(path: Path, model: CadMllmModel, parallel: Parallel) -> tuple[Position, dict[int, dict[str, Tensor]]]:
-    """Put a saved state's weights into the model; where it was, and the optimizer's moments for ``set_moments``.
-
-    The first process reads it for all.
-    """
-    position = parallel.from_main(lambda: read_position(path))
-    files, moments = _by_part(parallel.tensors_from_main(lambda: read_tensors(path / TENSORS)))
+    """Put a saved state's weights into the model; where it was, and the optimizer's moments for ``set_moments``."""
+    position, files, moments = read_state(path, parallel)
     load_trained(model, {name: files.get(name, {}) for name in TENSOR_FILES}, path)
     return position, moments
 
