@@ -59,9 +59,8 @@ $(READY): requirements.lock pyproject.toml
 
 # What lint, types and tests need besides.
 $(TOOLS): $(READY)
-	@mv $(READY) $(BEGUN)
 	$(INSTALL) --editable '.[dev]'
-	@mv $(BEGUN) $(READY) && touch $@
+	@touch $@
 
 # Needs uv. Versions stay as they are unless pyproject.toml, or --upgrade-package, wants others. There are no hashes: with
 # one in a constraint, pip refuses the project itself, which is no file, and the CPU builds of torch, which PyPI lacks.

@@ -1,15 +1,19 @@
 """What benchmarks share: their smallest form, and the real models that most of them read."""
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
 from pipeline import params
 from pipeline.data.corpus import make_synthetic_zip
 from pipeline.data.dataset import Entry, open_dataset
+from pipeline.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
-OMNICAD = ROOT.parent / "shared" / "omnicad"
+# The user's Omni-CAD, else the part of it that our own figures are of.
+RAW = ROOT / "data" / "raw" / "Omni-CAD"
+OMNICAD = RAW if RAW.exists() else ROOT.parent / "shared" / "omnicad"
 
 
 def parse(parser: argparse.ArgumentParser, **smallest: Any) -> argparse.Namespace:
@@ -22,16 +26,22 @@ def parse(parser: argparse.ArgumentParser, **smallest: Any) -> argparse.Namespac
 
 def add_dataset(parser: argparse.ArgumentParser) -> None:
     """``DATASET`` and ``--models``."""
-    parser.add_argument("dataset", type=Path, nargs="?", default=OMNICAD)
+    parser.add_argument("dataset", type=Path, nargs="?", default=OMNICAD, help="Omni-CAD's folder or zip")
     parser.add_argument("--models", type=int, help="the first so many; all if left out")
 
 
 def read_dataset(arguments: argparse.Namespace, folder: Path) -> tuple[Path, list[Entry]]:
-    """The dataset and its models; for the smallest form synthetic parts, made in ``folder``."""
+    """The dataset and its models; for the smallest form synthetic parts, made in ``folder``.
+
+    Ends with the reason where there is none.
+    """
     path = arguments.dataset
     if arguments.smoke:
         data = params.load(ROOT / "params.yaml").data
         few = data.synthetic.model_copy(update={"num_models": arguments.models})
         path = folder / "synthetic.zip"
         make_synthetic_zip(path, data.model_copy(update={"synthetic": few}), seed=0)
-    return path, open_dataset(path).entries()[0][: arguments.models]
+    try:
+        return path, open_dataset(path).entries()[0][: arguments.models]
+    except UserError as error:
+        sys.exit(f"{error}; give the folder or zip as DATASET")

@@ -33,16 +33,21 @@ def identity(folder: Path) -> dict[str, Any]:
 def model_sha256(folder: Path) -> str:
     """The digest of a resolved model, from the manifest beside it: gigabytes are hashed once.
 
-    A folder without one, or of another size than it says, is hashed here.
+    A folder without one, of another size than it says, or with files newer than it is hashed here.
     """
     try:
         entry = read_models(folder.parent)[folder.name]
-        if entry["bytes"] == _num_bytes(folder):
+        recorded = (folder.parent / MANIFEST).stat().st_mtime_ns
+        if entry["bytes"] == _num_bytes(folder) and all(file.stat().st_mtime_ns <= recorded for file in _files(folder)):
             return str(entry["sha256"])
     except (UserError, KeyError, TypeError):
         pass
     return sha256_folder(folder)
 
 
+def _files(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
 def _num_bytes(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    return sum(path.stat().st_size for path in _files(folder))

