@@ -17,6 +17,7 @@ def corpus() -> None:
     p = params.load()
     sections = {"data": p.data, "codec": p.codec, "kernel": p.kernel, "seed": p.seed}
     inputs = {} if p.data.source == "synthetic" else {"path": str(Path(p.data.path).resolve())}
+    hint = unwatched(Path(p.data.path), "corpus", ("json", "txt")) if p.data.source == "omnicad" else None
     seen = read_seen(MODELS) if p.data.duplicates == "drop" else frozenset()
     with display("corpus") as show, work.scratch("corpus", __name__, sections, inputs) as scratch:
         workers = params.num_workers()
@@ -27,5 +28,5 @@ def corpus() -> None:
         )
         for reason, number in counts["reasons"].items():
             show.say(f"  rejected: {number} {reason} (data/corpus/rejects.csv)")
-        if p.data.source == "omnicad" and (hint := unwatched(Path(p.data.path), "corpus", ("json", "txt"))):
+        if hint:
             show.say(hint)

@@ -16,6 +16,7 @@ def geometry() -> None:
     from pipeline.data.geometry import build_geometry
     from pipeline.data.watched import unwatched
 
+    hint = unwatched(Path(p.data.path), "geometry", ("pcd", "img")) if p.data.source == "omnicad" else None
     sections = {"geometry": p.geometry, "kernel": p.kernel, "data": {"path": p.data.path}, "seed": p.seed}
     with display("geometry") as show, work.scratch("geometry", __name__, sections, {}) as scratch:
         counts = build_geometry(
@@ -24,5 +25,5 @@ def geometry() -> None:
         show.say(f"{counts['samples']} models drawn, {counts['rejected']} rejected")
         for reason, number in counts["reasons"].items():
             show.say(f"  rejected: {number} {reason} (data/geometry/rejects.csv)")
-        if p.data.source == "omnicad" and (hint := unwatched(Path(p.data.path), "geometry", ("pcd", "img"))):
+        if hint:
             show.say(hint)

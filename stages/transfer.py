@@ -31,8 +31,9 @@ def transfer() -> None:
             with atomic_folder(EVALUATIONS / TRANSFER) as folder:
                 write_text(folder / SKIPPED, f"{reason}.\n")
         else:
+            hint = unwatched(Path(p.transfer.path), "transfer")
             _measure(p, place, show)
-            if hint := unwatched(Path(p.transfer.path), "transfer"):
+            if hint:
                 show.say(hint)
 
 

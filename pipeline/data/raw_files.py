@@ -129,6 +129,15 @@ class RawFolder:
 
 
 def _names(folder: Path, place: str, depth: int) -> Iterator[str]:
+    for entry, is_folder in _listed(folder):
+        if is_folder and depth:
+            yield from _names(folder / entry.name, f"{place}{entry.name}/", depth - 1)
+        else:
+            yield f"{place}{entry.name}{'/' * is_folder}"
+
+
+def _listed(folder: Path) -> Iterator[tuple[os.DirEntry[str], bool]]:
+    """What a folder holds, by name, and whether it is a folder; hidden ones are left out."""
     try:
         with os.scandir(folder) as found:
             entries = sorted(found, key=lambda entry: entry.name)
@@ -141,10 +150,7 @@ def _names(folder: Path, place: str, depth: int) -> Iterator[str]:
             is_folder = entry.is_dir()
         except OSError:  # a link to itself
             is_folder = False
-        if is_folder and depth:
-            yield from _names(folder / entry.name, f"{place}{entry.name}/", depth - 1)
-        else:
-            yield f"{place}{entry.name}{'/' * is_folder}"
+        yield entry, is_folder
 
 
 def _leads_nowhere(folder: Path) -> bool:
@@ -234,5 +240,5 @@ def inner_links(path: Path, folders: Sequence[str] = FOLDERS) -> list[Path]:
     if path.is_file() or (root := open_raw(path).root).is_file():
         return []
     parts = [root / name for name in folders if (root / name).is_dir()]
-    inside = [Path(entry.path) for part in parts for entry in os.scandir(part) if entry.is_symlink() and entry.is_dir()]
+    inside = [Path(entry.path) for part in parts for entry, is_folder in _listed(part) if is_folder]
     return [link for link in (*[root] * (root != path), *parts, *sorted(inside)) if link.is_symlink()]

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.data.raw_files import FOLDERS, inner_links
+from pipeline.errors import UserError
 from pipeline.yaml_files import read_yaml
 
 PIPELINE = Path("dvc.yaml")
@@ -13,14 +14,15 @@ def unwatched(path: Path, stage: str, folders: Sequence[str] = FOLDERS) -> str |
     """What to do so that DVC sees changes behind links inside the dataset; None where it does already.
 
     Args:
-        stage: whose ``deps`` may name what the links lead to.
+        path: the dataset, as the stage's ``deps`` name it.
+        stage: whose ``deps`` may also name what the links lead to.
         folders: what the stage reads of the dataset.
     """
     links = inner_links(path, folders)
     if not links or not PIPELINE.is_file():
         return None
-    deps = [Path(dep).resolve() for dep in read_yaml(PIPELINE)["stages"][stage]["deps"]]
-    hidden = [link for link in links if not any(link.resolve().is_relative_to(dep) for dep in deps)]
+    seen = [path.resolve(), *_deps(stage)]
+    hidden = [link for link in links if not any(link.resolve().is_relative_to(each) for each in seen)]
     if not hidden:
         return None
     shown, more = ", ".join(f"{link} -> {link.resolve()}" for link in hidden[:4]), len(hidden) - 4
@@ -28,3 +30,12 @@ def unwatched(path: Path, stage: str, folders: Sequence[str] = FOLDERS) -> str |
         f"DVC sees no change behind links inside the dataset ({shown}{f' and {more} more' if more > 0 else ''}): "
         f"add what they lead to to the deps of `{stage}` in {PIPELINE}"
     )
+
+
+def _deps(stage: str) -> list[Path]:
+    """What is named as it is; none where the user has another pipeline, in which the stage is called otherwise."""
+    try:
+        deps = read_yaml(PIPELINE)["stages"][stage]["deps"]
+        return [Path(dep).resolve() for dep in deps if isinstance(dep, str)]
+    except (UserError, LookupError, TypeError):
+        return []
