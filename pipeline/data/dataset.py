@@ -16,6 +16,7 @@ from pipeline.shards.manifest import Reject
 
 ID = re.compile(r"[A-Za-z0-9]+/[A-Za-z0-9]+_[0-9]+")
 MODEL = re.compile(r"[^/]+/[^/]+\.json")
+SURROGATE = re.compile("[\ud800-\udfff]")  # half a character: JSON can name it, UTF-8 cannot write it
 SYNTHETIC_ZIP = "synthetic-omnicad.zip"
 SPLIT_FILE = "raw_train_test_split.json"
 
@@ -146,7 +147,7 @@ def _check_caption(row: Any, place: str, models: set[str], seen: set[str]) -> En
     caption = row.get("text caption")
     if entry_id in seen:
         return Reject(entry_id, "corpus", "duplicate_id", place)
-    if not isinstance(caption, str) or not caption.strip():
+    if not isinstance(caption, str) or not caption.strip() or SURROGATE.search(caption):
         return Reject(entry_id, "corpus", "bad_caption", f"{caption!r:.80} is not a text")
     if entry_id not in models:
         return Reject(entry_id, "corpus", "model_missing", f"json/{entry_id}.json does not exist")

@@ -89,9 +89,10 @@ class Reject:
 
 
 def write_rejects(folder: Path, rejects: Iterable[Reject]) -> None:
-    """Write ``rejects.csv``."""
+    """Write ``rejects.csv``; what no UTF-8 can say, such as a file's name in another encoding, is escaped."""
     rows = [[r.id, r.step, r.reason, r.detail] for r in sorted(rejects)]
-    write_text(folder / REJECTS, csv_text(["id", "step", "reason", "detail"], rows))
+    text = csv_text(["id", "step", "reason", "detail"], rows)
+    write_text(folder / REJECTS, text.encode(errors="backslashreplace").decode())
 
 
 def read_rejects(folder: Path) -> list[Reject]:

@@ -1,6 +1,7 @@
 """Omni-CAD folders and zips, good and bad."""
 
 import json
+import os
 import re
 import zipfile
 from collections import Counter
@@ -12,6 +13,7 @@ from pipeline.data.corpus import assign_splits, make_synthetic_zip
 from pipeline.data.dataset import Dataset, base_model
 from pipeline.errors import RejectError, UserError
 from pipeline.params import Data, Split
+from pipeline.shards.manifest import read_rejects, write_rejects
 
 MODEL = omnicad.dumps(synthesis.make_part(0, 0, ("washer",)).program)
 
@@ -56,6 +58,19 @@ def test_every_caption_and_every_model_is_counted_once(tmp_path):
         ("malformed_captions", "txt/0001.json"),
         ("malformed_captions", "txt/0002.json"),
         ("model_missing", "0000/00000009_00001"),
+    ]
+
+
+def test_what_utf8_cannot_write_costs_its_model_alone(tmp_path):
+    a, b, c = (f"0000/0000000{i}_00001" for i in range(3))
+    write(tmp_path, [a, b, c], {"0000.json": [row(a, "half \ud83d"), row(b, "whole \ud83d\ude00"), row(c)]})
+    (tmp_path / os.fsdecode(b"json/0000/caf\xe9.json")).write_text(MODEL)
+    entries, rejects = Dataset(tmp_path).entries()
+    assert [(entry.id, entry.caption) for entry in entries] == [(b, "whole \U0001f600"), (c, "Generate a CAD model.")]
+    write_rejects(tmp_path, rejects)
+    assert [(reject.id, reject.reason, reject.detail) for reject in read_rejects(tmp_path)] == [
+        ("0000/00000000_00001", "bad_caption", r"'half \ud83d' is not a text"),
+        (r"0000/caf\udce9", "caption_missing", ""),
     ]
 
 
