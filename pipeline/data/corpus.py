@@ -242,7 +242,7 @@ def _write(
         for start in range(0, len(members), data.shard_size):
             chunk = members[start : start + data.shard_size]
             name = f"{split}-{start // data.shard_size:06d}.tar"
-            shards.append(write_shard(folder / name, ((record["key"], _members(record)) for record in chunk)))
+            shards.append(write_shard(folder / name, ((record["key"], members_of(record)) for record in chunk)))
             for record in chunk:
                 statistics = record["statistics"]
                 size = len(record["tokens"]), statistics["num_extrudes"], statistics["num_curves"]
@@ -258,6 +258,7 @@ def _write(
     Manifest("corpus", fields, details, tuple(shards)).write(folder)
 
 
-def _members(record: Record) -> dict[str, bytes]:
+def members_of(record: Record) -> dict[str, bytes]:
+    """What a shard has of a model."""
     document = {name: value for name, value in record.items() if name not in ("tokens", "key")}
     return {"json": encode_json(document), "program.npy": encode_array(np.array(record["tokens"], np.uint16))}

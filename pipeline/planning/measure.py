@@ -12,7 +12,7 @@ import torch
 
 from pipeline.cad import synthesis
 from pipeline.cad.sandbox import Failure, Sandbox
-from pipeline.data.corpus import make_synthetic_zip
+from pipeline.data.corpus import make_synthetic_zip, members_of
 from pipeline.data.dataset import Entry, no_real_models, open_dataset
 from pipeline.data.draw import draw
 from pipeline.data.features import models_per_pass
@@ -25,7 +25,6 @@ from pipeline.evaluation.assess import AssessTask, assess
 from pipeline.evaluation.evaluate import PICTURE_SIZE
 from pipeline.params import Params
 from pipeline.planning.sizes import architecture_of, dinov2_sizes, image_shape, member_bytes, michelangelo_sizes
-from pipeline.shards.writer import encode_array, encode_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,10 +97,9 @@ def measure(
 
 
 def _corpus_bytes(records: list[dict[str, Any]]) -> tuple[float, float]:
-    documents = [{k: v for k, v in record.items() if k not in ("tokens", "key")} for record in records]
-    jsons = [member_bytes(len(encode_json(document))) for document in documents]
-    arrays = [member_bytes(len(encode_array(np.array(record["tokens"], np.uint16)))) for record in records]
-    return float(np.mean(jsons)), float(np.mean(arrays))
+    sizes = [[member_bytes(len(data)) for data in members_of(record).values()] for record in records]
+    document, program = np.mean(sizes, axis=0).tolist()
+    return document, program
 
 
 def _timed_prepare(
