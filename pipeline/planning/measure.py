@@ -111,11 +111,11 @@ def _timed_prepare(
         list(sandbox.map(tasks[:1] * num_workers))  # workers come up
         started = time.perf_counter()
         answers = list(sandbox.map(tasks))
-        seconds = (time.perf_counter() - started) / len(tasks)
+        seconds = time.perf_counter() - started
     records = [answer for answer in answers if not isinstance(answer, Failure)]
     if not records:
-        raise UserError(f"none of {len(tasks)} models of {source} can be used; `cadmllm corpus` says why")
-    return records, seconds
+        raise UserError(f"no model of {source} can be used, of {len(entries)} tried; `cadmllm corpus` says why")
+    return records, seconds / len(tasks)
 
 
 def _timed_draw(
@@ -127,8 +127,11 @@ def _timed_draw(
         list(sandbox.map(tasks[:1] * num_workers))
         started = time.perf_counter()
         answers = list(sandbox.map(tasks))
-        seconds = (time.perf_counter() - started) / len(tasks)
-    return [answer for answer in answers if not isinstance(answer, Failure)], seconds
+        seconds = time.perf_counter() - started
+    drawn = [answer for answer in answers if not isinstance(answer, Failure)]
+    if not drawn:
+        raise UserError(f"no model of {source} can be drawn, of {len(tasks)} tried; `cadmllm geometry` says why")
+    return drawn, seconds / len(tasks)
 
 
 def _timed_assess(p: Params, records: list[dict[str, Any]], drawn: list[dict[str, bytes]], num_workers: int) -> float:

@@ -1,12 +1,16 @@
 """Plans: exact where shapes decide, measured where models do."""
 
+import json
+
 import numpy as np
 import pytest
+import torch
 
 from pipeline import params, presets, yaml_files
+from pipeline.cad import omnicad, synthesis
 from pipeline.errors import UserError
 from pipeline.params import Model
-from pipeline.planning.measure import Rates
+from pipeline.planning.measure import Rates, measure
 from pipeline.planning.plan import alternatives, plan
 from pipeline.planning.sizes import (
     dinov2_sizes,
@@ -55,6 +59,28 @@ def test_shapes_follow_the_settings():
     assert image_shape(p, pool=16, views=2) == (2, 1, 768)
     assert points_shape(p) == (257, 768)
     assert llm_parameters(p.models.llm) == 494e6
+
+
+@pytest.mark.parametrize("spoiled", ["no model", "each caption", "each program", "each cloud"])
+def test_a_dataset_of_which_nothing_can_be_used_is_told(tmp_path, spoiled):
+    p = params.parse(yaml_files.plain(presets.compose("smoke")), "smoke")
+    source = tmp_path / "Omni-CAD"
+    for folder in ("json/0000", "txt", "pcd/0000"):
+        (source / folder).mkdir(parents=True)
+    rows = []
+    for number in range(0 if spoiled == "no model" else 2):
+        entry, part = f"0000/{number:08d}_00001", synthesis.make_part(0, number, ("washer",))
+        rows.append({"id": entry, "text caption": "" if spoiled == "each caption" else part.caption})
+        text = "{}" if spoiled == "each program" else omnicad.dumps(part.program)
+        (source / f"json/{entry}.json").write_text(text)
+        if spoiled == "each cloud":
+            (source / f"pcd/{entry}.npy").write_bytes(b"junk")
+    (source / "txt/0000.json").write_text(json.dumps(rows))
+    changed = p.model_copy(update={"data": p.data.model_copy(update={"source": "omnicad", "path": str(source)})})
+    verb = "drawn" if spoiled == "each cloud" else "used"
+    tried = 2 if spoiled in ("each program", "each cloud") else 0
+    with pytest.raises(UserError, match=rf"no model of {source} can be {verb}, of {tried} tried; `cadmllm"):
+        measure(changed, tmp_path, 2, 1, torch.device("cpu"), lambda _: None)
 
 
 def test_what_is_not_known_is_told():
