@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.data.raw_files import NoDatasetError, RawFile, open_raw
+from pipeline.data.raw_files import NoDatasetError, RawFile, open_raw, view_name
 from pipeline.errors import RejectError, UserError
 from pipeline.params import Data, Params
 from pipeline.shards.manifest import Reject
@@ -120,15 +120,15 @@ class Dataset:
         found = (self._files.find(f"pcd/{entry_id}{suffix}") for suffix in (".npy", ".npz"))
         return next((file for file in found if file is not None), None)
 
-    def image_files(self, entry_id: str) -> tuple[RawFile, ...]:
-        """The user's own views of a model, in order; empty where there are none."""
-        found = (self._files.find(f"img/{entry_id}_{view:03d}.png") for view in range(8))
-        return tuple(file for file in found if file is not None)
+    def image_files(self, entry_id: str) -> dict[int, RawFile]:
+        """The user's own views of a model by their number, in order; empty where there are none."""
+        found = {view: self._files.find(view_name(entry_id, view)) for view in range(8)}
+        return {view: file for view, file in found.items() if file is not None}
 
     def own_files(self, entry_id: str) -> list[RawFile]:
         """The user's own cloud and views of a model, where there are any."""
         cloud = self.point_file(entry_id)
-        return [*([] if cloud is None else [cloud]), *self.image_files(entry_id)]
+        return [*([] if cloud is None else [cloud]), *self.image_files(entry_id).values()]
 
     def version(self, entries: Iterable[Entry]) -> str:
         """Sha256 that changes with these captions, models, clouds and views."""

@@ -13,7 +13,7 @@ from pipeline.cad.occupancy import sample_occupancy
 from pipeline.cad.program import CadProgram, Frame
 from pipeline.cad.rendering import encode_png, read_image, render_views
 from pipeline.cad.sampling import sample_surface
-from pipeline.data.raw_files import RawFile
+from pipeline.data.raw_files import RawFile, view_name
 from pipeline.errors import RejectError
 from pipeline.params import Geometry
 from pipeline.shards.writer import encode_array
@@ -27,14 +27,14 @@ class DrawTask:
 
     Attributes:
         own_points: the user's own cloud, where there is one.
-        own_views: the user's own views, in order.
+        own_views: the user's own views by number; empty where there are none.
     """
 
     id: str
     document: dict[str, Any]
     frame: dict[str, Any]
     own_points: RawFile | None
-    own_views: tuple[RawFile, ...]
+    own_views: dict[int, RawFile]
     geometry: Geometry
     seed: int
 
@@ -85,6 +85,8 @@ def _own_views(task: DrawTask) -> list[np.ndarray] | None:
     files, wanted = task.own_views, task.geometry.num_views
     if not files:
         return None
-    if len(files) < wanted:
-        raise RejectError("bad_image", f"{len(files)} of {wanted} views in img/ ({files[0].name} …)")
-    return [read_image(file.read(), file.name, task.geometry.image_size) for file in files[:wanted]]
+    missing = [view for view in range(wanted) if view not in files]
+    if missing:
+        detail = f"{view_name(task.id, missing[0])} is missing; {wanted - len(missing)} of {wanted} views are there"
+        raise RejectError("bad_image", detail)
+    return [read_image(files[view].read(), files[view].name, task.geometry.image_size) for view in range(wanted)]

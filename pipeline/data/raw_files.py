@@ -26,6 +26,11 @@ DOWN = re.compile(r"((?:[^/]+/)?)json/")
 UNREADABLE = (OSError, EOFError, ValueError, NotImplementedError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
 
 
+def view_name(entry_id: str, view: int) -> str:
+    """The file of one of a model's views."""
+    return f"img/{entry_id}_{view:03d}.png"
+
+
 class NoDatasetError(UserError):
     """No dataset is at a path."""
 

@@ -1,5 +1,6 @@
 """Files of a dataset: links, zips of all kinds, and workers that look at nothing but their own files."""
 
+import io
 import json
 import os
 import shutil
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from pipeline import params, presets, yaml_files
 from pipeline.cad import omnicad, synthesis
@@ -378,6 +380,28 @@ def test_a_worker_opens_its_own_files_alone(tmp_path, kind):
     assert members == ["points.npy", "view0.png"]
     expected = made / f"pcd/{IDS[4]}.npy" if kind == "folder" else path
     assert [event for event in seen if str(tmp_path) in event[1]] == [("open", str(expected))]
+
+
+def test_views_are_known_by_their_number(tmp_path):
+    made = make(tmp_path / "made")
+    (made / "img/0000").mkdir(parents=True)
+    for view in (0, 1, 3, 2):
+        Image.new("L", (32, 32), 60 * view).save(made / f"img/{IDS[0]}_{view:03d}.png")
+    sample = {"id": IDS[0], "program": omnicad.to_document(PROGRAM), "frame": {"centre": (0, 0, 0), "scale": 1.0}}
+
+    def shown(wanted):
+        task = draw_task(Dataset(made), sample, Geometry(num_points=64, num_views=wanted, image_size=32), 0)
+        members = draw(task)
+        pictures = [Image.open(io.BytesIO(members[f"view{view}.png"])) for view in range(wanted)]
+        return [picture.getpixel((16, 16)) for picture in pictures]
+
+    assert shown(4) == [0, 60, 120, 180]
+    (made / f"img/{IDS[0]}_001.png").unlink()
+    assert shown(1) == [0]
+    for wanted in (3, 4):
+        message = rf"bad_image: img/{IDS[0]}_001.png is missing; {wanted - 1} of {wanted} views"
+        with pytest.raises(RejectError, match=message):
+            shown(wanted)
 
 
 def test_where_no_real_models_are_to_be_measured_it_is_said(tmp_path, monkeypatch):
