@@ -66,6 +66,14 @@ class Dataset:
             raise RejectError("unreadable_file", f"{name} does not exist")
         return file.read()
 
+    def check(self) -> None:
+        """See that what was read is of the dataset as it was opened.
+
+        Raises:
+            UserError: its zip is another one now.
+        """
+        self._files.check()
+
     def entries(self) -> tuple[list[Entry], list[Reject]]:
         """Captions that have a model, in order of id, and what does not fit together.
 

@@ -31,19 +31,23 @@ def build_geometry(
 ) -> dict[str, Any]:
     """Make one geometry shard for each corpus shard in ``scratch`` and publish them to ``out``.
 
-    A model that fails here is left out and listed in ``rejects.csv``.
+    A model that fails here is left out and listed in ``rejects.csv``. What changes in the dataset meanwhile is made
+    again.
 
     Returns:
         samples, rejected, and the reasons.
+
+    Raises:
+        UserError: the dataset's zip changed meanwhile.
     """
-    reader = ShardReader(corpus, "corpus")
-    dataset = Dataset(dataset_path(data, corpus).absolute())
+    reader, path = ShardReader(corpus, "corpus"), dataset_path(data, corpus).absolute()
+    dataset = Dataset(path)
 
     with Sandbox(draw, num_workers, kernel.timeout_s, kernel.memory_mib) as sandbox:
 
-        def make(path: Path) -> FinishedShard:
-            keys = reader.keys(path.name)
-            samples = [reader.json(path.name, key) for key in keys]
+        def make(shard_path: Path) -> FinishedShard:
+            keys = reader.keys(shard_path.name)
+            samples = [reader.json(shard_path.name, key) for key in keys]
             rejects: list[Reject] = []
 
             def drawn() -> Iterator[tuple[str, dict[str, bytes]]]:
@@ -55,9 +59,16 @@ def build_geometry(
                     else:
                         yield key, answer
 
-            return FinishedShard(write_shard(path, drawn()), tuple(rejects))
+            shard = write_shard(shard_path, drawn())
+            dataset.check()
+            return FinishedShard(shard, tuple(rejects))
 
-        finished = shard_by_shard(scratch, _sources(reader, dataset), make, progress)
+        sources: dict[str, str] = {}
+        finished: list[FinishedShard] = []
+        while (found := _sources(reader, dataset)) != sources:
+            sources = found
+            finished = shard_by_shard(scratch, sources, make, progress)
+            dataset = Dataset(path)  # as it is by now
     fields: dict[str, dict[str, Any]] = {"points.npy": {"shape": [geometry.num_points, 6], "dtype": "float32"}}
     if geometry.num_queries:
         fields["queries.npy"] = {"shape": [geometry.num_queries, 4], "dtype": "float32"}

@@ -40,11 +40,15 @@ def read_texts(dataset: Dataset, entries: Iterable[Entry], rejects: list[Reject]
     """Each entry with its model's JSON; what cannot be read is added to ``rejects``.
 
     A model is read once, here: its record is of what was read, whatever becomes of the file meanwhile.
+
+    Raises:
+        UserError: the dataset's zip changed meanwhile.
     """
     for entry in entries:
         try:
             yield entry, dataset.read(f"json/{entry.id}.json")
         except RejectError as error:
+            dataset.check()
             rejects.append(Reject(entry.id, "corpus", error.reason, error.detail))
 
 

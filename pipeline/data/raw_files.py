@@ -120,6 +120,9 @@ class RawFolder:
         """
         yield from _names(self.root / folder, "", depth)
 
+    def check(self) -> None:
+        """Nothing: a folder is looked at anew for each file."""
+
     def find(self, name: str) -> RawFile | None:
         """The file of a name; None where there is none. A link that leads nowhere is found, and cannot be read."""
         if name.partition("/")[0] not in self.folders and "/" in name:
@@ -168,6 +171,7 @@ class RawZip:
     def __init__(self, path: Path) -> None:
         self.root = path
         try:
+            self._listed = _state(path)
             with zipfile.ZipFile(path) as archive:
                 # Some systems write names with backslashes, and hidden copies of their own.
                 named = ((info.filename.replace("\\", "/"), info) for info in archive.infolist())
@@ -208,6 +212,20 @@ class RawZip:
         """As ``RawFolder.find``."""
         member = self._members.get(name)
         return None if member is None else RawFile(name, self.root, member.size, member.crc, member)
+
+    def check(self) -> None:
+        """See that the zip is the one that was listed; in another one, files lie elsewhere.
+
+        Raises:
+            UserError: it is not.
+        """
+        if not self.root.is_file() or _state(self.root) != self._listed:
+            raise UserError(f"{self.root} changed while it was read; run the command again when it is whole")
+
+
+def _state(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns
 
 
 def open_raw(path: Path) -> RawFolder | RawZip:

@@ -4,13 +4,19 @@ import csv
 import json
 from pathlib import Path
 
+import pytest
+
 from pipeline.cad import omnicad, synthesis
 from pipeline.data.corpus import build_corpus
-from pipeline.data.dataset import base_model
-from pipeline.data.prepare import model_id
+from pipeline.data.dataset import Dataset, base_model
+from pipeline.data.geometry import build_geometry
+from pipeline.data.prepare import model_id, read_texts
+from pipeline.errors import UserError
 from pipeline.params import parse
 from pipeline.presets import compose
+from pipeline.shards.manifest import read_rejects
 from pipeline.shards.reader import INDEX, ShardReader
+from tests.unit.test_raw_files import IDS, make, pack
 
 
 def build(folder: Path, prefixes: int):
@@ -76,3 +82,64 @@ def test_a_model_replaced_while_the_stage_runs_is_the_one_that_was_read(tmp_path
     left_alone = build("left_alone", lambda *_: None)
     assert build("replaced", replace_all) == left_alone
     assert build("afterwards", lambda *_: None) != left_alone
+
+
+@pytest.fixture
+def washers(tmp_path):
+    """The smoke preset on six washers with clouds, and their corpus of two shards or more."""
+    p = parse(compose("smoke"), "smoke")
+    data = p.data.model_copy(
+        update={"source": "omnicad", "path": str(make(tmp_path / "made")), "duplicates": "keep", "shard_size": 2}
+    )
+    p = p.model_copy(
+        update={"data": data, "geometry": p.geometry.model_copy(update={"num_views": 1, "image_size": 16})}
+    )
+    build_corpus(data, p.codec, p.kernel, 0, tmp_path / "c", tmp_path / "corpus", 1, lambda *_: None, ("train",))
+    return p
+
+
+def draw_all(p, folder, data, progress=lambda *_: None):
+    out = folder / "geometry"
+    build_geometry(folder / "corpus", data, p.geometry, p.kernel, 0, folder / "g", out, 1, progress)
+    reader = ShardReader(out, "geometry")
+    clouds = [reader.array(s.name, key, "points.npy") for s in reader.manifest.shards for key in reader.keys(s.name)]
+    return clouds, read_rejects(out)
+
+
+def test_a_cloud_that_changes_while_others_are_drawn_is_read_again(tmp_path, washers):
+    reader = ShardReader(tmp_path / "corpus", "corpus")
+    shards = [shard.name for shard in reader.manifest.shards]
+    changed, drawn = reader.json(shards[0], reader.keys(shards[0])[0])["id"], []
+
+    def progress(done, total, text):
+        drawn.append(text)
+        if drawn == [shards[0]]:  # what is there of it is of the old cloud
+            (tmp_path / f"made/pcd/{changed}.npy").write_bytes(b"junk")
+
+    _, rejects = draw_all(washers, tmp_path, washers.data, progress)
+    assert [(reject.id, reject.reason) for reject in rejects] == [(changed, "bad_points")]
+    assert [text for text in drawn if text in shards] == [*shards, shards[0]]
+
+
+def test_a_zip_that_is_packed_again_while_it_is_read_is_told(tmp_path, washers):
+    archive = pack(tmp_path / "made", tmp_path / "Omni-CAD.zip")
+    data = washers.data.model_copy(update={"path": str(archive)})
+    shards = [shard.name for shard in ShardReader(tmp_path / "corpus", "corpus").manifest.shards]
+
+    def pack_again(done, total, text):
+        if text == shards[0]:  # the same files elsewhere
+            archive.write_bytes(b"#!/bin/sh\n" * 50 + archive.read_bytes())
+
+    with pytest.raises(UserError, match=r"Omni-CAD\.zip changed while it was read"):
+        draw_all(washers, tmp_path, data, pack_again)
+    again = []
+    clouds, rejects = draw_all(washers, tmp_path, data, lambda done, total, text: again.append(text))
+    assert rejects == []
+    assert len(clouds) == len(IDS)
+    assert [text for text in again if text in shards] == shards[1:]
+
+    dataset = Dataset(archive)
+    entries, _ = dataset.entries()
+    pack_again(0, 0, shards[0])
+    with pytest.raises(UserError, match="changed while it was read"):
+        list(read_texts(dataset, entries, []))
