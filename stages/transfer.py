@@ -12,39 +12,51 @@ from pipeline.params import Params
 from pipeline.progress import Display, display
 from pipeline.shards.manifest import MANIFEST, Manifest
 from stages.evaluate import find_trained, make_evaluator, measuring
-from stages.runner import EVALUATIONS, METRICS, MODELS, SKIPPED, TRANSFER, stage
+from stages.runner import CORPUS, EVALUATIONS, METRICS, MODELS, SKIPPED, TRANSFER, stage
 from stages.train import Place, find_stage
 
 
 @stage
 def transfer() -> None:
     """Measure the last checkpoint on the real models at `transfer.path`, where there are some."""
-    from pipeline.data.dataset import no_real_models
+    from pipeline.data.corpus import EmptySplitError
+    from pipeline.data.dataset import no_real_models, real_path
     from pipeline.data.watched import unwatched
 
     p = params.load()
     place = find_trained(p, list(p.curriculum)[-1])
     with display("transfer") as show:
-        if reason := no_real_models(p):
+        reason, hint = no_real_models(p), None
+        if reason is None:
+            hint = unwatched(real_path(p), "transfer", above=Path(p.transfer.path))
+            try:
+                _measure(p, place, show)
+            except EmptySplitError as error:
+                counted = ", ".join(f"{number} {name}" for name, number in error.counts["reasons"].items())
+                reason = f"no model at transfer.path ({p.transfer.path}) is left to test"
+                reason += f" ({error.counts['entries']} entries; rejected: {counted or 'none'})"
+        if reason is not None:
             show.say(f"{reason}; nothing is measured on real models")
             _write({})
             with atomic_folder(EVALUATIONS / TRANSFER) as folder:
                 write_text(folder / SKIPPED, f"{reason}.\n")
-        else:
-            hint = unwatched(Path(p.transfer.path), "transfer")
-            _measure(p, place, show)
-            if hint:
-                show.say(hint)
+        if hint is not None:
+            show.say(hint)
 
 
 def _measure(p: Params, place: Place, show: Display) -> None:
-    from pipeline.data.dataset import open_dataset
+    """Measure and publish.
+
+    Raises:
+        EmptySplitError: no model is left to measure.
+    """
+    from pipeline.data.dataset import open_dataset, real_path
     from pipeline.device import choose_device
     from pipeline.evaluation.evaluate import evaluate as measure
     from pipeline.evaluation.retrieval import retrieval_figures
     from pipeline.evaluation.transfer import prepare_real
 
-    dataset = open_dataset(Path(p.transfer.path).absolute())
+    dataset = open_dataset(real_path(p).absolute())
     limits = p.evaluation.model_copy(update={"num_test_models": p.transfer.num_test_models})
     sections: dict[str, Any] = {
         "evaluation": limits,
@@ -58,7 +70,7 @@ def _measure(p: Params, place: Place, show: Display) -> None:
     }
     with measuring("transfer", p, place, __name__, sections) as scratch:
         device, workers = choose_device(p.training.device), params.num_workers()
-        folders = prepare_real(p, list(place.features), MODELS, device, scratch, workers, show)
+        folders = prepare_real(p, list(place.features), MODELS, CORPUS, device, scratch, workers, show)
         evaluator, _ = make_evaluator(p, place, scratch / "generated", limits, folders)
         show.say(f"{len(evaluator.rows)} test models, on {evaluator.model.device}")
         with evaluator:

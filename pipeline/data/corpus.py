@@ -26,11 +26,27 @@ from pipeline.errors import UserError
 from pipeline.params import Codec, Data, Kernel, Split
 from pipeline.shards.manifest import Manifest, Reject, reasons, write_rejects
 from pipeline.shards.reader import INDEX
+from pipeline.shards.seen import write_seen
 from pipeline.shards.writer import encode_array, encode_json, write_shard
 from pipeline.work import Journal, clean
 
 SPLITS = ("train", "validation", "test")
 BATCH = 1024  # models that are read at once
+
+
+class EmptySplitError(UserError):
+    """No model is left for a split that may not be empty.
+
+    Attributes:
+        counts: as of ``build_corpus``.
+    """
+
+    def __init__(self, empty: Sequence[str], counts: dict[str, Any]) -> None:
+        super().__init__(
+            f"no model is left for {' and '.join(empty)} (counts: {counts}); "
+            "use more models or larger data.split fractions, or keep what training has (data.duplicates)"
+        )
+        self.counts = counts
 
 
 def make_synthetic_zip(path: Path, data: Data, seed: int) -> None:
@@ -113,14 +129,14 @@ def build_corpus(
 
     Args:
         required: splits that may not be empty.
-        seen: hashes of programs that a network was pretrained on: with ``data.duplicates: drop`` no test.
+        seen: hashes of programs that networks were trained on before: with ``data.duplicates: drop`` no test.
 
     Returns:
         The counts: entries, accepted, rejected, by reason and by split, which add up; and how many models of the
         train split have the program of another one.
 
     Raises:
-        UserError: the dataset is none, or a split is left empty.
+        UserError: the dataset is none, or EmptySplitError.
     """
     source = dataset_path(data, scratch)
     if data.source == "synthetic" and not source.is_file():
@@ -158,10 +174,7 @@ def build_corpus(
     counts = _counts(by_split, rejects)
     empty = [split for split in required if not by_split[split]]
     if empty:
-        raise UserError(
-            f"no model is left for {' and '.join(empty)} (counts: {counts}); "
-            "use more models or larger data.split fractions, or keep what training has (data.duplicates)"
-        )
+        raise EmptySplitError(empty, counts)
     whole = scratch / "whole"
     clean(whole)  # what a kill has left half done
     _write(by_split, rejects, counts, codec, data, whole)
@@ -234,7 +247,7 @@ def _write(
     data: Data,
     folder: Path,
 ) -> None:
-    """Shards, index, rejects and manifest."""
+    """Shards, index, rejects, manifest, and which programs the train split has."""
     header = ("key", "id", "shard", "program_tokens", "num_extrudes", "num_curves", "caption")
     shards, rows = [], []
     for split in SPLITS:
@@ -249,6 +262,7 @@ def _write(
                 rows.append((record["key"], record["id"], name, *size, record["caption"]))
     write_text(folder / INDEX, csv_text(header, rows))
     write_rejects(folder, rejects)
+    write_seen(folder, frozenset(record["program_hash"] for record in by_split["train"]))
     fields = {"program.npy": {"shape": [None], "dtype": "uint16"}}
     details = {
         "codec": {**codec.model_dump(mode="json"), "vocabulary_size": Grammar(codec.bits).size},

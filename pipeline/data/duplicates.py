@@ -1,4 +1,4 @@
-"""Models that are the same program: what training has, or a pretrained network has seen, tests nothing.
+"""Models that are the same program: what training has, or a network has seen, tests nothing.
 
 Programs are compared by their canonical tokens, which do not know where a part lies and how large it is, at 8 bits
 whatever ``codec`` says: what a network has seen is known in these alone.
@@ -34,10 +34,10 @@ def program_hash(tokens: np.ndarray, codec: Codec, program: CadProgram, volume: 
 
 
 def known_to_training(by_split: dict[str, list[Record]], seen: frozenset[str]) -> list[Reject]:
-    """Models of validation and test that the train split has too, or that a pretrained network has seen.
+    """Models of validation and test that the train split has too, or that a network has seen.
 
     Args:
-        seen: hashes of the programs that the networks in models/ were pretrained on.
+        seen: hashes of the programs that networks were trained on before.
     """
     # Backwards, so that of several twins the first one is named.
     trained = {record["program_hash"]: record["id"] for record in reversed(by_split["train"])}
@@ -47,6 +47,6 @@ def known_to_training(by_split: dict[str, list[Record]], seen: frozenset[str]) -
             detail = f"the same program as {twin} of the train split"
             rejects.append(Reject(record["id"], "corpus", "duplicate_of_train", detail))
         elif record["program_hash"] in seen:
-            detail = "a network in models/ was pretrained on the same program"
-            rejects.append(Reject(record["id"], "corpus", "seen_in_pretraining", detail))
+            detail = "a network was trained on the same program"
+            rejects.append(Reject(record["id"], "corpus", "seen_in_training", detail))
     return rejects

@@ -10,18 +10,19 @@ from pipeline.yaml_files import read_yaml
 PIPELINE = Path("dvc.yaml")
 
 
-def unwatched(path: Path, stage: str, folders: Sequence[str] = FOLDERS) -> str | None:
+def unwatched(path: Path, stage: str, folders: Sequence[str] = FOLDERS, above: Path | None = None) -> str | None:
     """What to do so that DVC sees changes behind links inside the dataset; None where it does already.
 
     Args:
-        path: the dataset, as the stage's ``deps`` name it.
-        stage: whose ``deps`` may also name what the links lead to.
+        path: the dataset.
+        stage: whose ``deps`` may name what the links lead to.
         folders: what the stage reads of the dataset.
+        above: the folder above the dataset that its ``deps`` name, where they do not name the dataset itself.
     """
-    links = inner_links(path, folders)
+    links = [*[path] * (path.is_dir() and path.is_symlink()), *inner_links(path, folders)]
     if not links or not PIPELINE.is_file():
         return None
-    seen = [path.resolve(), *_deps(stage)]
+    seen = [(above or path).resolve(), *_deps(stage)]
     hidden = [link for link in links if not any(link.resolve().is_relative_to(each) for each in seen)]
     if not hidden:
         return None

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from pipeline.data.corpus import build_corpus
+from pipeline.data.dataset import real_path
 from pipeline.data.features import build_features
 from pipeline.data.folders import Folders
 from pipeline.data.geometry import build_geometry
@@ -18,26 +19,40 @@ Step = Callable[[int, int, str], None]
 
 
 def prepare_real(
-    p: Params, modalities: Sequence[str], models: Path, device: torch.device, folder: Path, num_workers: int, show: Step
+    p: Params,
+    modalities: Sequence[str],
+    models: Path,
+    trained: Path,
+    device: torch.device,
+    folder: Path,
+    num_workers: int,
+    show: Step,
 ) -> Folders:
     """Corpus, geometry and features of the models at ``transfer.path``, in ``folder``; what is there already stays.
 
+    What any network was trained on is left out, whatever ``data.duplicates`` says.
+
     Args:
         models: folder of the resolved encoders.
+        trained: the corpus that the curriculum was trained on.
         show: progress.
+
+    Raises:
+        EmptySplitError: nothing is left to measure.
     """
     found = Folders(folder / "corpus", folder / "geometry", {name: folder / "features" / name for name in modalities})
     taken: dict[str, Any] = {
         "source": "omnicad",
-        "path": p.transfer.path,
+        "path": str(real_path(p)),
         "limit": p.transfer.limit,
         "prefixes": 0,
+        "duplicates": "drop",
         "split": SPLIT,
     }
     data = p.data.model_copy(update=taken)
     work = folder / "work"
     if not found.corpus.is_dir():
-        scratch, seen = work / "corpus", read_seen(models)
+        scratch, seen = work / "corpus", read_seen(models) | read_seen(trained, "corpus")
         build_corpus(data, p.codec, p.kernel, p.seed, scratch, found.corpus, num_workers, show, ("test",), seen)
     if not found.geometry.is_dir():
         drawn = p.geometry.model_copy(update={"num_queries": 0})

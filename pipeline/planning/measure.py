@@ -13,7 +13,7 @@ import torch
 from pipeline.cad import synthesis
 from pipeline.cad.sandbox import Failure, Sandbox
 from pipeline.data.corpus import make_synthetic_zip, members_of
-from pipeline.data.dataset import Entry, no_real_models, open_dataset
+from pipeline.data.dataset import Entry, no_real_models, open_dataset, real_path
 from pipeline.data.draw import draw
 from pipeline.data.features import models_per_pass
 from pipeline.data.geometry import draw_task
@@ -152,7 +152,7 @@ def _timed_assess(p: Params, records: list[dict[str, Any]], drawn: list[dict[str
 def _num_real(p: Params) -> int:
     if no_real_models(p) is not None:
         return 0
-    return min(len(open_dataset(Path(p.transfer.path).absolute()).entries()[0]), p.transfer.limit)
+    return min(len(open_dataset(real_path(p).absolute()).entries()[0]), p.transfer.limit)
 
 
 def _by_layers(seconds: Callable[[int], float], num_layers: int) -> float:

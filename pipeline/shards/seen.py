@@ -1,4 +1,7 @@
-"""Which programs a network was trained on: their hashes (``pipeline.data.duplicates``) in a file beside its weights."""
+"""Which programs a network was trained on: their hashes (``pipeline.data.duplicates``) in a file beside its weights.
+
+The corpus has such a file too, of its train split.
+"""
 
 from pathlib import Path
 
@@ -16,8 +19,11 @@ def write_seen(folder: Path, hashes: frozenset[str]) -> None:
         np.save(file, np.array(sorted(int(each, 16) for each in hashes), np.uint64), allow_pickle=False)
 
 
-def read_seen(folder: Path) -> frozenset[str]:
+def read_seen(folder: Path, stage: str = "models") -> frozenset[str]:
     """The hashes that ``write_seen`` wrote, sixteen hex digits each.
+
+    Args:
+        stage: what wrote them.
 
     Raises:
         UserError: the file is missing or damaged.
@@ -26,7 +32,7 @@ def read_seen(folder: Path) -> frozenset[str]:
     try:
         numbers = np.load(path, allow_pickle=False)
     except FileNotFoundError as error:
-        raise UserError(f"{path} is missing; run `cadmllm models`, which writes it") from error
+        raise UserError(f"{path} is missing; run `cadmllm {stage}`, which writes it") from error
     except (ValueError, EOFError, OSError) as error:
-        raise UserError(f"{path} is damaged ({error}); run `cadmllm models` again") from error
+        raise UserError(f"{path} is damaged ({error}); run `cadmllm {stage}` again") from error
     return frozenset(f"{number:016x}" for number in numbers.tolist())

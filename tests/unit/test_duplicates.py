@@ -52,7 +52,7 @@ def test_what_is_left_out_says_of_what_it_is_a_duplicate():
     found = {reject.id: (reject.reason, reject.detail) for reject in known_to_training(by_split, frozenset("4"))}
     assert found == {
         "d": ("duplicate_of_train", "the same program as a of the train split"),
-        "f": ("seen_in_pretraining", "a network in models/ was pretrained on the same program"),
+        "f": ("seen_in_training", "a network was trained on the same program"),
         "h": ("duplicate_of_train", "the same program as c of the train split"),
     }
 
@@ -90,10 +90,12 @@ def test_duplicates_are_counted_and_leave_validation_and_test(tmp_path):
     counts = build(tmp_path / "drop", programs, seen, duplicates="drop")
     assert counts["entries"] == kept["entries"] == kept["accepted"] == 24
     assert counts["accepted"] + counts["rejected"] == counts["accepted"] + sum(counts["reasons"].values()) == 24
-    assert counts["reasons"] == {"duplicate_of_train": 2, "seen_in_pretraining": 1}
+    assert counts["reasons"] == {"duplicate_of_train": 2, "seen_in_training": 1}
     assert counts["splits"]["train"] == kept["splits"]["train"] == splits.count("train")
     assert counts["duplicates_within_train"] == kept["duplicates_within_train"] == 1
     assert Manifest.read(tmp_path / "drop/out").details["counts"] == counts
+    train = {hash_of(programs[number]) for number, name in enumerate(splits) if name == "train"}
+    assert read_seen(tmp_path / "drop/out", "corpus") == read_seen(tmp_path / "keep/out", "corpus") == train
     left_out = {reject.id for reject in read_rejects(tmp_path / "drop/out")}
     assert left_out == {f"0000/{number:08d}_00001" for number in (*copies[1:], shown)}
     assert left_out.isdisjoint(row.id for row in read_index(tmp_path / "drop/out"))
@@ -133,6 +135,8 @@ def test_the_shipped_networks_know_what_they_were_trained_on():
 def test_a_list_that_is_missing_or_damaged_is_told(tmp_path):
     with pytest.raises(UserError, match="cadmllm models"):
         read_seen(tmp_path)
+    with pytest.raises(UserError, match="cadmllm corpus"):
+        read_seen(tmp_path, "corpus")
     write_seen(tmp_path, frozenset({"00000000000000ff", "ffffffffffffffff"}))
     assert read_seen(tmp_path) == {"00000000000000ff", "ffffffffffffffff"}
     assert np.load(tmp_path / SEEN).tolist() == [255, 2**64 - 1]

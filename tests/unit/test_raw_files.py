@@ -13,19 +13,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline import params, presets, yaml_files
 from pipeline.cad import omnicad, synthesis
 from pipeline.cad.program import Frame
 from pipeline.cad.sandbox import Sandbox
-from pipeline.data.dataset import Dataset, no_real_models
+from pipeline.data.dataset import Dataset
 from pipeline.data.draw import draw
 from pipeline.data.geometry import draw_task
-from pipeline.data.raw_files import NoDatasetError, inner_links
-from pipeline.data.watched import unwatched
+from pipeline.data.raw_files import NoDatasetError
 from pipeline.errors import RejectError, UserError
 from pipeline.params import Geometry
 
-ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = synthesis.make_part(0, 0, ("washer",)).program
 IDS = [f"{folder:04d}/{number:08d}_00001" for folder in range(2) for number in range(folder * 3, folder * 3 + 3)]
 
@@ -237,54 +234,6 @@ def test_a_folder_with_several_datasets_or_none(tmp_path):
         Dataset(tmp_path / "raw")
 
 
-def test_links_inside_are_what_dvc_does_not_see(tmp_path):
-    made = make(tmp_path / "made")
-    assert inner_links(made) == inner_links(pack(made, tmp_path / "x.zip")) == []
-    assert inner_links(whole_link(tmp_path, made)) == []
-    assert inner_links(one_down(tmp_path, made)) == [tmp_path / "raw/Omni-CAD"]
-    deep = linked_folders_and_files(tmp_path, made)
-    assert inner_links(deep) == [deep / "txt", deep / "json/0000", deep / "pcd/0000"]
-    assert inner_links(deep, ("pcd", "img")) == [deep / "pcd/0000"]
-    (deep / "pcd/self").symlink_to("self")
-    assert inner_links(deep, ("pcd", "img")) == [deep / "pcd/0000"]
-
-
-@pytest.mark.parametrize(
-    "deps",
-    [
-        "stages: {}",
-        "stages: {corpus: {cmd: x}}",
-        "stages: {corpus: {deps: [{elsewhere: {}}]}}",
-        "stages: {corpus: {foreach: [1], do: {deps: []}}}",
-        "stages: [",
-        "",
-    ],
-)
-def test_what_dvc_does_not_see_is_said_whatever_the_users_pipeline_is(tmp_path, monkeypatch, deps):
-    monkeypatch.chdir(tmp_path)
-    made = make(tmp_path / "made")
-    linked = linked_parts(tmp_path, made)
-    (tmp_path / "dvc.yaml").write_text(deps)
-    assert f"{linked}/txt -> {made}/txt" in unwatched(linked, "corpus")
-    (tmp_path / "dvc.yaml").write_text(f"stages: {{corpus: {{deps: [{{elsewhere: {{}}}}, {made}]}}}}")
-    assert unwatched(linked, "corpus") is None
-
-
-def test_dvc_sees_links_to_elsewhere_in_the_dataset(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    made = make(tmp_path / "made")
-    (tmp_path / "dvc.yaml").write_text("stages: {corpus: {deps: ['${data.path}']}}")
-    (made / "pcd/0000").rename(made / "clouds")
-    (made / "pcd/0000").symlink_to("../clouds")
-    link = whole_link(tmp_path, made)
-    assert inner_links(link) == [link / "pcd/0000"]
-    assert unwatched(made, "corpus") is unwatched(link, "corpus") is None
-    (made / "clouds").rename(tmp_path / "clouds")
-    (made / "pcd/0000").unlink()
-    (made / "pcd/0000").symlink_to(tmp_path / "clouds")
-    assert "pcd/0000 ->" in unwatched(link, "corpus")
-
-
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
 def test_a_damaged_zip_costs_what_is_damaged(tmp_path, method):
     path = pack(make(tmp_path / "made"), tmp_path / "x.zip", method=method)
@@ -402,24 +351,3 @@ def test_views_are_known_by_their_number(tmp_path):
         message = rf"bad_image: img/{IDS[0]}_001.png is missing; {wanted - 1} of {wanted} views"
         with pytest.raises(RejectError, match=message):
             shown(wanted)
-
-
-def test_where_no_real_models_are_to_be_measured_it_is_said(tmp_path, monkeypatch):
-    monkeypatch.chdir(ROOT)
-    smoke = params.parse(yaml_files.plain(presets.compose("smoke")), "smoke")
-    made, raw = make(tmp_path / "made"), tmp_path / "raw"
-    raw.mkdir()
-
-    def reason(source, data, real):
-        changed = {"data": {"source": source, "path": str(data)}, "transfer": {"path": str(real)}}
-        update = {name: getattr(smoke, name).model_copy(update=values) for name, values in changed.items()}
-        return no_real_models(smoke.model_copy(update=update))
-
-    assert reason("synthetic", "x", raw) == f"transfer.path ({raw}) holds no Omni-CAD"
-    (raw / "Omni-CAD").symlink_to(made)
-    assert reason("synthetic", "x", raw) is None
-    assert "is what the curriculum is trained on" in reason("omnicad", made, raw)
-    assert reason("omnicad", make(tmp_path / "other"), raw) is None
-    (tmp_path / "cut.zip").write_bytes(b"PK cut off")
-    with pytest.raises(UserError, match="readable zip"):
-        reason("synthetic", "x", tmp_path / "cut.zip")
