@@ -1,7 +1,6 @@
 """Point clouds of a user's own: read, checked, brought into the normalised frame, with normals."""
 
 import io
-import zipfile
 
 import numpy as np
 
@@ -79,9 +78,11 @@ def read_array(data: bytes, name: str) -> np.ndarray:
         with loaded:
             points = loaded["points"] if "points" in loaded else loaded[loaded.files[0]]
             return np.concatenate([points, loaded["normals"]], axis=1) if "normals" in loaded else points
-    except (ValueError, OSError, KeyError, IndexError, EOFError, zipfile.BadZipFile) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # numpy, zipfile and zlib raise whatever the damage leads to
         why = "it holds objects, not numbers" if "pickle" in str(error) else str(error)
-        raise RejectError("bad_points", f"{name}: {why}") from error
+        raise RejectError("bad_points", f"{name}: {why or type(error).__name__}") from error
 
 
 def read_text(data: bytes, name: str) -> np.ndarray:

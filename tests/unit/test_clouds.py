@@ -1,5 +1,7 @@
 """Clouds of a user's own, and what stands in for them: meshes and STEP."""
 
+import io
+
 import numpy as np
 import pytest
 import trimesh
@@ -93,6 +95,23 @@ def test_bad_arrays_are_rejected_and_nothing_is_unpickled(tmp_path):
             read_array(data, "x.npy")
         assert "allow_pickle" not in str(found.value)
     assert not (tmp_path / "exploded").exists()
+
+
+@pytest.mark.parametrize("save", [np.save, np.savez_compressed])
+def test_a_damaged_array_is_told(save):
+    cloud, rng, rejected = np.random.default_rng(0).random((30, 3)), np.random.default_rng(1), 0
+    file = io.BytesIO()
+    save(file, cloud)
+    for _ in range(300):
+        data = bytearray(file.getvalue())
+        data[rng.integers(128 if save is np.save else len(data))] ^= 1 << rng.integers(8)
+        try:
+            read_array(bytes(data), "x")
+        except RejectError as error:
+            assert error.reason == "bad_points"
+            assert "x" in error.detail
+            rejected += 1
+    assert rejected > 100
 
 
 def written(folder, true):
