@@ -1,6 +1,7 @@
 """Point clouds of a user's own: read, checked, brought into the normalised frame, with normals."""
 
 import io
+import re
 
 import numpy as np
 
@@ -9,13 +10,14 @@ from pipeline.errors import RejectError
 
 DENSE = 32_768  # points of a larger cloud without normals that get them: thin walls are then some points thick
 LOOKED_AT = 1_000_000  # points that say how the surface lies about them
+COMMENT = re.compile("(#|//).*")
 
 
 def normalise_points(points: np.ndarray) -> np.ndarray:
     """Centre a cloud's bounding box on the origin and scale its longest half-side to 1.
 
     Args:
-        points: (N, 3) or (N, 6) finite numbers; columns 3 to 5 are normals.
+        points: (N, 3) or (N, 6) finite numbers; the last three columns are unit normals, within 10 %.
 
     Returns:
         (N, 6) float32; normals estimated from neighbours (``estimate_normals``) where missing. Of more than ``DENSE``
@@ -25,22 +27,23 @@ def normalise_points(points: np.ndarray) -> np.ndarray:
         RejectError: ``bad_points``.
     """
     if points.ndim != 2 or points.shape[1] not in (3, 6) or len(points) < 16:
-        raise RejectError("bad_points", f"shape {points.shape}; (N, 3) or (N, 6) with N >= 16 is needed")
+        needed = "(N, 3), or (N, 6) with normals, and N >= 16 are needed"
+        raise RejectError("bad_points", f"shape {points.shape}; {needed}")
     if not (np.issubdtype(points.dtype, np.floating) or np.issubdtype(points.dtype, np.integer)):
         raise RejectError("bad_points", f"dtype {points.dtype}")
     points = points.astype(np.float64)
     if unusable := len(points) - int(np.isfinite(points).all(axis=1).sum()):
         raise RejectError("bad_points", f"NaN or infinity in {unusable:,} of {len(points):,} points; leave them out")
+    if points.shape[1] == 6 and (np.abs(np.linalg.norm(points[:, 3:], axis=1) - 1) > 0.1).any():
+        raise RejectError("bad_points", "columns 4 to 6 are no unit normals; leave them out")
     low, high = points[:, :3].min(axis=0), points[:, :3].max(axis=0)
     half = (high - low).max() / 2
     if not half > 0:
         raise RejectError("bad_points", "all points are one")
     xyz = (points[:, :3] - (low + high) / 2) / half
     xyz, normals = (xyz, points[:, 3:]) if points.shape[1] == 6 else _with_normals(xyz)
-    lengths = np.linalg.norm(normals, axis=1, keepdims=True)
-    if (lengths < 1e-6).any():
-        raise RejectError("bad_points", "a normal of length 0")
-    return np.concatenate([xyz, normals / lengths], axis=1).astype(np.float32)
+    normals /= np.linalg.norm(normals, axis=1, keepdims=True)
+    return np.concatenate([xyz, normals], axis=1).astype(np.float32)
 
 
 def _with_normals(xyz: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -87,39 +90,26 @@ def read_array(data: bytes, name: str) -> np.ndarray:
 
 def read_text(data: bytes, name: str) -> np.ndarray:
     """The cloud in a text file: a point in each line, x y z, or x y z and a unit normal; after one line of headings or
-    the number of points, where there is one.
+    the number of points, where there is one. What follows ``#`` or ``//`` is a comment.
 
     Raises:
         RejectError: ``bad_points``.
     """
-    lines = data.decode("utf-8", errors="replace").replace(",", " ").replace(";", " ").splitlines()
-    if lines and not _numbers(lines[0]):
+    text = data.decode("utf-8-sig", errors="replace").replace(",", " ").replace(";", " ")
+    lines = [line for line in (COMMENT.sub("", line).strip() for line in text.splitlines()) if line]
+    if lines and not _is_point(lines[0]):
         lines = lines[1:]
     if not lines:
         raise RejectError("bad_points", f"{name}: no points in it")
     try:
-        points = np.loadtxt(lines, ndmin=2, comments=("#", "//"))
+        return np.loadtxt(lines, ndmin=2)
     except ValueError as error:
         raise RejectError("bad_points", f"{name}: {error}") from error
-    return checked_normals(points, name)
 
 
-def _numbers(line: str) -> bool:
+def _is_point(line: str) -> bool:
     """Whether a line has several numbers and nothing else."""
     try:
-        return len([float(word) for word in line.split()]) != 1
+        return len([float(word) for word in line.split()]) > 1
     except ValueError:
-        return line.lstrip().startswith(("#", "//"))
-
-
-def checked_normals(points: np.ndarray, name: str) -> np.ndarray:
-    """Three or six columns, (N, 3) or (N, 6), of which the last three are unit normals and nothing else.
-
-    Raises:
-        RejectError: ``bad_points``.
-    """
-    if points.shape[1] not in (3, 6):
-        raise RejectError("bad_points", f"{name}: {points.shape[1]} columns; 3 (x y z) or 6 (and a normal) are needed")
-    if points.shape[1] == 6 and (np.abs(np.linalg.norm(points[:, 3:], axis=1) - 1) > 0.1).any():
-        raise RejectError("bad_points", f"{name}: columns 4 to 6 are no unit normals; leave them out")
-    return points
+        return False

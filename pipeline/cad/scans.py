@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.cad.clouds import checked_normals, normalise_points, read_array, read_text
+from pipeline.cad.clouds import normalise_points, read_array, read_text
 from pipeline.cad.files import DEFLECTION, read_triangles
 from pipeline.cad.formats import ARRAYS, SCANS, SOLIDS, TEXTS, check_file
 from pipeline.cad.mesh import Mesh, Surface, flat_mesh
@@ -67,7 +67,7 @@ def read_scan(source: str | Path | np.ndarray, num_points: int) -> Scan:
         return _solid(path, num_points)
     found = read_triangles(path)
     if isinstance(found, np.ndarray):
-        return _cloud(checked_normals(found, str(path)), str(path))
+        return _cloud(found, str(path))
     surface = found.normalised(found.frame)
     if surface.volume < 0:  # inside out
         surface = Surface(surface.vertices, surface.triangles[:, ::-1])

@@ -1,6 +1,7 @@
 """Clouds of a user's own, and what stands in for them: meshes and STEP."""
 
 import io
+import warnings
 
 import numpy as np
 import pytest
@@ -179,7 +180,7 @@ def test_a_mesh_that_is_inside_out_looks_outward(tmp_path):
 
 def test_what_is_no_scan_is_told(tmp_path):
     for name, text, message in (
-        ("a.xyz", "1 2 3 4\n" * 20, "4 columns"),
+        ("a.xyz", "1 2 3 4\n" * 20, r"shape \(20, 4\)"),
         ("b.txt", "1 2 3 200 100 50\n" * 20, "no unit normals"),
         ("c.csv", "x,y,z\n1,2,three\n", "three"),
         ("d.xyz", "", "no points"),
@@ -190,7 +191,32 @@ def test_what_is_no_scan_is_told(tmp_path):
         with pytest.raises(RejectError, match=message) as found:
             read_scan(tmp_path / name, NUM_POINTS)
         assert name in str(found.value)
+    coloured = np.random.default_rng(0).random((20, 6)) * (1, 1, 1, 255, 255, 255)
+    np.save(tmp_path / "g.npy", coloured)
+    np.savez(tmp_path / "h.npz", points=coloured[:, :3], normals=coloured[:, 3:])
+    np.savez(tmp_path / "i.npz", coloured)
+    for source in (coloured, *(tmp_path / name for name in ("g.npy", "h.npz", "i.npz"))):
+        with pytest.raises(RejectError, match="no unit normals"):
+            read_scan(source, NUM_POINTS)
+    for source in (coloured[0], coloured[None], np.array(["a"] * 30)):
+        with pytest.raises(RejectError, match="shape"):
+            read_scan(source, NUM_POINTS)
     for name, message in (("part.doc", "one of .npy"), ("no.npy", "does not exist")):
         with pytest.raises(UserError, match=message):
             read_scan(tmp_path / name, NUM_POINTS)
-    assert read_text(b"1 2 3\n4 5 6\n", "x").shape == (2, 3)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["1 2 3\n4 5 6\n", "1 2 3 # c\n4 5 6//\n", "\ufeff1 2 3\n4 5 6", "\ufeffx,y,z\r\n1,2,3\r\n4,5,6\r\n",
+     "\n# a scan\n\nx y z\n\n1 2 3\n4 5 6\n", "//X Y Z\n2\n1 2 3\n4 5 6\n"],
+)  # fmt: skip
+def test_headings_and_comments_cost_no_point(text):
+    assert read_text(text.encode(), "x").tolist() == [[1, 2, 3], [4, 5, 6]]
+
+
+@pytest.mark.parametrize("text", ["", "\ufeff\n", "# x\n// y\n", "x y z\n# none\n", "0\n"])
+def test_a_text_without_points_is_told(text):
+    with warnings.catch_warnings(), pytest.raises(RejectError, match="no points"):
+        warnings.simplefilter("error")
+        read_text(text.encode(), "x")
