@@ -65,4 +65,4 @@ def decodings(
     if temperature is None:
         others = Decoding(max_new_tokens, max(num_candidates - 1, 1), 0.7, top_p, seed=seed)
         return [Decoding(max_new_tokens), *([others] if num_candidates > 1 else [])]
-    return [Decoding(max_new_tokens, num_candidates if temperature > 0 else 1, temperature, top_p, seed=seed)]
+    return [Decoding(max_new_tokens, num_candidates, temperature, top_p, seed=seed)]

@@ -91,6 +91,7 @@ def test_what_generate_cannot_use(done, tmp_path):
         ("x", *views, *out): "3 images; the checkpoint knows 2 views",
         ("x", "--beams", "2", "--candidates", "3", *out): "as many beams",
         ("x", "--beams", "2", "--temperature", "1", *out): "either beams or a temperature",
+        ("x", "--candidates", "8", "--temperature", "0", *out): "need a temperature above 0",
         ("x", "--checkpoint", at, *out): "is not a checkpoint",
         ("x", "--checkpoint", f"{at}/part", *out): "the checkpoint is not whole",
         ("x", *views[:2], "--checkpoint", "checkpoints/stage1_text", *out): "has not learnt image",
