@@ -209,6 +209,8 @@ def _load(path: Path) -> Any:
     import trimesh
 
     try:
+        if path.stat().st_size > MAX_MESH_BYTES:
+            raise OSError(f"{path.name} is larger than {MAX_MESH_BYTES >> 20:,} MiB")
         data = path.read_bytes()
         loaded: Any = trimesh.load(io.BytesIO(data), file_type=path.suffix[1:].lower(), process=False)
         if isinstance(loaded, trimesh.Scene):
@@ -217,6 +219,8 @@ def _load(path: Path) -> Any:
             raise TypeError(f"a {type(loaded).__name__} and no mesh")
     except OSError as error:
         raise RejectError("unreadable_file", str(error)) from error
+    except MemoryError:
+        raise
     except Exception as error:  # the readers raise whatever the damage leads to
         raise RejectError("malformed_mesh", f"{path.name}: {type(error).__name__}: {error}"[:200]) from error
     return loaded
@@ -226,6 +230,8 @@ def _surface(loaded: Any, path: Path) -> Surface:
     vertices, triangles = np.asarray(loaded.vertices, np.float64), np.asarray(getattr(loaded, "faces", ()), np.int64)
     if not len(triangles) or not np.isfinite(vertices).all() or np.abs(vertices).max() > omnicad.MAX_ABS * 1000:
         raise RejectError("malformed_mesh", f"{path.name}: no triangles, or no finite ones")
+    if not np.ptp(vertices, axis=0).max() > 0:
+        raise RejectError("malformed_mesh", f"{path.name}: all points are one")
     if path.suffix.lower() == ".glb":
         vertices = vertices[:, [0, 2, 1]] * (1, -1, 1)
     return Surface(vertices, triangles)

@@ -6,6 +6,7 @@ whatever unit it says.
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -68,9 +69,7 @@ def read_scan(source: str | Path | np.ndarray, num_points: int) -> Scan:
     found = read_triangles(path)
     if isinstance(found, np.ndarray):
         return _cloud(found, str(path))
-    surface = found.normalised(found.frame)
-    if surface.volume < 0:  # inside out
-        surface = Surface(surface.vertices, surface.triangles[:, ::-1])
+    surface = _outward(found.normalised(found.frame))
     done = f"{path}: {len(surface.triangles):,} triangles, {num_points:,} points drawn from them"
     return Scan(sample_surface(flat_mesh(surface), num_points, seed=0), found.frame, done)
 
@@ -84,6 +83,19 @@ def _cloud(raw: np.ndarray, name: str) -> Scan:
     estimated = ", normals estimated" if raw.shape[1] == 3 else ""
     low, high = (tuple(end(raw[:, :3], axis=0).tolist()) for end in (np.min, np.max))
     return Scan(points, Frame.of_box(low, high), f"{name}: {len(raw):,} points{taken}{estimated}")
+
+
+def _outward(surface: Surface) -> Surface:
+    """The surface with its triangles counter-clockwise from outside; of several bodies each, where some are not."""
+    import trimesh
+
+    joined: Any = trimesh.Trimesh(surface.vertices, surface.triangles)  # its vertices are merged
+    if not joined.is_winding_consistent:
+        trimesh.repair.fix_normals(joined, multibody=True)
+        surface = Surface(np.asarray(joined.vertices), np.asarray(joined.faces, np.int64))
+    if surface.volume < 0:  # inside out
+        surface = Surface(surface.vertices, surface.triangles[:, ::-1])
+    return surface
 
 
 def _solid(path: Path, num_points: int) -> Scan:

@@ -178,6 +178,30 @@ def test_a_mesh_that_is_inside_out_looks_outward(tmp_path):
     assert (points[:, :3] * points[:, 3:]).sum(axis=1) == pytest.approx(1, abs=1e-5)
 
 
+def test_triangles_that_are_wound_otherwise_than_their_neighbours_look_outward(tmp_path):
+    boxes = [trimesh.creation.box(), trimesh.creation.box().apply_translation((3, 0, 0))]
+    for box, flipped in zip(boxes, ([0, 5, 7], range(9)), strict=True):
+        box.faces[flipped] = box.faces[flipped][:, ::-1]
+    for shapes in (boxes[:1], boxes):
+        trimesh.util.concatenate(shapes).export(tmp_path / "boxes.stl")
+        scan = read_scan(tmp_path / "boxes.stl", 500)
+        places = scan.points[:, :3] * scan.frame.scale + scan.frame.centre
+        places[:, 0] -= np.where(places[:, 0] > 1.5, 3, 0)
+        assert (places * scan.points[:, 3:]).sum(axis=1) == pytest.approx(0.5, abs=1e-5)
+        assert (read_scan(tmp_path / "boxes.stl", 500).points == scan.points).all()
+
+
+def test_a_hole_inside_a_mesh_stays_one(tmp_path):
+    hole = trimesh.creation.box((0.5, 0.5, 0.5))
+    hole.invert()
+    trimesh.util.concatenate([trimesh.creation.box(), hole]).export(tmp_path / "hollow.stl")
+    points = read_scan(tmp_path / "hollow.stl", 500).points
+    outer = np.abs(points[:, :3]).max(axis=1) > 0.75
+    assert 0 < (~outer).sum() < 250
+    assert (((points[:, :3] * points[:, 3:]).sum(axis=1) > 0) == outer).all()
+
+
+@pytest.mark.filterwarnings("error")
 def test_what_is_no_scan_is_told(tmp_path):
     for name, text, message in (
         ("a.xyz", "1 2 3 4\n" * 20, r"shape \(20, 4\)"),
@@ -185,6 +209,7 @@ def test_what_is_no_scan_is_told(tmp_path):
         ("c.csv", "x,y,z\n1,2,three\n", "three"),
         ("d.xyz", "", "no points"),
         ("e.stl", "solid nothing", "malformed_mesh"),
+        ("e.obj", "v 1 1 1\n" * 3 + "f 1 2 3\n", "malformed_mesh.* all points are one"),
         ("f.step", "ISO-10303-21; nothing", "malformed_step"),
     ):
         (tmp_path / name).write_text(text)
@@ -204,6 +229,13 @@ def test_what_is_no_scan_is_told(tmp_path):
     for name, message in (("part.doc", "one of .npy"), ("no.npy", "does not exist")):
         with pytest.raises(UserError, match=message):
             read_scan(tmp_path / name, NUM_POINTS)
+
+
+def test_a_mesh_that_is_too_large_is_told(tmp_path, monkeypatch):
+    trimesh.creation.box().export(tmp_path / "box.stl")
+    monkeypatch.setattr("pipeline.cad.files.MAX_MESH_BYTES", 500)
+    with pytest.raises(RejectError, match="unreadable_file.*box.stl is larger than"):
+        read_scan(tmp_path / "box.stl", NUM_POINTS)
 
 
 @pytest.mark.parametrize(
