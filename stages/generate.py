@@ -1,5 +1,6 @@
 """``cadmllm generate``: a model from a caption, a cloud and pictures."""
 
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -83,9 +84,7 @@ def generate(
     num_points = check_known(config, MODELS, points is not None, len(images))
     start_server("pipeline.cad.files", "pipeline.generation.select")
     first = None if start is None else read_start(start, steps)
-    given = read_inputs(caption, points, images, num_points)
-    if given.points_done is not None:
-        typer.echo(given.points_done, err=True)
+    given = read_inputs(caption, points, images, num_points, functools.partial(typer.echo, err=True))
     from pipeline.cad.files import WriteOptions
     from pipeline.generation.pretrained import CadMllm
 

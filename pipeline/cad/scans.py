@@ -4,6 +4,7 @@ Clouds are taken as they are, meshes and STEP are sampled as the solids of the c
 whatever unit it says.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,12 +30,10 @@ class Scan:
     Attributes:
         points: (N, 6) float32, xyz and unit normal in the normalised frame.
         frame: the part's own.
-        done: what was done to get them, for the user.
     """
 
     points: np.ndarray
     frame: Frame
-    done: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,44 +44,52 @@ class SampleTask:
     num_points: int
 
 
-def read_scan(source: str | Path | np.ndarray, num_points: int) -> Scan:
+def silent(_: str) -> None:
+    """Say nothing."""
+
+
+def read_scan(source: str | Path | np.ndarray, num_points: int, say: Callable[[str], None] = silent) -> Scan:
     """The points in an array or a file: a cloud, a mesh or STEP.
 
     Args:
         source: (N, 3), (N, 6) with normals, or a file of ``SCANS``; PLY and OBJ without triangles are clouds.
         num_points: drawn from a surface.
+        say: gets what is done: what takes long before it begins, and what was taken.
 
     Raises:
         UserError: there is no such file, or it is of another kind. RejectError: what is in it cannot be used.
     """
     if isinstance(source, np.ndarray):
-        return _cloud(source, "points")
+        return _cloud(source, "points", say)
     path = Path(source)
     check_file(path, SCANS)
+    say(f"reading {path}")
     suffix = path.suffix.lower()
     if suffix in ARRAYS:
-        return _cloud(read_array(path.read_bytes(), str(path)), str(path))
+        return _cloud(read_array(path.read_bytes(), str(path)), str(path), say)
     if suffix in TEXTS:
-        return _cloud(read_text(path.read_bytes(), str(path)), str(path))
+        return _cloud(read_text(path.read_bytes(), str(path)), str(path), say)
     if suffix in SOLIDS:
-        return _solid(path, num_points)
+        return _solid(path, num_points, say)
     found = read_triangles(path)
     if isinstance(found, np.ndarray):
-        return _cloud(found, str(path))
+        return _cloud(found, str(path), say)
     surface = _outward(found.normalised(found.frame))
-    done = f"{path}: {len(surface.triangles):,} triangles, {num_points:,} points drawn from them"
-    return Scan(sample_surface(flat_mesh(surface), num_points, seed=0), found.frame, done)
+    points = sample_surface(flat_mesh(surface), num_points, seed=0)
+    say(f"{path}: {len(surface.triangles):,} triangles, {num_points:,} points drawn from them")
+    return Scan(points, found.frame)
 
 
-def _cloud(raw: np.ndarray, name: str) -> Scan:
+def _cloud(raw: np.ndarray, name: str, say: Callable[[str], None]) -> Scan:
+    if raw.ndim == 2 and raw.shape[1] == 3:
+        say(f"{name}: {len(raw):,} points without normals, estimating them")
     try:
         points = normalise_points(raw)
     except RejectError as error:
         raise RejectError(error.reason, f"{name}: {error.detail}") from error
-    taken = f", {len(points):,} taken" if len(points) < len(raw) else ""
-    estimated = ", normals estimated" if raw.shape[1] == 3 else ""
+    say(f"{name}: {len(points):,} of {len(raw):,} points taken")
     low, high = (tuple(end(raw[:, :3], axis=0).tolist()) for end in (np.min, np.max))
-    return Scan(points, Frame.of_box(low, high), f"{name}: {len(raw):,} points{taken}{estimated}")
+    return Scan(points, Frame.of_box(low, high))
 
 
 def _outward(surface: Surface) -> Surface:
@@ -98,13 +105,14 @@ def _outward(surface: Surface) -> Surface:
     return surface
 
 
-def _solid(path: Path, num_points: int) -> Scan:
+def _solid(path: Path, num_points: int, say: Callable[[str], None]) -> Scan:
     with Sandbox(sample_step, 1, TIMEOUT_S, MEMORY_MIB) as sandbox:
         result = next(sandbox.map([SampleTask(path.resolve(), num_points)]))
     if isinstance(result, Failure):
         raise RejectError(result.reason, f"{path}: {result.detail}")
     points, frame = result
-    return Scan(points, frame, f"{path}: a solid, {num_points:,} points drawn from its surface")
+    say(f"{path}: a solid, {num_points:,} points drawn from its surface")
+    return Scan(points, frame)
 
 
 def sample_step(task: SampleTask) -> tuple[np.ndarray, Frame]:

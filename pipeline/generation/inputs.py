@@ -1,7 +1,7 @@
 """A user's own caption, cloud and pictures: checked and read, before any model is loaded."""
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from PIL import Image
 
 from pipeline.cad.program import Frame
 from pipeline.cad.rendering import on_white, read_image
-from pipeline.cad.scans import read_scan
+from pipeline.cad.scans import read_scan, silent
 from pipeline.errors import UserError
 from pipeline.params import MODALITIES
 from pipeline.resolved import ENCODERS, read_models
@@ -26,14 +26,12 @@ class UserInputs:
         points: (N, 6) normalised, or None.
         frame: the part's own frame, where there are points, or None.
         images: pictures from the first views on, in their order.
-        points_done: what was done to get the points, for the user.
     """
 
     caption: str
     points: np.ndarray | None
     frame: Frame | None
     images: tuple[Image.Image, ...]
-    points_done: str | None = None
 
     @property
     def combination(self) -> str:
@@ -91,6 +89,7 @@ def read_inputs(
     points: str | Path | np.ndarray | None,
     images: Sequence[str | Path | Image.Image],
     num_points: int | None,
+    say: Callable[[str], None] = silent,
 ) -> UserInputs:
     """Read a caption's companions; costs no model.
 
@@ -98,6 +97,7 @@ def read_inputs(
         points: what ``read_scan`` takes.
         images: pictures or their files.
         num_points: of the checkpoint's clouds, where there are points.
+        say: gets what is done to the points, as ``read_scan`` says it.
 
     Raises:
         UserError, RejectError: a file cannot be read, or is not what it should be.
@@ -106,8 +106,8 @@ def read_inputs(
     if points is None:
         return UserInputs(caption, None, None, pictures)
     assert num_points is not None, "known to a checkpoint that takes points"
-    scan = read_scan(points, num_points)
-    return UserInputs(caption, scan.points, scan.frame, pictures, scan.done)
+    scan = read_scan(points, num_points, say)
+    return UserInputs(caption, scan.points, scan.frame, pictures)
 
 
 def _picture(image: str | Path | Image.Image) -> Image.Image:

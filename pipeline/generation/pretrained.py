@@ -180,7 +180,7 @@ class CadMllm:
         Args:
             start: extrusions that are given, in metres; the program goes on after them.
             size_mm: longest side of the result, where neither a cloud nor a start gives it.
-            temperature: of sampling; 0: greedy, one candidate. None: the first candidate is greedy, the others sampled at 0.7.
+            temperature: of sampling; 0: greedy, one candidate. None: the first is greedy, the others sampled at 0.7.
             top_p: sampling keeps to the likeliest tokens that have this probability together.
             num_beams: above 1, candidates are the likeliest that a beam search finds, nothing is sampled.
             max_new_tokens: every program ends within it.

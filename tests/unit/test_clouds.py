@@ -147,12 +147,28 @@ def test_a_cloud_is_the_same_in_every_format(mesh, tmp_path):
     true = sample_surface(mesh, 3000, seed=1)
     given, estimated = normalise_points(true), normalise_points(true[:, :3].round(6))
     for path, has_normals in written(tmp_path, true):
-        scan = read_scan(path, NUM_POINTS)
+        said: list[str] = []
+        scan = read_scan(path, NUM_POINTS, said.append)
         expected = given if has_normals else estimated
         assert scan.points == pytest.approx(expected, abs=1e-3) or not has_normals, path.name
         assert (np.einsum("ni,ni->n", scan.points[:, 3:], expected[:, 3:]) > 0.99).mean() > 0.99, path.name
         assert scan.points[:, :3] == pytest.approx(expected[:, :3], abs=1e-4), path.name
-        assert scan.done.endswith("3,000 points" if has_normals else "3,000 points, normals estimated")
+        estimating = [] if has_normals else [f"{path}: 3,000 points without normals, estimating them"]
+        assert said == [f"reading {path}", *estimating, f"{path}: 3,000 of 3,000 points taken"]
+
+
+def test_what_takes_long_is_said_before_it(tmp_path, monkeypatch, capsys):
+    cloud, said = np.random.default_rng(0).random((100, 3)), []
+    np.save(tmp_path / "scan.npy", cloud)
+    for function, expected in (("read_array", 1), ("normalise_points", 2)):
+        monkeypatch.setattr(f"pipeline.cad.scans.{function}", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            read_scan(tmp_path / "scan.npy", NUM_POINTS, said.append)
+        assert len(said) == expected
+        monkeypatch.undo()
+        said.clear()
+    read_scan(cloud, NUM_POINTS)
+    assert capsys.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("suffix", ["step", "stl", "ply", "obj", "glb"])
@@ -234,7 +250,7 @@ def test_what_is_no_scan_is_told(tmp_path):
 def test_a_mesh_that_is_too_large_is_told(tmp_path, monkeypatch):
     trimesh.creation.box().export(tmp_path / "box.stl")
     monkeypatch.setattr("pipeline.cad.files.MAX_MESH_BYTES", 500)
-    with pytest.raises(RejectError, match="unreadable_file.*box.stl is larger than"):
+    with pytest.raises(RejectError, match=r"unreadable_file.*box.stl is larger than"):
         read_scan(tmp_path / "box.stl", NUM_POINTS)
 
 
