@@ -17,7 +17,7 @@ def normalise_points(points: np.ndarray) -> np.ndarray:
     """Centre a cloud's bounding box on the origin and scale its longest half-side to 1.
 
     Args:
-        points: (N, 3) or (N, 6) finite numbers; the last three columns are unit normals, within 10 %.
+        points: (N, 3) or (N, 6) finite numbers; columns 3 to 5 are normals.
 
     Returns:
         (N, 6) float32; normals estimated from neighbours (``estimate_normals``) where missing. Of more than ``DENSE``
@@ -34,16 +34,16 @@ def normalise_points(points: np.ndarray) -> np.ndarray:
     points = points.astype(np.float64)
     if unusable := len(points) - int(np.isfinite(points).all(axis=1).sum()):
         raise RejectError("bad_points", f"NaN or infinity in {unusable:,} of {len(points):,} points; leave them out")
-    if points.shape[1] == 6 and (np.abs(np.linalg.norm(points[:, 3:], axis=1) - 1) > 0.1).any():
-        raise RejectError("bad_points", "columns 4 to 6 are no unit normals; leave them out")
     low, high = points[:, :3].min(axis=0), points[:, :3].max(axis=0)
     half = (high - low).max() / 2
     if not half > 0:
         raise RejectError("bad_points", "all points are one")
     xyz = (points[:, :3] - (low + high) / 2) / half
     xyz, normals = (xyz, points[:, 3:]) if points.shape[1] == 6 else _with_normals(xyz)
-    normals /= np.linalg.norm(normals, axis=1, keepdims=True)
-    return np.concatenate([xyz, normals], axis=1).astype(np.float32)
+    lengths = np.linalg.norm(normals, axis=1, keepdims=True)
+    if (lengths < 1e-6).any():
+        raise RejectError("bad_points", "a normal of length 0")
+    return np.concatenate([xyz, normals / lengths], axis=1).astype(np.float32)
 
 
 def _with_normals(xyz: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -59,6 +59,18 @@ def _with_normals(xyz: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if len(different) < len(xyz):
         return xyz, estimate_normals(different)[which]
     return xyz, estimate_normals(xyz)
+
+
+def check_normals(points: np.ndarray) -> None:
+    """Whether columns 3 to 5 of a scan, where it has them, are unit normals, and not colours for example.
+
+    Raises:
+        RejectError: ``bad_points``.
+    """
+    if points.ndim == 2 and points.shape[1] == 6 and points.dtype.kind in "fiu":
+        lengths = np.linalg.norm(points[:, 3:].astype(float), axis=1)
+        if (np.abs(lengths - 1) > 0.1).any():
+            raise RejectError("bad_points", "columns 4 to 6 are no unit normals; leave them out")
 
 
 def draw_points(cloud: np.ndarray, count: int, seed: int) -> np.ndarray:

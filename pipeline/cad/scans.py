@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.cad.clouds import normalise_points, read_array, read_text
+from pipeline.cad.clouds import check_normals, normalise_points, read_array, read_text
 from pipeline.cad.files import DEFLECTION, read_triangles
 from pipeline.cad.formats import ARRAYS, SCANS, SOLIDS, TEXTS, check_file
 from pipeline.cad.mesh import Mesh, Surface, flat_mesh
@@ -84,6 +84,7 @@ def _cloud(raw: np.ndarray, name: str, say: Callable[[str], None]) -> Scan:
     if raw.ndim == 2 and raw.shape[1] == 3:
         say(f"{name}: {len(raw):,} points without normals, estimating them")
     try:
+        check_normals(raw)
         points = normalise_points(raw)
     except RejectError as error:
         raise RejectError(error.reason, f"{name}: {error.detail}") from error
