@@ -30,6 +30,8 @@ class Project:
             "HF_HUB_OFFLINE": "1",
             "WANDB_SILENT": "true",
             "COLUMNS": "160",
+            # What torch.compile has kept of a run on another processor, pretended or not, gives NaN on this one.
+            "TORCHINDUCTOR_CACHE_DIR": str(folder / "scratch" / "inductor"),
         }
 
     def start(self, *args: str) -> subprocess.Popen[str]:
