@@ -31,7 +31,7 @@ class Project:
             "WANDB_SILENT": "true",
             "COLUMNS": "160",
             # What torch.compile has kept of a run on another processor, pretended or not, gives NaN on this one.
-            "TORCHINDUCTOR_CACHE_DIR": str(folder / "scratch" / "inductor"),
+            "TORCHINDUCTOR_CACHE_DIR": str(folder.parent / "inductor"),
         }
 
     def start(self, *args: str) -> subprocess.Popen[str]:
