@@ -71,7 +71,7 @@ def tokens_per_second(
     merged: bool = True,
 ) -> float:
     """Of a batch in which nothing ends before so many tokens; where that is 0, of what ends by itself."""
-    batch = collate(asked, {}, left=True)
+    batch = collate(asked, {}, padded=True)
     limit = at_least + SLACK if at_least else LONGEST
     processors = [GrammarProcessor(model.grammar, limit, [()] * len(asked), simple_profiles)] if constrained else []
     base, end = model.causal_lm, model.notation.end

@@ -16,6 +16,7 @@ features for the next time.
 """
 
 import argparse
+import itertools
 import json
 import os
 import statistics
@@ -24,6 +25,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,7 @@ import torch
 from _common import ROOT, add_dataset, parse, read_dataset
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 
 from pipeline import params, presets
 from pipeline.data.dataset import open_dataset
@@ -42,7 +45,6 @@ from pipeline.model.flops import FlopCount
 from pipeline.shards.reader import ShardReader
 from pipeline.training.batches import Inputs, TrainingData, collate
 from pipeline.training.loop import Job, Trainer
-from pipeline.training.meters import Tally
 from pipeline.training.parallel import Parallel
 from pipeline.training.plan import Example
 from pipeline.training.tracking import StageLog
@@ -105,7 +107,7 @@ def run_ours(p: params.Params, model: CadMllmModel, data: TrainingData) -> tuple
     trainer, count = make_trainer(p, "stage3_all", model, data), FlopCount(model)
     seconds = flops = waited = 0.0
     matrix = []
-    for _ in range(trainer.plan.steps_in_epoch[0]):
+    for _ in range(trainer.plan.steps_per_epoch):
         started = time.perf_counter()
         step, batches = next(trainer.steps)
         waited += time.perf_counter() - started
@@ -118,15 +120,17 @@ def run_ours(p: params.Params, model: CadMllmModel, data: TrainingData) -> tuple
 
 def plain_loss(model: CadMllmModel, inputs: Sequence[Inputs]) -> Tensor:
     """Sum of the loss as transformers has it: a mask, every position, every token."""
-    batch = collate(inputs, model.num_tokens())
+    row = collate(inputs, model.num_tokens())
+    batch = replace(row, gather_BL=pad_sequence(row.gather_BL[0].split(row.lengths), batch_first=True))
     base = model.causal_lm
     hidden = base.model(
         inputs_embeds=model.embed(batch), attention_mask=batch.gather_BL.ne(0).long(), use_cache=False
     ).last_hidden_state
     head = torch.cat([model.text_embedding.table.weight, base.get_output_embeddings().weight])
     logits = hidden @ head.T
-    labels = torch.full(batch.gather_BL.shape, -100)
-    labels.view(-1)[batch.loss_positions] = batch.targets
+    labels = torch.full(row.gather_BL.shape, -100)
+    labels[0, row.loss_positions] = row.targets
+    labels = pad_sequence(labels[0].split(row.lengths), batch_first=True, padding_value=-100)
     known = logits[..., len(model.text_embedding.table.weight) :]
     return F.cross_entropy(known.flatten(0, 1), labels.flatten(), reduction="sum", ignore_index=-100)
 
@@ -219,16 +223,15 @@ def peak_memory(stage: str, encoders: bool) -> float:
     p, model, data = set_up(stage)
     loaded = document_encoders(p.preset == "smoke") if encoders else ()
     trainer = make_trainer(p, stage, model, data)
-    longest = sorted(
-        trainer.plan.steps(), key=lambda s: sum(len(m) * max(e.length for e in m) for m in s.micro_batches)
-    )
+    longest = sorted(trainer.plan.steps(), key=lambda s: sum(e.length for e in s.examples))
     for step in longest[-2:]:
         if loaded:
             with torch.no_grad():
                 loaded[0](pixel_values=torch.zeros(2 * len(step.examples), 3, 224, 224))
                 loaded[1](torch.zeros(len(step.examples), 4096, 6))
-        batches = [(data.batch(micro, model.num_tokens()), 1.0) for micro in step.micro_batches]
-        trainer.optimize(batches, step.num_targets)
+        trainer.optimize(
+            list(data.batches(step.examples, p.training.tokens_per_batch, model.num_tokens(), 0, 1)), step.num_targets
+        )
     return memory_peak(CPU) / (1 << 30)
 
 
@@ -249,9 +252,9 @@ def against_plain(
 ) -> dict[str, Any]:
     """Medians over rounds in which both sides take their turn."""
     plan = make_trainer(p, "stage3_all", ours, data).plan
-    micros = [m for step, _ in zip(plan.steps(), range(plan.steps_in_epoch[0])) for m in step.micro_batches]
-    examples = sorted((e for micro in micros for e in micro), key=lambda e: e.row)
-    batch_size = max(1, round(len(examples) / len(micros)))
+    epoch = itertools.islice(plan.steps(), plan.steps_per_epoch)
+    examples = sorted((example for step in epoch for example in step.examples), key=lambda e: e.row)
+    batch_size = p.training.batch_size
     with torch.no_grad():
         loaded = [data.load(example) for example in examples[:batch_size]]
         one, other = ours(collate(loaded, ours.num_tokens())).item(), plain_loss(plain, loaded).item()
@@ -298,16 +301,14 @@ def main(arguments: argparse.Namespace) -> dict[str, Any]:
     as_peft_has_it(plain)
     plain.set_trainable_params(True, ("point_cloud", "image"), "new")
     whole = make_trainer(p, "stage3_all", ours, data).plan
-    shown = Tally()
-    for step in whole.steps():
-        shown.add(step, {})
+    batch = data.batch(next(whole.steps()).examples, ours.num_tokens())
     chosen = np.random.default_rng(0).permutation(len(data.rows))[: arguments.samples]
     keep(data, sorted(chosen.tolist()))
     return {
         **against_plain(p, ours, plain, data, rounds),
         f"over_document_{short}": against_document(p, ours, plain, data, rounds, short),
         f"over_document_{long}": against_document(p, ours, plain, data, max(1, rounds - 1), long),
-        "padding_share": shown.shares()["padding_share"],
+        "padding_share": 1 - batch.num_tokens / batch.gather_BL.numel(),
         "samples": len(chosen),
         "peak_memory_gib": {name: in_child(name, False) for name in arguments.stages},
         "peak_memory_with_encoders_gib": {name: in_child(name, True) for name in arguments.stages if name != STAGES[0]},

@@ -65,9 +65,8 @@ def for_training(
     num_samples, positions = largest
     if num_samples > 1:
         yield (
-            f"training.tokens_per_batch: {positions // 2} or less (now {training.tokens_per_batch}), with "
-            f"training.gradient_accumulation_steps: {2 * training.gradient_accumulation_steps} for as many samples in "
-            "a step"
+            f"training.tokens_per_batch: {positions // 2} or less (now {training.tokens_per_batch}): as many samples "
+            "in a step, in more micro-batches"
         )
     if not training.gradient_checkpointing:
         yield "training.gradient_checkpointing: true (activations are computed twice instead of kept)"

@@ -212,9 +212,8 @@ class Training(Section):
     seed: Annotated[int, Field(ge=0)] = Field(
         description="added to `seed` in training alone: other runs on the same data"
     )
-    tokens_per_batch: Positive = Field(description="length budget of a micro-batch, padding included")
-    max_batch_size: Positive = Field(description="most samples in a micro-batch")
-    gradient_accumulation_steps: Positive
+    batch_size: Positive = Field(description="samples of an optimizer step, over all micro-batches and processes")
+    tokens_per_batch: Positive = Field(description="positions of a micro-batch, which is what memory holds at once")
     projector_lr_multiplier: Annotated[float, Field(gt=0)]
     projector_lr_adaptation: Fraction = Field(
         description="0: both projectors at the same rate. Above: it follows the modality's complexity (dimensions that "

@@ -225,12 +225,15 @@ def _memory_for_model(p: Params, parallel: "Parallel") -> AbstractContextManager
 
 
 def _memory_for_steps(p: Params, place: Place, trainer: "Trainer") -> AbstractContextManager[None]:
+    from pipeline.training.plan import cut
     from pipeline.training.state import state_folder
 
     parallel, num_steps = trainer.job.parallel, trainer.plan.num_steps
 
     def largest() -> tuple[int, int]:
-        return next(trainer.plan.steps(min(trainer.done, num_steps - 1))).largest
+        examples = next(trainer.plan.steps(min(trainer.done, num_steps - 1))).examples
+        micro_batches = cut(examples, p.training.tokens_per_batch, parallel.size)
+        return max(((len(micro), sum(e.length for e in micro)) for micro in micro_batches), key=lambda size: size[1])
 
     def work() -> str:
         samples, positions = largest()

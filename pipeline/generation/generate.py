@@ -27,7 +27,7 @@ def generate_tokens(model: CadMllmModel, prompts: Sequence[Inputs], decoding: De
     """
     model.eval()
     torch.manual_seed(decoding.seed)
-    batch = collate(prompts, model.num_tokens(_num_views(prompts)), left=True).to(model.device)
+    batch = collate(prompts, model.num_tokens(_num_views(prompts)), padded=True).to(model.device)
     base = model.causal_lm
     processors = []
     if decoding.constrained and model.params.vocabulary == "cad":
@@ -58,10 +58,8 @@ def score(model: CadMllmModel, prompt: Inputs, programs: Sequence[Sequence[int]]
     model.eval()
     inputs = [replace(prompt, program=model.notation.write(program)) for program in programs]
     batch = collate(inputs, model.num_tokens(_num_views(inputs))).to(model.device)
-    base = model.causal_lm
     with autocast(model.device, model.dtype):
-        hidden_BLE = base.model(inputs_embeds=model.embed(batch).to(model.dtype), use_cache=False).last_hidden_state
-        logits_PC = base.get_output_embeddings()(hidden_BLE.flatten(0, 1)[batch.loss_positions])
+        logits_PC = model.causal_lm.get_output_embeddings()(model.hidden(batch))
     found_P = -F.cross_entropy(logits_PC.float(), batch.targets, reduction="none").cpu()
     ends = np.cumsum([0, *(len(item.program) for item in inputs)])
     return [float(found_P[start:end].sum()) for start, end in itertools.pairwise(ends)]

@@ -3,7 +3,7 @@
     [image tokens] [point tokens] [instruction + caption] [CAD program] [end]
        projector      projector         LLM embeddings       loss here only
 
-Shapes: B samples, L positions, E the language model's width, P loss positions, C CAD tokens.
+Shapes: B rows, L positions, E the language model's width, P loss positions, C CAD tokens.
 """
 
 import contextlib
@@ -25,6 +25,7 @@ from pipeline.memory import is_out_of_memory
 from pipeline.model.fused import fuse
 from pipeline.model.loss import cross_entropy_sum
 from pipeline.model.notation import CadNotation, Notation, TextNotation
+from pipeline.model.packing import decode_row, prepare
 from pipeline.model.projector import ModalityProjector
 from pipeline.model.quantization import keep_unpacked, quantization_config
 from pipeline.model.vocabulary import CadEmbedding, CadHead, TextEmbedding, initial_rows, pretrained_rows
@@ -36,7 +37,7 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Sequences of different make-up in one rectangle.
+    """Sequences of different make-up, one after the other in a single row; for generation in a rectangle.
 
     Every embedding that occurs is computed once, in four flat lists one after the other (text, CAD, points,
     images) behind one row of zeros; ``gather_BL`` says which of them stands at each position.
@@ -45,7 +46,7 @@ class Batch:
         text_ids, cad_ids: (tokens,) int64.
         points: (clouds, T, D) or None; images: (samples, V, T, D) or None, with view numbers (samples, V).
         gather_BL: (B, L) int64; 0 is padding.
-        loss_positions: (P,) int64 into the flattened rectangle: where the next token is predicted.
+        loss_positions: (P,) int64 into the flattened rows: where the next token is predicted.
         targets: (P,) int64.
         lengths: of each sequence, padding left out; known without asking a GPU.
     """
@@ -143,6 +144,7 @@ class CadMllmModel(nn.Module):
                 f"model.lora.target_modules {list(lora.target_modules)} do not fit {llm_folder}: {error}"
             ) from error
         fuse(self.llm)
+        prepare(self.causal_lm)
         self.feature_shapes: dict[str, tuple[int, ...]] = {}
         self.feature_details: dict[str, dict[str, Any]] = {}
         self.projectors = nn.ModuleDict()
@@ -267,16 +269,16 @@ class CadMllmModel(nn.Module):
         flat = torch.cat([zero, *(part.float() for part in parts)])
         return F.embedding(batch.gather_BL, flat)
 
-    def forward(self, batch: Batch) -> Tensor:
-        """Sum of the cross-entropy over the batch's target tokens, in float32; logits only where the loss is.
+    def hidden(self, batch: Batch) -> Tensor:
+        """(P, E) what the decoder says where a next token is predicted, of sequences in a single row."""
+        decoder, embedded_1LE = self.causal_lm.model, self.embed(batch).to(self.dtype)
+        hidden_1LE = decode_row(decoder, embedded_1LE, batch.lengths)
+        return hidden_1LE[0, batch.loss_positions]
 
-        The batch is padded on the right: under causal attention nothing sees the padding, so there is no mask, and
-        attention can skip the half that is never seen.
-        """
-        base = self.causal_lm
-        hidden_BLE = base.model(inputs_embeds=self.embed(batch).to(self.dtype), use_cache=False).last_hidden_state
-        hidden_PE = hidden_BLE.flatten(0, 1)[batch.loss_positions]
-        return cross_entropy_sum(hidden_PE, base.get_output_embeddings().weight, batch.targets) + self._unused(batch)
+    def forward(self, batch: Batch) -> Tensor:
+        """Sum of the cross-entropy over the batch's target tokens, in float32; logits only where the loss is."""
+        weight_CE = self.causal_lm.get_output_embeddings().weight
+        return cross_entropy_sum(self.hidden(batch), weight_CE, batch.targets) + self._unused(batch)
 
     def _unused(self, batch: Batch) -> Tensor:
         """Zero, of the trained projectors that this batch has no use for.

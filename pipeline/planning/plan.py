@@ -121,8 +121,8 @@ def _training(p: Params, num_models: int, rates: Rates, parameters: float) -> It
             share * sum(shown[m] for m in combination.split("+") if m != "text")
             for combination, share in stage.modality_sample_probs.items()
         )
-        per_step = p.training.tokens_per_batch * p.training.gradient_accumulation_steps
-        tokens = train * stage.epochs * (text + extra) if stage.epochs else (stage.steps or 0) * per_step
+        samples = train * stage.epochs if stage.epochs else (stage.steps or 0) * p.training.batch_size
+        tokens = samples * (text + extra)
         # Forward, and backward through frozen weights: 4 operations for each parameter and token.
         seconds = 4 * parameters * tokens / (rates.flops * TRAINING_SHARE)
         memory = LIBRARIES + int(weights)

@@ -1,6 +1,7 @@
 """Samples out of shards into batches: only what an example shows is read."""
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from pipeline.errors import UserError
 from pipeline.model.cad_mllm import INSTRUCTION, Batch
 from pipeline.model.notation import CadNotation, Notation
 from pipeline.shards.reader import IndexRow, ShardReader, read_index
-from pipeline.training.plan import Example, Lengths
+from pipeline.training.plan import Example, Lengths, cut
 
 MEMBERS = {"point_cloud": "point_cloud.npy", "image": "image.npy"}
 
@@ -119,6 +120,16 @@ class TrainingData:
         """The batch of these examples; ``num_tokens`` as for ``collate``."""
         return collate([self.load(example) for example in examples], num_tokens)
 
+    def batches(
+        self, examples: Sequence[Example], tokens_per_batch: int, num_tokens: dict[str, int], rank: int, num_ranks: int
+    ) -> Iterator[tuple[Batch, float]]:
+        """What one of several processes computes of these examples: batches within the budget, and their weight.
+
+        One for which none is left repeats an example with weight 0, so that all processes are in step.
+        """
+        for micro in cut(examples, tokens_per_batch, num_ranks)[rank::num_ranks]:
+            yield self.batch(micro or examples[:1], num_tokens), 1.0 if micro else 0.0
+
 
 def tokenise_prompts(tokenizer: Any, captions: list[str], max_caption_tokens: int) -> list[list[int]]:
     """Token ids of instruction and caption, the caption cut to ``max_caption_tokens``."""
@@ -130,12 +141,12 @@ def tokenise_prompts(tokenizer: Any, captions: list[str], max_caption_tokens: in
     return [[*head, *body[:max_caption_tokens], *tail] for body in bodies]
 
 
-def collate(inputs: Sequence[Inputs], num_tokens: dict[str, int], left: bool = False) -> Batch:
+def collate(inputs: Sequence[Inputs], num_tokens: dict[str, int], padded: bool = False) -> Batch:
     """Put sequences into one batch.
 
     Args:
         num_tokens: positions that a sample's projected ``point_cloud`` and ``image`` take.
-        left: pad on the left, as generation needs; else on the right.
+        padded: a row for each sequence, padded on the left, as generation needs; else all of them in one row.
     """
     num_text = sum(len(i.prompt) for i in inputs)
     num_cad = sum(len(i.program) for i in inputs)
@@ -148,21 +159,17 @@ def collate(inputs: Sequence[Inputs], num_tokens: dict[str, int], left: bool = F
         at[part] += count
         return list(range(first, first + count))
 
-    rows, spans = [], []
+    rows = []
     for item in inputs:
-        before = take("image", num_tokens["image"] if item.image is not None else 0)
-        before += take("points", num_tokens["point_cloud"] if item.points is not None else 0)
-        before += take("text", len(item.prompt))
-        rows.append(before + take("cad", len(item.program)))
-        spans.append(len(before))
-    length = max(len(row) for row in rows)
-    gather = torch.zeros(len(rows), length, dtype=torch.long)
-    positions: list[int] = []
-    for number, (row, start) in enumerate(zip(rows, spans, strict=True)):
-        offset = length - len(row) if left else 0
-        gather[number, offset : offset + len(row)] = torch.tensor(row)
-        # The position before each program token predicts it; the last of the prompt predicts the first.
-        positions += range(number * length + offset + start - 1, number * length + offset + len(row) - 1)
+        row = take("image", num_tokens["image"] if item.image is not None else 0)
+        row += take("points", num_tokens["point_cloud"] if item.points is not None else 0)
+        rows.append(row + take("text", len(item.prompt)) + take("cad", len(item.program)))
+    lengths = tuple(len(row) for row in rows)
+    if padded:
+        rows = [[0] * (max(lengths) - len(row)) + row for row in rows]
+    # The position before each program token predicts it; the last of the prompt predicts the first.
+    ends = zip(itertools.accumulate(len(row) for row in rows), inputs, strict=True)
+    positions = [position for end, item in ends for position in range(end - len(item.program) - 1, end - 1)]
     images = [i.image for i in inputs if i.image is not None]
     cad_ids = torch.tensor([token for i in inputs for token in i.program], dtype=torch.long)
     return Batch(
@@ -171,10 +178,10 @@ def collate(inputs: Sequence[Inputs], num_tokens: dict[str, int], left: bool = F
         points=_stack(clouds),
         images=_stack(images),
         views=torch.tensor([i.views for i in inputs if i.image is not None]) if images else None,
-        gather_BL=gather,
+        gather_BL=torch.tensor(rows if padded else [list(itertools.chain.from_iterable(rows))]),
         loss_positions=torch.tensor(positions, dtype=torch.long),
         targets=cad_ids,
-        lengths=tuple(len(row) for row in rows),
+        lengths=lengths,
     )
 
 

@@ -34,7 +34,7 @@ from pipeline.training.curriculum import (
 from pipeline.training.meters import RunningLoss, Speed, Tally
 from pipeline.training.optimizer import clip_gradients, make_optimizer, set_learning_rates
 from pipeline.training.parallel import Parallel
-from pipeline.training.plan import StagePlan, Step, share
+from pipeline.training.plan import StagePlan, Step
 from pipeline.training.state import Position, collect_moments, load_state, save_state, saved_states, set_moments
 from pipeline.training.tracking import StageLog
 from pipeline.training.validation import validate
@@ -99,7 +99,9 @@ class Trainer:
         in_window = self.done % training.log_every  # steps that the next line of the log is about too
         for step in itertools.islice(self.plan.steps(self.done - in_window), in_window):
             self.tally.add(step, expected_shares(stage, step.progress))
-        self.steps = prefetch(load_steps(self.plan.steps(self.done), job.train, self.num_tokens, parallel))
+        self.steps = prefetch(
+            load_steps(self.plan.steps(self.done), job.train, training.tokens_per_batch, self.num_tokens, parallel)
+        )
         self.speed = Speed(model)
 
     def train(self) -> dict[str, Any]:
@@ -225,7 +227,7 @@ class Trainer:
         return ends
 
     def figures(self) -> dict[str, Any]:
-        """Steps, samples, target tokens, padding, combinations meant and shown, parameters, validation losses."""
+        """Steps, samples, target tokens, combinations meant and shown, parameters, validation losses."""
         shown = Tally()
         for step, _ in zip(self.plan.steps(), range(self.done)):
             shown.add(step, expected_shares(self.job.stage, step.progress))
@@ -261,17 +263,11 @@ def free_trained_parts(
 
 
 def load_steps(
-    steps: Iterator[Step], data: TrainingData, num_tokens: dict[str, int], parallel: Parallel
+    steps: Iterator[Step], data: TrainingData, tokens_per_batch: int, num_tokens: dict[str, int], parallel: Parallel
 ) -> Iterator[tuple[Step, list[tuple[Batch, float]]]]:
-    """Each step with what this process computes of it: batches and their weight.
-
-    A process that has nothing to do in a micro-batch repeats a sample with weight 0, so that all of them are in step.
-    """
+    """Each step with what this process computes of it: batches and their weight."""
     if parallel.device.type == "cuda":
         torch.cuda.set_device(parallel.device)  # in the thread that works ahead, which would begin with the first GPU
     for step in steps:
-        mine = []
-        for micro in share(step.micro_batches, parallel.rank, parallel.size):
-            batch = data.batch(micro or step.examples[:1], num_tokens)
-            mine.append((batch.pin() if parallel.device.type == "cuda" else batch, 1.0 if micro else 0.0))
-        yield step, mine
+        mine = data.batches(step.examples, tokens_per_batch, num_tokens, parallel.rank, parallel.size)
+        yield step, [(batch.pin() if parallel.device.type == "cuda" else batch, weight) for batch, weight in mine]

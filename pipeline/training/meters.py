@@ -47,31 +47,31 @@ class Tally:
     """What was shown, next to what was meant to be."""
 
     def __init__(self) -> None:
-        self.samples = self.targets = self.filled = self.positions = 0
+        self.samples = self.targets = 0
         self.shown: defaultdict[str, float] = defaultdict(float)
+        self.learnt: defaultdict[str, float] = defaultdict(float)
         self.meant: defaultdict[str, float] = defaultdict(float)
 
     def add(self, step: Step, expected: Mapping[str, float]) -> None:
         examples = step.examples
         self.samples += len(examples)
         self.targets += step.num_targets
-        self.filled += sum(e.length for e in examples)
-        self.positions += sum(len(micro) * max(e.length for e in micro) for micro in step.micro_batches)
         for example in examples:
             self.shown[example.combination] += 1
+            self.learnt[example.combination] += example.num_targets
         for combination, share in expected.items():
             self.meant[combination] += share * len(examples)
 
     def shares(self) -> dict[str, Any]:
-        """Of padding among all positions; of each combination among samples, as shown and as meant."""
+        """Of each combination among samples, as shown and as meant, and among target tokens, which the loss counts."""
 
-        def of(counts: Mapping[str, float]) -> dict[str, float]:
-            return {name: round(counts[name] / self.samples, 6) for name in sorted(counts)}
+        def of(counts: Mapping[str, float], total: int) -> dict[str, float]:
+            return {name: round(counts[name] / total, 6) for name in sorted(counts)}
 
         return {
-            "padding_share": round(1 - self.filled / self.positions, 6),
-            "combinations": of(self.shown),
-            "intended": of(self.meant),
+            "combinations": of(self.shown, self.samples),
+            "intended": of(self.meant, self.samples),
+            "target_shares": of(self.learnt, self.targets),
         }
 
 
@@ -87,7 +87,7 @@ class Speed:
         """Count a batch; nothing is waited for."""
         for pace in (self._window, self._all):
             pace.tokens += batch.num_tokens
-            pace.samples += len(batch.gather_BL)
+            pace.samples += len(batch.lengths)
             pace.flops += self._count(batch)
 
     @contextmanager

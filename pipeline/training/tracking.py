@@ -175,12 +175,12 @@ def wandb_row(line: Line, stage_name: str, stage_number: int, stage: CurriculumS
             "train/stage": stage_number,
             "train/learning_rate": line["lr"],
             "train/grad_norm": line["grad_norm"],
-            "train/padding_share": line["padding_share"],
         }
         row |= {f"train/active_modalities/{m}": float(m in stage.modalities) for m in MODALITIES}
         row |= {f"train/learning_rate/{name}": rate for name, rate in line["learning_rates"].items()}
         row |= {f"train/combination/{name}": share for name, share in line["combinations"].items()}
         row |= {f"train/intended/{name}": share for name, share in line["intended"].items()}
+        row |= {f"train/target_share/{name}": share for name, share in line["target_shares"].items()}
     elif line["event"] == "epoch":
         row |= {f"epoch/{stage_name}_loss": line["loss"], "epoch/epoch": line["epoch"]}
     elif line["event"] == "validation":

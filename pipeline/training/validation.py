@@ -13,7 +13,7 @@ from pipeline.prefetch import prefetch
 from pipeline.training.batches import TrainingData
 from pipeline.training.curriculum import uniform, views_for
 from pipeline.training.parallel import Parallel
-from pipeline.training.plan import Example, pack
+from pipeline.training.plan import Example
 
 
 @torch.no_grad()
@@ -45,19 +45,13 @@ def validate(
         for row in rows:
             views = views_for(num_views, shown, seed, -1, data.keys[row]) if "image" in combination else ()
             examples.append(Example(row, combination, views, lengths.of(row, combination), lengths.programs[row]))
-        examples.sort(key=lambda e: (e.length, e.row))
-        packed = pack(examples, training.tokens_per_batch, training.max_batch_size)
-        # Each process takes its turn; where the last round is not full, the first batch is repeated and counts nothing.
-        rounds = -(-len(packed) // parallel.size)
-        turns = [parallel.rank + number * parallel.size for number in range(rounds)]
-        batches = prefetch(data.batch(packed[turn if turn < len(packed) else 0], num_tokens) for turn in turns)
+        batches = prefetch(data.batches(examples, training.tokens_per_batch, num_tokens, parallel.rank, parallel.size))
         total = torch.zeros((), dtype=torch.float64, device=model.device)
         with closing(batches):
-            for turn, batch in zip(turns, batches, strict=True):
+            for batch, weight in batches:
                 if parallel.any(interrupt.requested()):
                     interrupt.stop()
                 with autocast(model.device, model.dtype):
-                    loss = model(batch.to(model.device)).double()
-                total += loss if turn < len(packed) else 0
+                    total += model(batch.to(model.device)).double() * weight
         losses[combination] = float(parallel.total(total)) / sum(e.num_targets for e in examples)
     return losses

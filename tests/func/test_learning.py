@@ -56,7 +56,7 @@ def learn(folder, combination, monkeypatch, scratch, blind=False):
     )  # fmt: skip
     training = p.training.model_copy(
         update={
-            "tokens_per_batch": 4096, "max_batch_size": 16, "validate_every_epochs": 1000, "save_every": 10000,
+            "tokens_per_batch": 4096, "batch_size": 16, "validate_every_epochs": 1000, "save_every": 10000,
             "projector_lr_multiplier": 1.0, "vocabulary_lr_multiplier": 1.0, "weight_decay": 0.0,
         }
     )  # fmt: skip
@@ -82,8 +82,7 @@ def learn(folder, combination, monkeypatch, scratch, blind=False):
         views = views_for(2, 2, 0, -1, data.keys[row]) if "image" in combination else ()
         batch = data.batch([Example(row, combination, views, 0, 0)], model.num_tokens())
         with torch.no_grad():
-            hidden = model.causal_lm.model(inputs_embeds=model.embed(batch)).last_hidden_state.flatten(0, 1)
-            logits = model.causal_lm.get_output_embeddings()(hidden[batch.loss_positions])
+            logits = model.causal_lm.get_output_embeddings()(model.hidden(batch))
         hits = logits.argmax(dim=1) == batch.targets
         right, whole = right + int(hits.sum()), whole + int(hits.all())
         total += len(batch.targets)

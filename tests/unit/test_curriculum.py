@@ -4,10 +4,11 @@ import itertools
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from pipeline import params
-from pipeline.params import CurriculumStage, EarlyStopping
+from pipeline import params, presets
+from pipeline.params import CurriculumStage, EarlyStopping, parse
 from pipeline.training.curriculum import (
     combination_for,
     expected_shares,
@@ -19,7 +20,8 @@ from pipeline.training.curriculum import (
     without,
 )
 from pipeline.training.meters import Tally
-from pipeline.training.plan import Lengths, StagePlan, share
+from pipeline.training.plan import Lengths, StagePlan, cut
+from pipeline.yaml_files import plain
 
 PARAMS = params.load(Path(__file__).resolve().parents[2] / "presets" / "quickstart.yaml")
 STAGE = PARAMS.curriculum["stage3_all"].model_copy(update={"epochs": 1})
@@ -42,10 +44,6 @@ def tallied(steps):
     for step in steps:
         tally.add(step, {})
     return tally.shares()
-
-
-def micro_batches(plan):
-    return [micro for step in plan.steps() for micro in step.micro_batches]
 
 
 def test_realised_frequencies_are_the_intended_ones():
@@ -94,23 +92,49 @@ def test_scheduled_probabilities_shift_within_the_stage_also_within_one_epoch():
     assert [step.progress for step in steps] == sorted(step.progress for step in steps)
 
 
-def test_an_epoch_shows_every_sample_once_within_the_budget_with_little_padding():
-    batches = micro_batches(planned())
-    assert sorted(example.row for batch in batches for example in batch) == list(range(3000))
-    assert all(len(b) * max(e.length for e in b) <= PARAMS.training.tokens_per_batch for b in batches)
-    assert all(len(e.views) == (2 if "image" in e.combination else 0) for b in batches for e in b)
-    assert tallied(planned().steps())["padding_share"] < 0.05
+def test_an_epoch_shows_every_sample_once_in_steps_of_one_size():
+    steps = list(planned().steps())
+    assert sorted(example.row for step in steps for example in step.examples) == list(range(3000))
+    sizes = Counter(len(step.examples) for step in steps)
+    assert max(sizes) == PARAMS.training.batch_size
+    assert min(sizes) >= max(sizes) - 1
+    assert all(len(e.views) == (2 if "image" in e.combination else 0) for step in steps for e in step.examples)
+
+
+@pytest.mark.parametrize("preset", [path.stem for path in sorted(presets.FOLDER.glob("*.yaml"))])
+def test_steps_mix_combinations_whose_shares_of_the_gradient_are_their_probabilities(preset):
+    """A step's gradient is the mean over its target tokens, so that a combination's share of it is its share of those.
+
+    The programs' lengths spread as those of real models do, which a step in order of length would not survive.
+    """
+    p = parse(plain(presets.compose(preset)), preset)
+    draw = np.random.default_rng(0)
+    keys = [f"{number:08}" for number in range(6000)]
+    programs = draw.lognormal(4.2, 0.8, len(keys)).astype(int).clip(20, p.data.max_program_tokens)
+    lengths = Lengths(draw.integers(10, 60, len(keys)).tolist(), programs.tolist(), {"point_cloud": 17, "image": 50}, 5)
+    for chosen in p.curriculum.values():
+        if len(chosen.modality_sample_probs) == 1:
+            continue
+        steps = list(StagePlan(keys, lengths, chosen, p.training, (8, 2), 0).steps())
+        mixed = [len({e.combination for e in step.examples}) > 1 for step in steps]
+        assert np.mean(mixed) > 0.9
+        for combination, probability in chosen.modality_sample_probs.items():
+            shares = [
+                sum(e.num_targets for e in step.examples if e.combination == combination) / step.num_targets
+                for step in steps
+            ]
+            assert np.mean(shares) == pytest.approx(probability, abs=0.02)
 
 
 def test_a_plan_repeats_exactly_and_steps_stay_within_epochs():
-    plan = planned(stage(epochs=2), gradient_accumulation_steps=3)
+    plan = planned(stage(epochs=2), batch_size=48)
     steps = list(plan.steps())
-    assert steps == list(planned(stage(epochs=2), gradient_accumulation_steps=3).steps())
-    assert len(steps) == plan.num_steps == sum(plan.steps_in_epoch)
+    assert steps == list(planned(stage(epochs=2), batch_size=48).steps())
+    assert len(steps) == plan.num_steps == 2 * plan.steps_per_epoch
     for epoch in range(2):
         assert sorted(e.row for s in steps if s.epoch == epoch for e in s.examples) == list(range(3000))
     assert [s.ends_epoch for s in steps].count(True) == 2
-    for first in (1, plan.steps_in_epoch[0] - 1, plan.steps_in_epoch[0], plan.num_steps - 1):
+    for first in (1, plan.steps_per_epoch - 1, plan.steps_per_epoch, plan.num_steps - 1):
         assert list(plan.steps(first)) == steps[first:]
 
 
@@ -132,23 +156,26 @@ def test_validation_is_due_before_at_the_end_and_every_so_many_epochs():
 
 
 @pytest.mark.parametrize("num_ranks", [1, 2, 3, 5])
-def test_processes_share_a_step_without_loss_in_equal_rounds(num_ranks):
-    for step in itertools.islice(planned(gradient_accumulation_steps=3).steps(), 20):
-        shares = [share(step.micro_batches, rank, num_ranks) for rank in range(num_ranks)]
-        assert len({len(mine) for mine in shares}) == 1
-        dealt = sorted(e.row for mine in shares for micro in mine for e in micro)
-        assert dealt == sorted(e.row for e in step.examples)
+@pytest.mark.parametrize("budget", [400, 1200, 100_000])
+def test_processes_share_a_step_without_loss_within_the_budget(num_ranks, budget):
+    for step in itertools.islice(planned().steps(), 20):
+        batches = cut(step.examples, budget, num_ranks)
+        assert len(batches) % num_ranks == 0
+        assert sorted(e.row for micro in batches for e in micro) == sorted(e.row for e in step.examples)
+        filled = [sum(e.length for e in micro) for micro in batches]
+        assert max(filled) <= budget
+        assert max(filled) - min(filled) <= max(e.length for e in step.examples)
 
 
 def test_a_process_with_nothing_to_do_keeps_the_others_company():
-    step = next(planned(keys=KEYS[:1]).steps())
-    assert [share(step.micro_batches, rank, 2) for rank in range(2)] == [step.micro_batches, [[]]]
+    (step,) = planned(keys=KEYS[:1]).steps()
+    assert cut(step.examples, 1000, 2) == [step.examples, []]
 
 
 def test_a_sample_longer_than_the_budget_makes_a_batch_of_its_own():
     lengths = Lengths([10, 10, 10], [20, 5000, 20], {}, 5)
-    batches = micro_batches(planned(PARAMS.curriculum["stage1_text"], KEYS[:3], lengths))
-    assert sorted(len(batch) for batch in batches) == [1, 2]
+    (step,) = planned(PARAMS.curriculum["stage1_text"], KEYS[:3], lengths).steps()
+    assert sorted(len(batch) for batch in cut(step.examples, 1000)) == [1, 2]
 
 
 def test_without_text_a_prompt_is_the_instruction_alone():

@@ -1,0 +1,76 @@
+"""Sequences one after the other in a single row, each seeing itself alone: nothing is padded, nothing computed for it.
+
+Everything in a decoder but attention works position by position. Attention is given the sequences' lengths in the place
+of a mask, which transformers hands through as it is if it has four dimensions, and computes each sequence by itself:
+causal, without a mask, so that the half that is never seen is skipped.
+
+Shapes: S sequences, L positions of all of them, H heads, D a head's width, E the model's width.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+ATTENTION = "sdpa_by_sequence"
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _by_sequence(
+    module: Any, query_1HLD: Tensor, key_1HLD: Tensor, value_1HLD: Tensor, lengths: Tensor, **options: Any
+) -> Tensor:
+    window = options.get("sliding_window")
+    sizes = lengths.flatten().tolist()
+    parts = zip(*(torch.split(whole, sizes, dim=2) for whole in (query_1HLD, key_1HLD, value_1HLD)), strict=True)
+    seen = (
+        sdpa_attention_forward(module, query, key, value, _band(query, window), **options)[0]
+        for query, key, value in parts
+    )
+    return torch.cat(list(seen), dim=1)
+
+
+def _band(query: Tensor, window: int | None) -> Tensor | None:
+    """What a sliding window leaves of a longer sequence."""
+    length = query.shape[2]
+    if window is None or length <= window:
+        return None
+    return torch.ones(1, 1, length, length, dtype=torch.bool, device=query.device).tril().triu(1 - window)
+
+
+def _attention(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
+) -> tuple[Tensor, None]:
+    """Attention as transformers asks for it: lengths are integers, a mask is not."""
+    if attention_mask is not None and attention_mask.dtype == torch.int64:
+        return _by_sequence(module, query, key, value, attention_mask, **options), None
+    seen: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+    return seen
+
+
+AttentionInterface.register(ATTENTION, _attention)
+AttentionMaskInterface.register(ATTENTION, sdpa_mask)
+
+
+def prepare(llm: Any) -> None:
+    """Let a transformers model read sequences in a row, if its layers look nowhere but through their attention."""
+    if llm._supports_attention_backend and not llm._is_stateful:
+        llm.set_attn_implementation(ATTENTION)
+
+
+def decode_row(decoder: Any, embedded_1LE: Tensor, lengths: Sequence[int]) -> Tensor:
+    """(1, L, E) what a decoder makes of sequences of these lengths in a row; one by one where it was not prepared."""
+    if decoder.config._attn_implementation != ATTENTION:
+        parts = torch.split(embedded_1LE, list(lengths), dim=1)
+        return torch.cat([decoder(inputs_embeds=p, use_cache=False).last_hidden_state for p in parts], dim=1)
+    positions_1L = torch.cat([torch.arange(length) for length in lengths])[None]
+    hidden: Tensor = decoder(
+        inputs_embeds=embedded_1LE,
+        attention_mask=torch.tensor(lengths).view(1, 1, 1, -1),
+        position_ids=positions_1L.to(embedded_1LE.device),
+        use_cache=False,
+    ).last_hidden_state
+    return hidden
