@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,6 +17,7 @@ from pipeline.progress import display
 from pipeline.recipes import Pretraining
 from pipeline.resolved import read_models
 from pipeline.shards.manifest import MANIFEST, Manifest
+from pipeline.shards.reader import read_index
 from pipeline.shards.seen import write_seen
 from pipeline.training.tracking import read_log
 from stages.runner import CORPUS, GEOMETRY, LOGS, MODELS, PRETRAINED, command, stage
@@ -75,6 +77,7 @@ def shape_encoder() -> None:
 
     from pipeline.encoders.dinov2 import DinoV2Encoder
     from pipeline.encoders.michelangelo import MichelangeloEncoder
+    from pipeline.pretraining.data import program_hashes
     from pipeline.pretraining.loop import LOG, Pretrainer
     from pipeline.pretraining.shapes import ShapeBatches, ShapeTraining, occupancy_scores
 
@@ -95,7 +98,7 @@ def shape_encoder() -> None:
         scores = occupancy_scores(module, test, range(min(len(test), MAX_TEST_MODELS)))
         with atomic_folder(ALIGNED) as folder:
             module.save(folder / SHAPES.name, folder / IMAGES.name)
-            write_seen(folder / SHAPES.name, data.programs())
+            write_seen(folder / SHAPES.name, program_hashes(CORPUS, data.rows))
             write_text(folder / SCORES, json.dumps(scores, indent=1, sort_keys=True) + "\n")
             write_text(folder / LOG, (scratch / LOG).read_text(encoding="utf-8"))
         work.clean(scratch)
@@ -116,6 +119,7 @@ def image_encoder() -> None:
     from pipeline.encoders.alignment import AlignmentHead
     from pipeline.encoders.dinov2 import DinoV2Encoder
     from pipeline.encoders.michelangelo import MichelangeloEncoder
+    from pipeline.pretraining.data import program_hashes
     from pipeline.pretraining.encoded import encode_clouds
     from pipeline.pretraining.images import ImageBatches, ImageTraining, retrieval_scores
     from pipeline.pretraining.loop import LOG, Pretrainer
@@ -147,23 +151,44 @@ def image_encoder() -> None:
         )
         with atomic_folder(IMAGES) as folder:
             save_image_encoder(images, module.image_head, folder)
-            write_seen(folder, data.programs())
+            write_seen(folder, program_hashes(CORPUS, data.rows))
             write_text(folder / SCORES, json.dumps(found, indent=1, sort_keys=True) + "\n")
             write_text(folder / LOG, (scratch / LOG).read_text(encoding="utf-8"))
         work.clean(scratch)
         show.say(f"retrieval among {found['models']} unseen models: {found}")
 
 
+class Lessons(StrEnum):
+    """What a language model learns from."""
+
+    ALL = "all"
+    TEXT = "text"
+    CAPTIONS = "captions"
+
+
 @pretrain.command("language-model")
 @stage
-def language_model() -> None:
-    """A small language model: programs from captions, and from what the encoders see."""
+def language_model(
+    lessons: Annotated[
+        Lessons,
+        typer.Option(
+            "--from",
+            help="all: programs from captions, and from what the encoders see; text: from captions alone; captions: "
+            "the captions themselves, and no program.",
+        ),
+    ] = Lessons.ALL,
+) -> None:
+    """A small language model: programs from captions, and from what the encoders see.
+
+    Those that learn from less are what the curriculum's order is measured on: there is more left to learn.
+    """
     p, recipe = settings()
-    if not IMAGES.is_dir():
+    if lessons is Lessons.ALL and not IMAGES.is_dir():
         raise UserError(f"{IMAGES} is missing; run `cadmllm pretrain image-encoder` first")
     limits = p.model.max_caption_tokens
     described = {
         "recipe": recipe.language_model,
+        "from": lessons,
         "seed": p.seed,
         "llm": p.models.llm,
         "limit": limits,
@@ -171,8 +196,12 @@ def language_model() -> None:
         "pool": recipe.image_encoder.pool,
         "num_points": recipe.shape_encoder.num_points,
     }
-    inputs = corpus_inputs() | {path.name: sha256_folder(path) for path in (ALIGNED, IMAGES)}
+    inputs = {"corpus": sha256_file(CORPUS / MANIFEST)}
+    if lessons is Lessons.ALL:
+        inputs = corpus_inputs() | {path.name: sha256_folder(path) for path in (ALIGNED, IMAGES)}
+    out = LANGUAGE if lessons is Lessons.ALL else LANGUAGE.with_name(f"{LANGUAGE.name}_{lessons}")
     from pipeline.cad.grammar import Grammar
+    from pipeline.pretraining.data import program_hashes
     from pipeline.pretraining.language import (
         LanguageTraining,
         ProgramTexts,
@@ -187,14 +216,18 @@ def language_model() -> None:
         display("pretrain language-model") as show,
         work.scratch("pretrain-language-model", __name__, described, inputs) as scratch,
     ):
-        data = {split: shape_data(split, p.seed) for split in ("train", "validation")}
-        features = {split: seen(models, recipe, scratch / split, show) for split, models in data.items()}
-        captions = [row.caption for row in data["train"].rows]
-        size = recipe.language_model.vocabulary_size
-        tokenizer, llm = make_language_model(p.models.llm.architecture, captions, grammar, size, p.seed)
+        rows, features = {}, {}
+        for split in ("train", "validation"):
+            if lessons is Lessons.ALL:
+                data = shape_data(split, p.seed)
+                rows[split], features[split] = data.rows, seen(data, recipe, scratch / split, show)
+            else:
+                rows[split], features[split] = read_index(CORPUS, split), {}
+        captions = [row.caption for row in rows["train"]]
+        size, notation = recipe.language_model.vocabulary_size, None if lessons is Lessons.CAPTIONS else grammar
+        tokenizer, llm = make_language_model(p.models.llm.architecture, captions, notation, size, p.seed)
         train, validation = (
-            ProgramTexts(CORPUS, models.rows, tokenizer, grammar, limits, features[split])
-            for split, models in data.items()
+            ProgramTexts(CORPUS, rows[split], tokenizer, notation, limits, features[split]) for split in rows
         )
         module = LanguageTraining(llm, {name: array.shape[-1] for name, array in train.features.items()})
         batches = TextBatches(train, recipe.language_model, p.seed)
@@ -202,13 +235,13 @@ def language_model() -> None:
         Pretrainer(module, recipe.language_model, p.seed, batches, module.loss, scratch, log, show).run()
         losses = {
             "+".join(["text", *shown]): round(mean_loss(module, validation, recipe.language_model.batch_size, shown), 4)
-            for shown in ([], ["point_cloud"], ["image"])
+            for shown in ([], *([name] for name in train.features))
         }
         show.say(f"validation loss {losses}")
-        with atomic_folder(LANGUAGE) as folder:
+        with atomic_folder(out) as folder:
             llm.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
-            write_seen(folder, data["train"].programs())
+            write_seen(folder, frozenset() if lessons is Lessons.CAPTIONS else program_hashes(CORPUS, rows["train"]))
             write_text(folder / SCORES, json.dumps({"validation_loss": losses}) + "\n")
             write_text(folder / LOG, (scratch / LOG).read_text(encoding="utf-8"))
         work.clean(scratch)

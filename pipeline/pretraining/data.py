@@ -12,7 +12,13 @@ from torch import Tensor
 
 from pipeline.encoders.dinov2 import DinoV2Encoder, decode_png
 from pipeline.errors import UserError
-from pipeline.shards.reader import ShardReader, read_index
+from pipeline.shards.reader import IndexRow, ShardReader, read_index
+
+
+def program_hashes(corpus: Path, rows: Sequence[IndexRow]) -> frozenset[str]:
+    """Hashes of the programs of some models."""
+    reader = ShardReader(corpus, "corpus")
+    return frozenset(reader.json(row.shard, row.key)["program_hash"] for row in rows)
 
 
 class ShapeData:
@@ -32,10 +38,6 @@ class ShapeData:
 
     def __len__(self) -> int:
         return len(self.rows)
-
-    def programs(self) -> frozenset[str]:
-        """Hashes of the programs."""
-        return frozenset(self.corpus.json(row.shard, row.key)["program_hash"] for row in self.rows)
 
     def chosen(self, step: int, batch_size: int) -> tuple[list[int], np.random.Generator]:
         """The rows of a step, every row once in an epoch, and random numbers of the step's own."""

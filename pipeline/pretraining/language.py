@@ -50,6 +50,7 @@ class ProgramTexts:
     """Prompts and programs of some models, in the language model's tokens.
 
     Args:
+        grammar: of the CAD tokens; None where the captions are learnt themselves, each after its first token.
         features: (models, S, width) of each modality, in the same order.
 
     Raises:
@@ -61,19 +62,23 @@ class ProgramTexts:
         corpus: Path,
         rows: Sequence[IndexRow],
         tokenizer: Any,
-        grammar: Grammar,
+        grammar: Grammar | None,
         max_caption_tokens: int,
         features: dict[str, np.ndarray],
     ) -> None:
+        self.features = features
+        self.prompts = tokenise_prompts(tokenizer, [row.caption for row in rows], max_caption_tokens)
+        self.programs: list[list[int]] = []
+        if grammar is None:
+            self.prompts, self.programs = [p[:1] for p in self.prompts], [p[1:] for p in self.prompts]
+            return
         reader = ShardReader(corpus, "corpus")
         bits = reader.manifest.details["codec"]["bits"]
         if bits != grammar.bits:
             raise UserError(f"{corpus} is encoded with {bits} bits, codec.bits is {grammar.bits}")
         vocabulary = tokenizer.get_vocab()
         ids = np.array([vocabulary[name] for name in cad_token_names(grammar)])
-        self.prompts = tokenise_prompts(tokenizer, [row.caption for row in rows], max_caption_tokens)
-        self.programs: list[list[int]] = [ids[reader.array(row.shard, row.key, "program.npy")].tolist() for row in rows]
-        self.features = features
+        self.programs = [ids[reader.array(row.shard, row.key, "program.npy")].tolist() for row in rows]
 
     def batch(self, rows: Sequence[int], shown: Sequence[str]) -> TextBatch:
         """These samples in one rectangle, padded on the right, with the modalities that are ``shown``."""
@@ -93,7 +98,7 @@ class TextBatches:
 
     def __init__(self, texts: ProgramTexts, settings: LanguagePretraining, seed: int) -> None:
         self.texts, self.size, self.seed = texts, settings.batch_size, seed
-        self.shares = {name: getattr(settings, name) for name in SHOWN}
+        self.shares = {name: getattr(settings, name) for name in SHOWN if name in texts.features}
         self.lengths = np.array([len(a) + len(b) for a, b in zip(texts.prompts, texts.programs, strict=True)])
         self._block, self._rows = -1, np.empty((0, 0), int)
 
@@ -147,10 +152,10 @@ class LanguageTraining(nn.Module):
 
 
 def make_language_model(
-    architecture: dict[str, Any], captions: Sequence[str], grammar: Grammar, vocabulary_size: int, seed: int
+    architecture: dict[str, Any], captions: Sequence[str], grammar: Grammar | None, vocabulary_size: int, seed: int
 ) -> tuple[Any, Any]:
-    """A tokenizer for captions and CAD tokens, and a model with random weights for it."""
-    tokenizer = caption_tokenizer(captions, vocabulary_size, cad_token_names(grammar))
+    """A tokenizer for captions and CAD tokens, if any, and a model with random weights for it."""
+    tokenizer = caption_tokenizer(captions, vocabulary_size, cad_token_names(grammar) if grammar else [])
     settings = {name: value for name, value in architecture.items() if name != "tokenizer"}
     set_seed(seed)
     config = AutoConfig.for_model(**{**settings, "vocab_size": len(tokenizer), "eos_token_id": 0, "pad_token_id": 0})

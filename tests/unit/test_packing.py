@@ -14,7 +14,9 @@ IN_A_ROW = {
     "qwen2": {**GROUPED, "use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1},
     "qwen3": {**GROUPED, "head_dim": 8},
     "mistral": {**GROUPED, "sliding_window": 6},
-    "gemma3_text": {**GROUPED, "head_dim": 8, "sliding_window": 5, "layer_types": ["sliding_attention", "full_attention"]},
+    "gemma3_text": {
+        **GROUPED, "head_dim": 8, "sliding_window": 5, "layer_types": ["sliding_attention", "full_attention"],
+    },
     "gpt2": {"vocab_size": 50, "n_embd": 32, "n_layer": 2, "n_head": 4},
 }  # fmt: skip
 ONE_BY_ONE = {
