@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from pipeline import params, yaml_files
 from pipeline.cad.grammar import Grammar
@@ -36,14 +37,33 @@ def _compose():
         os.chdir(before)
 
 
-@pytest.fixture(scope="module", params=[True, False], ids=["tied", "untied"])
+# Heads of Qwen3 are wider than their share of the model, as in its released sizes.
+LLMS = {
+    "llama tied": {},
+    "qwen2 untied": {"model_type": "qwen2", "tie_word_embeddings": False},
+    "qwen3 tied": {"model_type": "qwen3", "head_dim": 24},
+}
+
+
+@pytest.fixture(scope="module", params=LLMS.values(), ids=LLMS)
 def llm_folder(request, tmp_path_factory, smoke):
-    """A language model that ties its text embeddings, and one that does not."""
+    """Language models that differ in what they tie, in biases (Qwen2) and in norms of queries and keys (Qwen3)."""
     folder = tmp_path_factory.mktemp("models")
     llm = smoke.models.llm
-    tied = llm.model_copy(update={"architecture": {**llm.architecture, "tie_word_embeddings": request.param}})
-    build_models(smoke.models.model_copy(update={"llm": tied}), 0, folder / "s", folder / "m", lambda *_: None)
+    other = llm.model_copy(update={"architecture": {**llm.architecture, **request.param}})
+    build_models(smoke.models.model_copy(update={"llm": other}), 0, folder / "s", folder / "m", lambda *_: None)
+    roughen(folder / "m/llm/model.safetensors")
     return folder / "m" / "llm"
+
+
+def roughen(path):
+    """Biases begin as zeros and norms as ones: of no use, until they are something else."""
+    tensors = load_file(path)
+    generator = torch.Generator().manual_seed(0)
+    for name, tensor in tensors.items():
+        if name.endswith("bias") or "norm" in name:
+            tensor.add_(torch.randn(tensor.shape, generator=generator) * 0.1)
+    save_file(tensors, path, metadata={"format": "pt"})
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from pipeline.errors import UserError
 from pipeline.model.flops import FlopCount
@@ -58,29 +58,36 @@ def test_in_float16_gradients_are_scaled_before_they_are_rounded(weight_dtype):
     assert float(error.max()) < 0.02  # 0.08 where they are rounded first
 
 
-def small_llama(**changes):
+def small_decoder(model_type="llama", **changes):
     torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+    config = AutoConfig.for_model(
+        model_type, vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
         num_key_value_heads=2, **changes,
     )  # fmt: skip
-    base = LlamaForCausalLM(config)
+    base = AutoModelForCausalLM.from_config(config)
     lora = LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj", "o_proj"], task_type="CAUSAL_LM")
     adapted = get_peft_model(base, lora)
     with torch.no_grad():
         for name, parameter in adapted.named_parameters():
-            if "lora_" in name:
+            if "lora_" in name or name.endswith("bias"):
                 parameter.normal_(std=0.1)
             elif "norm" in name:
                 parameter.uniform_(0.5, 1.5)
     return adapted
 
 
-@pytest.mark.parametrize("changes", [{}, {"attention_bias": True, "mlp_bias": True}])
-def test_fused_operations_give_the_same_numbers_and_gradients(changes):
-    plain, fused = small_llama(**changes), small_llama(**changes)
-    counts = fuse(fused)
-    assert counts == {"lora": 6, "mlp": 0 if changes else 2, "norm": 5}
+DECODERS = {  # each with the numbers of its MLPs and norms that are fused
+    "llama": ({}, 2, 5),
+    "llama with biases": ({"attention_bias": True, "mlp_bias": True}, 0, 5),
+    "qwen2": ({"model_type": "qwen2"}, 2, 5),  # biases of q, k and v
+    "qwen3": ({"model_type": "qwen3", "head_dim": 12}, 2, 9),  # norms of q and k
+}
+
+
+@pytest.mark.parametrize(("changes", "mlps", "norms"), DECODERS.values(), ids=DECODERS)
+def test_fused_operations_give_the_same_numbers_and_gradients(changes, mlps, norms):
+    plain, fused = small_decoder(**changes), small_decoder(**changes)
+    assert fuse(fused) == {"lora": 6, "mlp": mlps, "norm": norms}
     x = torch.randn(3, 17, 32)
     results = []
     for llm in (plain, fused):
@@ -97,8 +104,9 @@ def test_fused_operations_give_the_same_numbers_and_gradients(changes):
         torch.testing.assert_close(value, grads_fused[name], rtol=1e-4, atol=1e-7, msg=name)
 
 
-def test_adapters_can_still_be_switched_off_and_merged():
-    plain, fused = small_llama(), small_llama()
+@pytest.mark.parametrize("model_type", ["llama", "qwen2", "qwen3"])
+def test_adapters_can_still_be_switched_off_and_merged(model_type):
+    plain, fused = small_decoder(model_type), small_decoder(model_type)
     fuse(fused)
     x = torch.randn(1, 5, 32)
     with torch.no_grad():
@@ -123,7 +131,7 @@ def test_counted_work_is_what_torch_counts(model):
     with FlopCounterMode(display=False) as counter:
         model(batch).backward()
     length, config = batch.lengths[0], model.causal_lm.config
-    head_dim = config.hidden_size // config.num_attention_heads
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     # Torch counts attention as a full square, its backward pass as 2.5 times the forward, and on a CPU not at all.
     attention = 3 * 2 * config.num_hidden_layers * config.num_attention_heads * head_dim * length**2
     assert counter.get_total_flops() == pytest.approx(FlopCount(model)(batch) - attention, rel=0.02)
