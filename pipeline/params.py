@@ -1,6 +1,7 @@
 """``params.yaml`` as frozen models. Every key is documented here; unknown keys and impossible values are errors."""
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -39,7 +40,9 @@ class Model(Section):
         "package:<distribution> (a GGUF in an installed package) | "
         "init (random weights of `architecture`, from the seed)"
     )
-    revision: str | None = Field(None, description="hub revision")
+    revision: str | None = Field(
+        None, description="of the hub's repository: a commit, which stays the same, or a branch or tag, which may not"
+    )
     architecture: dict[str, Any] = Field(
         default_factory=dict, description="for init: the configuration, transformers' or Michelangelo's names"
     )
@@ -53,6 +56,11 @@ class Model(Section):
         if kind == "init" and not self.architecture:
             raise ValueError("source init needs an architecture")
         return self
+
+    @property
+    def pinned(self) -> bool:
+        """Whether it is the same at any time: not what happens to be in a hub's repository."""
+        return not self.source.startswith("hub:") or re.fullmatch("[0-9a-f]{40}", self.revision or "") is not None
 
 
 class Models(Section):

@@ -13,7 +13,7 @@ import typer
 
 from pipeline import params
 from pipeline.errors import UserError
-from pipeline.params import Params
+from pipeline.params import Models, Params
 from stages.runner import command
 
 SYSTEM_LIBRARIES = {"libGL.so.1": "libgl1", "libX11.so.6": "libx11-6"}
@@ -57,7 +57,11 @@ def doctor(
     if disk < 5 * GIB:
         faults.append(f"{disk / GIB:.1f} GiB of disk are free; 5 are needed for the default preset")
     try:
-        faults += fit(params.load(), memory, gpu_bytes) if preset else []
+        if preset:
+            p = params.load()
+            faults += fit(p, memory, gpu_bytes)
+            for note in unpinned(p):
+                typer.echo(f"note: {note}")
     except UserError as error:
         faults.append(str(error))
     for fault in faults:
@@ -88,6 +92,15 @@ def _gpu() -> int:
         f"gpu           {torch.cuda.device_count()} x {properties.name}, {properties.total_memory / GIB:.0f} GiB"
     )
     return int(properties.total_memory)
+
+
+def unpinned(p: Params) -> list[str]:
+    """Models that may be others tomorrow."""
+    return [
+        f"models.{name}: {model.source} is not pinned: its revision is {model.revision or 'the latest'}, not a commit"
+        for name in Models.model_fields
+        if not (model := getattr(p.models, name)).pinned
+    ]
 
 
 def fit(p: Params, memory: int, gpu: int) -> list[str]:

@@ -20,3 +20,5 @@ def models() -> None:
         for name, entry in manifest.items():
             trained = "" if entry["pretrained"] else ", untrained (seeded)"
             show.say(f"{name}: {entry['parameters']:,} parameters from {entry['source']}{trained}")
+            if not getattr(p.models, name).pinned:
+                show.say(f"note: {entry['source']} is not pinned; models.{name}.revision: {entry['commit']} keeps it")

@@ -10,9 +10,11 @@ import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from huggingface_hub import hf_hub_download, resolve_revision
+from huggingface_hub.errors import RevisionResolutionError
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
@@ -35,6 +37,13 @@ from pipeline.shards.seen import SEEN, read_seen, write_seen
 SHIPPED = Path(__file__).resolve().parents[1] / "shipped"  # weights that the package carries, with their cards
 
 
+class Made(NamedTuple):
+    """What a maker tells of a model: its number of parameters, and the commit of the hub's repository it is from."""
+
+    parameters: int
+    commit: str | None = None
+
+
 def build_models(
     models: Models, seed: int, scratch: Path, out: Path, progress: Callable[[int, int, str], None]
 ) -> dict[str, Any]:
@@ -43,12 +52,13 @@ def build_models(
     Beside them is written which programs they were trained on, as far as they say so.
 
     Returns:
-        The manifest: for each model its source, sha256, number of parameters, and whether it was ever trained.
+        The manifest: for each model its source, the hub's commit, sha256, number of parameters, and whether it was
+        ever trained.
 
     Raises:
         UserError: a source that cannot be had, and why.
     """
-    makers: dict[str, Callable[[Model, int, Path], int]] = {
+    makers: dict[str, Callable[[Model, int, Path], Made]] = {
         "llm": _make_llm,
         "image_encoder": _make_image_encoder,
         "point_cloud_encoder": _make_point_cloud_encoder,
@@ -61,11 +71,12 @@ def build_models(
         if not record.is_file():
             shutil.rmtree(folder, ignore_errors=True)  # what a kill has left half done
             folder.mkdir(parents=True)
-            parameters = _explained(name, model, partial(make, model, seed, folder))
+            made = _explained(name, model, partial(make, model, seed, folder))
             entry = {
                 "source": model.source,
                 "revision": model.revision,
-                "parameters": parameters,
+                "commit": made.commit,
+                "parameters": made.parameters,
                 "pretrained": model.source != "init",
                 **identity(folder),
             }
@@ -94,21 +105,26 @@ def local_hashes(models: Models) -> dict[str, str]:
     return {name: sha256_folder(path) if path.is_dir() else sha256_file(path) for name, path in sources.items()}
 
 
-def _explained(name: str, model: Model, make: Callable[[], int]) -> int:
+def _explained(name: str, model: Model, make: Callable[[], Made]) -> Made:
     """Say which model could not be had, in place of a library's traceback."""
     try:
         return make()
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, RevisionResolutionError) as error:
         hint = "; without network, use path: or package:" if model.source.startswith("hub:") else ""
         first = " ".join(str(error).split())[:400]
-        raise UserError(f"models.{name}: {model.source} cannot be loaded: {first}{hint}") from error
+        revision = f" at revision {model.revision}" if model.revision else ""
+        raise UserError(f"models.{name}: {model.source}{revision} cannot be loaded: {first}{hint}") from error
 
 
 def _locate(source: str, revision: str | None) -> tuple[str, dict[str, Any]]:
-    """What transformers' ``from_pretrained`` takes: a name or folder, and keywords."""
+    """What transformers' ``from_pretrained`` takes: a name or folder, and keywords.
+
+    A hub's revision is looked up once, as a commit: all files of a model are of the same one.
+    """
     path = _local_source(source)
     if path is None:
-        return source.partition(":")[2], {"revision": revision} if revision else {}
+        name = source.partition(":")[2]
+        return name, {"revision": resolve_revision(name, revision=revision).resolved}
     if not path.exists():
         raise UserError(f"{path} does not exist")
     if path.is_dir():
@@ -152,7 +168,7 @@ def _count(model: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def _make_llm(model: Model, seed: int, folder: Path) -> int:
+def _make_llm(model: Model, seed: int, folder: Path) -> Made:
     if model.source == "init":
         return _init_llm(model, seed, folder)
     name, keywords = _locate(model.source, model.revision)
@@ -168,10 +184,10 @@ def _make_llm(model: Model, seed: int, folder: Path) -> int:
         llm = plain
     tokenizer.save_pretrained(folder)
     llm.save_pretrained(folder)
-    return _count(llm)
+    return Made(_count(llm), keywords.get("revision"))
 
 
-def _init_llm(model: Model, seed: int, folder: Path) -> int:
+def _init_llm(model: Model, seed: int, folder: Path) -> Made:
     """A language model with random weights, and the tokenizer that its architecture names."""
     settings = dict(model.architecture)
     source = settings.pop("tokenizer", "bytes")
@@ -185,7 +201,7 @@ def _init_llm(model: Model, seed: int, folder: Path) -> int:
     llm = AutoModelForCausalLM.from_config(AutoConfig.for_model(**settings))
     tokenizer.save_pretrained(folder)
     llm.save_pretrained(folder)
-    return _count(llm)
+    return Made(_count(llm))
 
 
 def byte_tokenizer() -> Any:
@@ -201,7 +217,8 @@ def byte_tokenizer() -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>", pad_token="<end>")
 
 
-def _make_image_encoder(model: Model, seed: int, folder: Path) -> int:
+def _make_image_encoder(model: Model, seed: int, folder: Path) -> Made:
+    commit = None
     if model.source == "init":
         settings = dict(model.architecture)
         size = settings.get("image_size", 224)
@@ -219,27 +236,28 @@ def _make_image_encoder(model: Model, seed: int, folder: Path) -> int:
         kind = AutoConfig.from_pretrained(name, **keywords).model_type
         if not kind.startswith("dinov2"):
             raise UserError(f"models.image_encoder: {model.source} is a {kind}, not a DINOv2")
+        commit = keywords.get("revision")
         encoder = AutoModel.from_pretrained(name, dtype=torch.float32, **keywords)
         processor = AutoImageProcessor.from_pretrained(name, backend="pil", **keywords)
         _copy_alignment(Path(name), folder)
     encoder.save_pretrained(folder)
     processor.save_pretrained(folder)
-    return _count(encoder)
+    return Made(_count(encoder), commit)
 
 
-def _make_point_cloud_encoder(model: Model, seed: int, folder: Path) -> int:
+def _make_point_cloud_encoder(model: Model, seed: int, folder: Path) -> Made:
+    commit = None
     if model.source == "init":
         set_seed(seed)
         encoder = MichelangeloEncoder(MichelangeloConfig(**model.architecture))
     else:
         path = _local_source(model.source)
         if path is None:
-            from huggingface_hub import hf_hub_download
-
             owner, name, file = [*model.source.removeprefix("hub:").split("/", 2), "", ""][:3]
             if not file:
                 raise UserError("models.point_cloud_encoder: a hub source is hub:<owner>/<repository>/<file>")
-            path = Path(hf_hub_download(f"{owner}/{name}", file, revision=model.revision))
+            commit = resolve_revision(f"{owner}/{name}", revision=model.revision).resolved
+            path = Path(hf_hub_download(f"{owner}/{name}", file, revision=commit))
         if not path.exists():
             raise UserError(f"{path} does not exist")
         _copy_alignment(path, folder)
@@ -248,4 +266,4 @@ def _make_point_cloud_encoder(model: Model, seed: int, folder: Path) -> int:
         else:
             encoder = MichelangeloEncoder.from_checkpoint(path, model.num_heads)
     encoder.save_pretrained(folder)
-    return _count(encoder)
+    return Made(_count(encoder), commit)

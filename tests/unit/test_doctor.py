@@ -35,3 +35,21 @@ def test_a_preset_that_does_not_fit_is_told():
     assert any("without a GPU that takes days" in fault for fault in faults("single-gpu"))
     assert any("data.path" in fault for fault in faults("single-gpu", gpu=24))
     assert any("needs about" in fault for fault in faults("paper", gpu=8))
+
+
+@pytest.mark.parametrize("preset", presets.names())
+def test_what_a_preset_takes_from_the_hub_stays_the_same_except_michelangelo(preset):
+    found = doctor.unpinned(params.parse(yaml_files.plain(presets.compose(preset)), preset))
+    assert [note.partition(":")[0] for note in found] == (
+        ["models.point_cloud_encoder"] if preset in ("single-gpu", "paper") else []
+    )
+    assert all("Maikou/Michelangelo" in note and "not pinned: its revision is the latest" in note for note in found)
+
+
+def test_what_is_not_pinned_is_noted_and_no_problem(monkeypatch):
+    monkeypatch.setattr(doctor, "missing_libraries", list)
+    monkeypatch.setattr(params, "load", lambda: params.parse(yaml_files.plain(presets.compose("paper")), "paper"))
+    monkeypatch.setattr(doctor, "fit", lambda *_: [])
+    result = CliRunner().invoke(app, ["doctor"])
+    assert "note: models.point_cloud_encoder: hub:Maikou/Michelangelo/" in result.output
+    assert result.exit_code == 0

@@ -3,6 +3,7 @@
 import io
 import os
 import pickle
+import shutil
 import zipfile
 
 import numpy as np
@@ -13,6 +14,7 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoImageProcessor, AutoModel
 
 from pipeline.data.features import READERS, make_shard
+from pipeline.encoders import weights
 from pipeline.encoders.dinov2 import DinoV2Encoder
 from pipeline.encoders.michelangelo import MichelangeloConfig, MichelangeloEncoder
 from pipeline.encoders.tensors import read_tensors
@@ -178,6 +180,53 @@ def test_models_that_cannot_be_had_are_told(tmp_path, name, source, message):
     with pytest.raises(UserError, match=message):
         build_models(changed, 0, tmp_path / "s2", tmp_path / "m2", quiet)
     assert not (tmp_path / "m2").exists()
+
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """What a machine without network has of the hub: a repository for each model, whose main is COMMIT."""
+    build_models(models(), 0, tmp_path / "s", tmp_path / "m", quiet)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    for name in Models.model_fields:
+        repository = tmp_path / f"hub/models--someone--{name}"
+        shutil.copytree(tmp_path / "m" / name, repository / "snapshots" / COMMIT)
+        (repository / "refs").mkdir()
+        (repository / "refs/main").write_text(COMMIT)
+    return {name: {"source": f"hub:someone/{name}"} for name in ("llm", "image_encoder")}
+
+
+@pytest.mark.parametrize("revision", [None, "main", COMMIT])
+def test_a_model_of_the_hub_is_known_by_its_commit(hub, tmp_path, revision):
+    given = models(**{name: {**model, "revision": revision} for name, model in hub.items()})
+    found = build_models(given, 0, tmp_path / "s2", tmp_path / "m2", quiet)
+    assert {name: found[name]["commit"] for name in found} == {
+        "llm": COMMIT, "image_encoder": COMMIT, "point_cloud_encoder": None,
+    }  # fmt: skip
+    assert given.llm.pinned == given.image_encoder.pinned == (revision == COMMIT)
+    assert given.point_cloud_encoder.pinned
+
+
+def test_a_checkpoint_of_the_hub_is_known_by_its_commit(hub, tmp_path, monkeypatch):
+    asked = []
+
+    def download(repository, file, revision):
+        asked.append((repository, file, revision))
+        return tmp_path / "m/point_cloud_encoder"
+
+    monkeypatch.setattr(weights, "hf_hub_download", download)
+    given = models(point_cloud_encoder={"source": "hub:someone/point_cloud_encoder/shape/vae.ckpt"})
+    found = build_models(given, 0, tmp_path / "s2", tmp_path / "m2", quiet)
+    assert found["point_cloud_encoder"]["commit"] == COMMIT
+    assert asked == [("someone/point_cloud_encoder", "shape/vae.ckpt", COMMIT)]
+
+
+def test_a_revision_of_another_repository_is_named(hub, tmp_path):
+    given = models(llm={**hub["llm"], "revision": "f" * 40})
+    with pytest.raises(UserError, match=rf"models\.llm: hub:someone/llm at revision {'f' * 40} cannot be loaded"):
+        build_models(given, 0, tmp_path / "s2", tmp_path / "m2", quiet)
 
 
 @pytest.mark.parametrize("model_type", ["dinov2", "dinov2_with_registers"])
