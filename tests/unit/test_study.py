@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import presets, study
+from pipeline import params, presets, study, yaml_files
 from pipeline.errors import UserError
 from pipeline.study import collect, markdown, trials, write_plot
 
@@ -32,8 +32,28 @@ def test_every_variant_is_valid_and_shows_as_many_samples():
     assert list(direct.params.curriculum) == ["direct"]
 
 
+def test_each_departure_takes_back_what_it_is_named_after():
+    chosen = {trial.variant: trial.params for trial in trials("departures", 1, presets.compose("quickstart"))}
+    as_it_is = chosen["as_it_is"]
+
+    def rates(name):
+        return [stage.lr for stage in chosen[name].curriculum.values()]
+
+    assert chosen["projectors_5x"].training.projector_lr_multiplier == 5 < as_it_is.training.projector_lr_multiplier
+    first, second, third = rates("order_of_rates")
+    assert first == second == 2 * third == max(rates("as_it_is"))
+    assert rates("rates") == [
+        stage.lr for stage in params.parse(yaml_files.plain(presets.compose("paper")), "paper").curriculum.values()
+    ]
+    embeddings = [stage.text_embeddings for stage in chosen["text_embeddings_all"].curriculum.values()]
+    assert embeddings == ["all", "new", "new"]
+    assert [stage.epochs for stage in chosen["epochs"].curriculum.values()] == [3, 3, 5]
+    for section in ("seed", "models", "data", "geometry", "features"):
+        assert all(getattr(p, section) == getattr(as_it_is, section) for p in chosen.values()), section
+
+
 def test_an_unknown_study_is_named_with_those_there_are():
-    with pytest.raises(UserError, match="no study 'nothing'; there are curriculum"):
+    with pytest.raises(UserError, match="no study 'nothing'; there are curriculum, departures"):
         trials("nothing", 1, presets.compose("quickstart"))
 
 
