@@ -242,3 +242,18 @@ def test_a_curriculum_of_one_stage_needs_no_code(copy):
     assert {"point_cloud", "text+image", "text"} <= set(summary["validation_loss"])
     assert json.loads(copy.read("metrics/train/direct.json"))["steps"] == 9
     assert "direct" in copy.read("report/index.html").decode()
+
+
+@pytest.mark.parametrize("changes", ["model_type: qwen2", "model_type: qwen3, head_dim: 24"])
+def test_qwen_goes_through_the_curriculum_and_writes_programs(copy, changes):
+    copy.change("model_type: llama", changes)
+    copy.call("models")
+    for stage in ("stage1_text", "stage2_text_pc", "stage3_all"):
+        copy.run("cadmllm", "train", stage)
+        found = list(losses(copy, stage).values())
+        assert sum(found[-3:]) < sum(found[:3])
+    validations = [losses(copy, stage, "validation") for stage in ("stage2_text_pc", "stage3_all")]
+    assert validations[1][0]["text"] == list(validations[0].values())[-1]["text"]
+    np.save(copy.folder / "cloud.npy", np.random.default_rng(0).normal(size=(500, 3)))
+    command = ("generate", "a plate", "--points", "cloud.npy", "--max-tokens", "24", "--out", "made.tokens")
+    assert "made.tokens: " in copy.call(*command)
