@@ -45,6 +45,7 @@ def test_each_departure_takes_back_what_it_is_named_after():
     assert rates("rates") == [
         stage.lr for stage in params.parse(yaml_files.plain(presets.compose("paper")), "paper").curriculum.values()
     ]
+    assert chosen["batch_of_16"].training.batch_size == 16 == as_it_is.training.batch_size / 2
     embeddings = [stage.text_embeddings for stage in chosen["text_embeddings_all"].curriculum.values()]
     assert embeddings == ["all", "new", "new"]
     assert [stage.epochs for stage in chosen["epochs"].curriculum.values()] == [3, 3, 5]
