@@ -244,16 +244,17 @@ def test_a_curriculum_of_one_stage_needs_no_code(copy):
     assert "direct" in copy.read("report/index.html").decode()
 
 
-@pytest.mark.parametrize("changes", ["model_type: qwen2", "model_type: qwen3, head_dim: 24"])
-def test_qwen_goes_through_the_curriculum_and_writes_programs(copy, changes):
-    copy.change("model_type: llama", changes)
+@pytest.mark.parametrize("architecture", ["model_type: qwen2", "model_type: qwen3\n      head_dim: 24"], ids=["2", "3"])
+def test_qwen_learns_goes_on_from_its_checkpoint_and_writes_programs(copy, architecture):
+    copy.change("model_type: llama", architecture)
     copy.call("models")
-    for stage in ("stage1_text", "stage2_text_pc", "stage3_all"):
+    validations = []
+    for stage in ("stage1_text", "stage2_text_pc"):
         copy.run("cadmllm", "train", stage)
         found = list(losses(copy, stage).values())
         assert sum(found[-3:]) < sum(found[:3])
-    validations = [losses(copy, stage, "validation") for stage in ("stage2_text_pc", "stage3_all")]
-    assert validations[1][0]["text"] == list(validations[0].values())[-1]["text"]
+        validations += losses(copy, stage, "validation").values()
+    assert validations[1]["text"] == validations[2]["text"] < validations[0]["text"]
     np.save(copy.folder / "cloud.npy", np.random.default_rng(0).normal(size=(500, 3)))
-    command = ("generate", "a plate", "--points", "cloud.npy", "--max-tokens", "24", "--out", "made.tokens")
-    assert "made.tokens: " in copy.call(*command)
+    command = ("generate", "a plate", "--checkpoint", "checkpoints/stage2_text_pc", "--points", "cloud.npy")
+    assert "made.tokens: " in copy.call(*command, "--max-tokens", "24", "--out", "made.tokens")
