@@ -16,7 +16,7 @@ from pipeline.fingerprint import sha256_file, sha256_folder
 from pipeline.params import Evaluation, Params
 from pipeline.progress import display
 from pipeline.shards.manifest import MANIFEST, Manifest
-from pipeline.training.checkpoint_folder import check_checkpoint
+from pipeline.training.checkpoint_folder import LINEAGE, check_checkpoint, read_json
 from stages.runner import CHECKPOINTS, CORPUS, EVALUATIONS, GEOMETRY, METRICS, MODELS, stage
 from stages.train import Place, find_stage
 
@@ -33,6 +33,7 @@ def evaluate(
     p = params.load()
     place = find_trained(p, name)
     from pipeline.evaluation.evaluate import evaluate as measure
+    from pipeline.training.mirror import mirror_evaluation
 
     sections = {"evaluation": p.evaluation}
     with display(f"evaluate {name}") as show, measuring("evaluation", p, place, __name__, sections) as scratch:
@@ -47,6 +48,7 @@ def evaluate(
             show.say(
                 f"{combination}: loss {loss:.3f}, valid {valid:.0%}, chamfer median {distance:.3f}, IoU mean {shown}"
             )
+        mirror_evaluation(p, name, read_json(CHECKPOINTS / name / LINEAGE), figures)
         write_text(METRICS / "evaluate" / f"{name}.json", json.dumps(figures, indent=1, sort_keys=True) + "\n")
         publish(scratch, EVALUATIONS / name)
 

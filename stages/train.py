@@ -129,10 +129,11 @@ def _train(p: Params, place: Place, parallel: "Parallel") -> None:
     from pipeline.training.batches import TrainingData
     from pipeline.training.checkpoint import TensorFiles, save_checkpoint, trained_tensors
     from pipeline.training.loop import Job, Trainer
+    from pipeline.training.mirror import SPEED, Mirror
     from pipeline.training.retention import retention_advice, text_retention
-    from pipeline.training.tracking import Mirror, StageLog, plot_tables
+    from pipeline.training.tracking import StageLog, plot_tables
 
-    name, speed_log = place.name, LOGS / "train" / f"{place.name}.jsonl"
+    name, ancestors = place.name, parent_lineage(place)
     sections: dict[str, Any] = {
         "model": p.model,
         "training": p.training,
@@ -143,6 +144,7 @@ def _train(p: Params, place: Place, parallel: "Parallel") -> None:
     with (
         display(f"train {name}", shown=parallel.is_main) as show,
         work.scratch(f"train-{name}", __name__, sections, place.inputs, parallel.is_main) as scratch,
+        Mirror(p, name, scratch, ancestors, show.say, parallel.is_main) as mirror,
     ):
         with _memory_for_model(p, parallel):
             model = make_model(p, place, parallel.made_on)
@@ -159,12 +161,11 @@ def _train(p: Params, place: Place, parallel: "Parallel") -> None:
         )
         if difference := other_weights(p, place):
             show.say(f"note: {difference}")
-        mirror = Mirror(p.tracking, name, place.number, place.stage, scratch.name, p.model_dump(mode="json"))
-        ancestors = parent_lineage(place)
 
         def lineage(validation: dict[str, float]) -> dict[str, Any]:
             return {
                 "stage": name,
+                "steps": trainer.done,
                 "init_from": place.stage.init_from,
                 "inputs_sha256": place.inputs,
                 "params": {key: _plain(value) for key, value in sections.items()},
@@ -181,8 +182,6 @@ def _train(p: Params, place: Place, parallel: "Parallel") -> None:
                 with atomic_folder(scratch / BEST) as folder:
                     write_checkpoint(folder, tensors, validation)
 
-        if parallel.is_main:
-            mirror.start()
         job = Job(
             stage=place.stage,
             training=p.training,
@@ -192,21 +191,24 @@ def _train(p: Params, place: Place, parallel: "Parallel") -> None:
             scratch=scratch,
             parallel=parallel,
             save_best=save_best,
-            open_log=lambda length: StageLog(scratch / LOG, length, speed_log, parallel.is_main, mirror),
+            open_log=lambda length: StageLog(scratch / LOG, length, scratch / SPEED, parallel.is_main, mirror),
             show=show,
             say=show.say,
         )
         with _memory_for_model(p, parallel):
             trainer = Trainer(model, job)
-        with _memory_for_steps(p, place, trainer):
-            figures = trainer.train()
+        try:
+            with _memory_for_steps(p, place, trainer):
+                figures = trainer.train()
+        finally:
+            mirror.step = trainer.done
         tensors = trained_tensors(model)
         if parallel.is_main:
             found = lineage(figures["validation"])
             figures["retention_text"] = text_retention(found)
             if advice := retention_advice(figures["retention_text"], p, name):
                 show.say(f"warning: {advice}")
-            mirror.finish(scratch / LOG, speed_log)
+            mirror.finish(figures)
             write_text(METRICS / "train" / f"{name}.json", json.dumps(figures, indent=1, sort_keys=True) + "\n")
             for kind, text in plot_tables(scratch / LOG).items():
                 write_text(PLOTS / name / f"{kind}.csv", text)
@@ -214,6 +216,8 @@ def _train(p: Params, place: Place, parallel: "Parallel") -> None:
                 write_checkpoint(folder, tensors, figures["validation"])
                 shutil.copytree(scratch / BEST, folder / BEST)
                 shutil.copyfile(scratch / LOG, folder / LOG)
+            LOGS.joinpath("train").mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(scratch / SPEED, LOGS / "train" / f"{name}.jsonl")
             work.clean(scratch)
             show.say(f"checkpoint in {CHECKPOINTS / name}, the best by validation loss in {CHECKPOINTS / name / BEST}")
 

@@ -1,7 +1,7 @@
-"""The log of a stage: JSONL is the truth, W&B its mirror under the names of the curriculum document.
+"""The log of a stage: JSONL is the truth, which plots, the report and Weights & Biases (``mirror``) are made from.
 
 Only what depends on nothing but the inputs is in the log, which is part of a checkpoint. How fast it went is in a file
-of its own. The only module that imports wandb.
+of its own.
 """
 
 import json
@@ -12,7 +12,6 @@ from typing import Any
 
 from pipeline.csv_files import csv_text
 from pipeline.errors import UserError
-from pipeline.params import MODALITIES, CurriculumStage, Tracking
 
 Line = dict[str, Any]
 
@@ -110,81 +109,3 @@ def plot_tables(log: Path) -> dict[str, str]:
         "train": csv_text(["step", "loss", "lr", "grad_norm"], train),
         "validation": csv_text(["step", "combination", "loss"], validation),
     }
-
-
-class Mirror:
-    """A stage's run in W&B, under the document's names.
-
-    Online it follows the log line by line, and goes on after an interruption. An offline run cannot be resumed (W&B
-    would start a second one), so it is written when the stage is done.
-    """
-
-    def __init__(
-        self, tracking: Tracking, name: str, number: int, stage: CurriculumStage, run_id: str, config: dict[str, Any]
-    ) -> None:
-        self.tracking, self.name, self.number, self.stage = tracking, name, number, stage
-        self.run_id, self.config = run_id, config
-        self._run: Any = None
-        self._sent = -1
-
-    def start(self) -> None:
-        """Open the run, where lines are to be sent as they come."""
-        if self.tracking.wandb_mode == "online":
-            self._open()
-
-    def _open(self) -> None:
-        os.environ.setdefault("WANDB_SILENT", "true")
-        import wandb
-
-        online = self.tracking.wandb_mode == "online"
-        self._run = wandb.init(
-            project=self.tracking.wandb_project,
-            entity=self.tracking.wandb_entity,
-            mode=self.tracking.wandb_mode,
-            name=self.name,
-            id=self.run_id,
-            config=self.config,
-            resume="allow" if online else None,
-            tags=[self.name, *self.stage.modalities],
-        )
-        self._run.define_metric("*", step_metric="train/step")
-        if online:
-            self._sent = int(self._run.summary.get("train/step", -1))
-
-    def __call__(self, line: Line) -> None:
-        """Send one line; those that a resumed run has already are left out."""
-        if self._run is not None and line["step"] >= self._sent:
-            self._run.log(wandb_row(line, self.name, self.number, self.stage))
-
-    def finish(self, *files: Path) -> None:
-        """Close the run; one that could not be written before is written from the files."""
-        if self.tracking.wandb_mode == "offline":
-            self._open()
-            for line in sorted((line for file in files for line in read_log(file)), key=lambda line: line["step"]):
-                self(line)
-        if self._run is not None:
-            self._run.finish()
-
-
-def wandb_row(line: Line, stage_name: str, stage_number: int, stage: CurriculumStage) -> dict[str, Any]:
-    """A line under the document's names."""
-    row: dict[str, Any] = {"train/step": line["step"]}
-    if line["event"] == "train":
-        row |= {
-            "train/loss": line["loss"],
-            "train/stage": stage_number,
-            "train/learning_rate": line["lr"],
-            "train/grad_norm": line["grad_norm"],
-        }
-        row |= {f"train/active_modalities/{m}": float(m in stage.modalities) for m in MODALITIES}
-        row |= {f"train/learning_rate/{name}": rate for name, rate in line["learning_rates"].items()}
-        row |= {f"train/combination/{name}": share for name, share in line["combinations"].items()}
-        row |= {f"train/intended/{name}": share for name, share in line["intended"].items()}
-        row |= {f"train/target_share/{name}": share for name, share in line["target_shares"].items()}
-    elif line["event"] == "epoch":
-        row |= {f"epoch/{stage_name}_loss": line["loss"], "epoch/epoch": line["epoch"]}
-    elif line["event"] == "validation":
-        row |= {f"validation/{name}_loss": loss for name, loss in line["loss"].items()}
-    elif line["event"] == "speed":
-        row |= {f"speed/{name}": value for name, value in line.items() if name not in ("event", "step")}
-    return row
