@@ -7,7 +7,8 @@ optimizer steps since the language model that the curriculum began with. The tru
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -42,16 +43,27 @@ def steps_of(lineage: dict[str, Any] | None) -> int:
     return sum(each.get("steps", 0) for each in lineage_chain(lineage)) if lineage else 0
 
 
-def open_run(p: Params, name: str, job_type: str, tags: Iterable[str], **settings: Any) -> Any:
-    """A run in the experiment's group.
+@contextmanager
+def wandb_imported() -> Iterator[Any]:
+    """The package, quiet.
 
     Raises:
-        UserError: W&B cannot open it.
+        UserError: it cannot do what the block asks of it.
     """
     os.environ.setdefault("WANDB_SILENT", "true")
     import wandb
 
     try:
+        yield wandb
+    except wandb.Error as error:
+        raise UserError(
+            f"Weights & Biases: {error}\nMend that, or set tracking.wandb_mode to offline or disabled"
+        ) from error
+
+
+def open_run(p: Params, name: str, job_type: str, tags: Iterable[str], **settings: Any) -> Any:
+    """A run in the experiment's group."""
+    with wandb_imported() as wandb:
         run = wandb.init(
             project=p.tracking.wandb_project,
             entity=p.tracking.wandb_entity,
@@ -63,12 +75,8 @@ def open_run(p: Params, name: str, job_type: str, tags: Iterable[str], **setting
             config=p.model_dump(mode="json"),
             **settings,
         )
-    except wandb.Error as error:
-        raise UserError(
-            f"Weights & Biases cannot open a run: {error}. Mend that, or set tracking.wandb_mode to offline or disabled"
-        ) from error
-    run.define_metric(STEP)
-    run.define_metric("*", step_metric=STEP)
+        run.define_metric(STEP)
+        run.define_metric("*", step_metric=STEP)
     return run
 
 
@@ -141,6 +149,8 @@ class Mirror:
             self._sent = int(self._run.summary.get("train/step", -1))
             self._run.summary.update({"end/state": "running", "end/reason": ""})  # what it is not yet, or no longer
         elif self.mode == "offline":
+            with wandb_imported() as wandb:
+                wandb.setup()  # what writes runs is there before memory can run out
             if self.unwritten.is_file():
                 self._close(End(**json.loads(self.unwritten.read_text(encoding="utf-8"))))
             self._note(KILLED)

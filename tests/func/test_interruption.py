@@ -6,6 +6,8 @@ import time
 
 import pytest
 
+from tests.func.wandb_files import wandb_runs
+
 
 def contents(folder):
     return {
@@ -53,6 +55,19 @@ def test_training_killed_between_steps_ends_with_the_same_bytes(copy, signum):
     assert "state after step" in copy.call("status")
     assert "resuming after step" in copy.run(*command)
     assert contents(copy.folder / "checkpoints/stage2_text_pc") == before
+    died, finished = wandb_runs(copy.folder)[-2:]  # of the one that was killed the next start has told
+    state, reason, code = {
+        signal.SIGKILL: ("killed", "without a word: by SIGKILL, or with the machine", 137),
+        signal.SIGTERM: ("stopped", "SIGTERM", 130),
+        signal.SIGINT: ("stopped", "SIGINT", 130),
+    }[signum]
+    assert (died.summary["end/state"], died.summary["end/reason"], died.exit_code) == (state, reason, code)
+    assert died.rows[0] == finished.rows[0]
+    steps, losses = died.summary["end/step"], finished.series("train/loss", "train/step")
+    assert died.series("train/loss", "train/step") == [each for each in losses if each[0] <= steps]
+    assert (finished.summary["end/state"], finished.exit_code) == ("finished", 0)
+    assert steps < finished.summary["end/step"] == losses[-1][0]
+    assert (died.group, died.job_type) == (finished.group, finished.job_type)
 
 
 @pytest.mark.parametrize("shell", ["/bin/sh", "/bin/bash"])  # bash becomes the stage, sh waits for it

@@ -6,6 +6,8 @@ import time
 import psutil
 import pytest
 
+from tests.func.wandb_files import wandb_runs
+
 ABSURD = "10000000000000"  # more than any address space holds
 
 # `cadmllm train`, which after its first saved state is given hardly more memory than it has by then.
@@ -45,6 +47,10 @@ def test_training_that_runs_out_of_memory_says_what_helps_and_keeps_its_state(co
         assert helps in output
     for does_not in ("features.", "training.distributed", "text_embeddings"):
         assert does_not not in output
+    died = wandb_runs(copy.folder)[-1]
+    assert (died.job_type, died.exit_code, died.summary["end/state"]) == ("stage1_text", 1, "failed")
+    assert died.summary["end/reason"].startswith("out of memory on cpu at step 3 of")
+    assert died.summary["end/step"] == len(died.series("train/loss")) == 2
 
 
 @pytest.mark.parametrize("num_processes", ["1", "2"])

@@ -115,40 +115,6 @@ def test_the_report_needs_nothing_else(done):
         assert name in page
 
 
-def records(data):
-    """The records of a W&B file: LevelDB's log format, in blocks of 32 KiB, behind 7 bytes."""
-    at, record = 7, b""
-    while at + 7 <= len(data):
-        if 32768 - at % 32768 < 7:  # no header fits into the rest of a block
-            at += 32768 - at % 32768
-            continue
-        length, kind = int.from_bytes(data[at + 4 : at + 6], "little"), data[at + 6]
-        record += data[at + 7 : at + 7 + length]
-        at += 7 + length
-        if kind in (1, 4):  # whole, or the last part
-            yield record
-            record = b""
-
-
-def test_wandb_holds_the_series_of_the_document(done):
-    from wandb.proto import wandb_internal_pb2
-
-    found = {}
-    files = sorted((done.folder / "wandb").glob("offline-run-*/*.wandb"))
-    assert len(files) == len(STAGES)
-    for path in files:
-        for data in records(path.read_bytes()):
-            record = wandb_internal_pb2.Record()
-            record.ParseFromString(data)
-            for item in record.history.item:
-                found.setdefault(item.key or ".".join(item.nested_key), []).append(item.value_json)
-    for name in ("train/loss", "train/stage", "train/grad_norm", "train/learning_rate"):
-        assert len(found[name]) > 10, name
-    for name in STAGES:
-        assert f"epoch/{name}_loss" in found
-    assert {json.loads(value) for value in found["train/stage"]} == {1, 2, 3}
-
-
 def test_the_second_time_nothing_runs(done):
     assert "up to date" in done.run("dvc", "repro")
     assert "15 of 15 stages are done" in done.call("status")

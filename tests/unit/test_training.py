@@ -1,7 +1,6 @@
 """The parts of a step: a loss that never holds all logits, fused operations, counted work, logs, retention."""
 
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -212,38 +211,3 @@ def test_retention_compares_with_the_first_stage():
     assert text_retention(third) == 1.5
     assert text_retention(second) is None
     assert text_retention(first) is None
-
-
-def test_wandb_online_follows_the_log_and_resumes_without_repeating(monkeypatch):
-    import wandb
-
-    from pipeline.params import Tracking
-    from pipeline.training.tracking import Mirror
-    from tests.unit.test_curriculum import STAGE
-
-    rows, opened = [], []
-
-    def init(**settings):
-        opened.append(settings)
-        last = max((row["train/step"] for row in rows), default=-1)
-        return SimpleNamespace(
-            summary={"train/step": last} if rows else {}, define_metric=lambda *_, **__: None,
-            log=rows.append, finish=lambda: opened.append("finished"),
-        )  # fmt: skip
-
-    monkeypatch.setattr(wandb, "init", init)
-    tracking = Tracking(wandb_mode="online", wandb_project="p", wandb_entity=None)
-
-    def run(steps):
-        mirror = Mirror(tracking, "stage3_all", 3, STAGE, "id", {})
-        mirror.start()
-        for step in steps:
-            mirror({"event": "epoch", "step": step, "loss": 1.0, "epoch": 0})
-        return mirror
-
-    run([1, 2, 3])
-    run([2, 3, 4]).finish()
-    assert [row["train/step"] for row in rows] == [1, 2, 3, 3, 4]
-    assert opened[0]["resume"] == "allow"
-    assert opened[-1] == "finished"
-    assert "epoch/stage3_all_loss" in rows[0]

@@ -1,0 +1,97 @@
+"""What Weights & Biases is given: an experiment is a group on one step axis, and a stage that dies is in it."""
+
+import json
+import math
+
+import pytest
+
+from pipeline.training.tracking import read_log
+from tests.func.test_interruption import contents
+from tests.func.test_pipeline import LISTENS, STAGES
+from tests.func.wandb_files import wandb_runs
+
+
+@pytest.fixture(scope="module")
+def runs(done):
+    return {run.name: run for run in wandb_runs(done.folder)}
+
+
+def logged(path, event="train"):
+    return [line for line in read_log(path) if line["event"] == event]
+
+
+def test_an_experiment_is_a_group_with_a_job_type_for_each_stage(runs):
+    assert list(runs) == [*STAGES, *(f"evaluate {name}" for name in STAGES)]
+    assert [run.job_type for run in runs.values()] == [*STAGES, *["evaluate"] * 3]
+    (group,) = {run.group for run in runs.values()}
+    assert group.startswith("smoke-")
+
+
+def test_one_step_axis_goes_through_the_curriculum(done, runs):
+    assert {run.step_metric for run in runs.values()} == {"train/global_step"}
+    losses, ends = [], {}
+    for name in STAGES:
+        losses += runs[name].series("train/loss")
+        ends[name] = losses[-1][0]
+    expected = [line["loss"] for name in STAGES for line in logged(done.folder / f"checkpoints/{name}/log.jsonl")]
+    assert losses == list(enumerate(expected, 1))
+    for name in STAGES:
+        assert [step for step, _ in runs[f"evaluate {name}"].series("evaluate/text_loss")] == [ends[name]]
+        assert runs[name].series("train/loss", "train/step")[0][0] == 1  # the stage's own step is there too
+
+
+def test_the_series_have_the_names_of_the_document(done, runs):
+    for number, (name, listens) in enumerate(zip(STAGES, LISTENS, strict=True), 1):
+        run, lines = runs[name], logged(done.folder / f"checkpoints/{name}/log.jsonl")
+        assert [value for _, value in run.series("train/stage")] == [number] * len(lines)
+        for modality in ("text", "point_cloud", "image"):
+            active = [value for _, value in run.series(f"train/active_modalities/{modality}")]
+            assert active == [float(modality in listens)] * len(lines)
+        for key, own in (("train/learning_rate", "lr"), ("train/grad_norm", "grad_norm")):
+            assert [value for _, value in run.series(key)] == [line[own] for line in lines]
+        epochs = logged(done.folder / f"checkpoints/{name}/log.jsonl", "epoch")
+        assert [value for _, value in run.series(f"epoch/{name}_loss")] == [line["loss"] for line in epochs]
+        assert len(epochs) == (1, 3, 3)[number - 1]
+
+
+def test_a_summary_tells_the_end_the_best_and_what_was_kept(done, runs):
+    for name in STAGES:
+        run, figures = runs[name], json.loads(done.read(f"metrics/train/{name}.json"))
+        for key in ("best_objective", "best_epoch", "steps", "target_tokens"):
+            assert run.summary[key] == figures[key]
+        assert run.summary.get("retention_text") == figures["retention_text"]
+        assert run.summary["validation/text_loss"] == figures["validation"]["text"]
+        assert (run.exit_code, run.summary["end/state"], run.summary["end/step"]) == (0, "finished", figures["steps"])
+        measured = json.loads(done.read(f"metrics/evaluate/{name}.json"))
+        evaluation = runs[f"evaluate {name}"].summary
+        for combination, found in measured["combinations"].items():
+            assert evaluation[f"evaluate/{combination}_loss"] == found["validation_loss"]
+            assert evaluation[f"evaluate/{combination}_valid_rate"] == found["valid_rate"]
+            assert (
+                evaluation[f"evaluate/{combination}_chamfer_median"] == (found["metrics"]["chamfer_l1_mean"]["median"])
+            )
+        assert {f"evaluate/conditioning_{each}" for each in measured["conditioning"]} <= evaluation.keys()
+    assert len(runs["stage3_all"].series("validation/retention_text")) == 4
+
+
+def test_a_stage_whose_loss_is_not_a_number_is_there_with_its_end(copy):
+    copy.change("lr: 0.001", "lr: 1e30", after="stage2_text_pc:")
+    output = copy.run("cadmllm", "train", "stage2_text_pc", code=1)
+    assert "error: the loss is nan at step 2" in output
+    before, died = (run for run in wandb_runs(copy.folder) if run.job_type == "stage2_text_pc")
+    assert (died.exit_code, died.summary["end/state"], died.summary["end/step"]) == (1, "failed", 2)
+    assert died.summary["end/reason"].startswith("the loss is nan at step 2; lower")
+    (log,) = copy.folder.glob("scratch/train-stage2_text_pc/*/log.jsonl")
+    first, last = (value for _, value in died.series("train/loss"))
+    assert first == logged(log)[0]["loss"] == before.series("train/loss")[0][1]
+    assert math.isnan(last)
+    assert died.series("validation/text_loss") == before.series("validation/text_loss")[:1]
+    assert died.group != before.group  # another rate is another experiment
+
+
+def test_without_weights_and_biases_the_bytes_are_the_same(copy):
+    before, known = contents(copy.folder / "checkpoints/stage1_text"), len(wandb_runs(copy.folder))
+    copy.change("wandb_mode: offline", "wandb_mode: disabled")
+    copy.run("cadmllm", "train", "stage1_text")
+    assert contents(copy.folder / "checkpoints/stage1_text") == before
+    assert len(wandb_runs(copy.folder)) == known
