@@ -250,11 +250,23 @@ class Training(Section):
 
 
 class EarlyStopping(Section):
-    """Dynamic curriculum: a stage ends when the validation loss, weighted as samples are shown, stops improving."""
+    """Dynamic curriculum: the validation loss, weighted as samples are shown, decides how long a stage is.
 
-    patience: Positive = Field(description="validations without improvement before the stage ends")
+    Its learning rate warms up and stays until the loss no longer improves, or until there is no more time than the
+    decay needs; then it decays as `training.schedule` says, and the stage ends.
+    """
+
+    patience: Positive = Field(
+        description="validations without improvement before the rate decays; one is enough once `epochs` are over"
+    )
     min_delta: Annotated[float, Field(ge=0)] = Field(0.0, description="an improvement is more than this share")
-    min_epochs: Annotated[float, Field(ge=0)] = Field(1.0, description="never ends before; `epochs` is the upper bound")
+    min_epochs: Annotated[float, Field(ge=0)] = Field(1.0, description="the rate never decays before")
+    max_epochs: Positive | None = Field(
+        None, description="a stage that still improves after `epochs` goes on, to this at most; null: it ends with them"
+    )
+    decay_fraction: Fraction = Field(
+        0.2, description="length of the decay, as a share of the steps before it; schedule constant has none"
+    )
 
 
 class CurriculumStage(Section):
@@ -279,6 +291,12 @@ class CurriculumStage(Section):
         description="new: the CAD vocabulary's rows; all: those of the captions' tokens too"
     )
     train_projectors: bool | tuple[Encoded, ...] = Field(description="true: of all modalities shown; or a list")
+
+    @property
+    def max_epochs(self) -> int | None:
+        """The most epochs that it may take; None where it is so many steps long."""
+        extended = self.early_stopping.max_epochs if self.early_stopping else None
+        return extended or self.epochs
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -321,6 +339,9 @@ class CurriculumStage(Section):
                 raise ValueError(f"{name} add up to {sum(given.values()):g}, not 1")
         if (self.epochs is None) == (self.steps is None):
             raise ValueError("either epochs or steps says how long the stage is")
+        rule = self.early_stopping
+        if rule and rule.max_epochs and (self.epochs is None or rule.max_epochs < self.epochs):
+            raise ValueError("early_stopping.max_epochs extends epochs: it needs them, and may not be less")
         for modality in (*self.modality_dropout, *self.trained_projectors):
             if modality not in self.modalities:
                 raise ValueError(f"{modality} has a dropout or a trained projector, but the stage never shows it")
@@ -400,9 +421,15 @@ class Params(Section):
                 "training.distributed fsdp2 needs training.dtype bfloat16 or float32: no scaled loss in shards"
             )
         earlier = ["models/llm"]
+        dynamic = {f"checkpoints/{name}": name for name, stage in self.curriculum.items() if stage.early_stopping}
         for name, stage in self.curriculum.items():
             if stage.init_from not in earlier:
                 faults.append(f"curriculum.{name}.init_from: {stage.init_from} is not one of {', '.join(earlier)}")
+            elif parent := dynamic.get(stage.init_from):
+                faults.append(
+                    f"curriculum.{name}.init_from must be {stage.init_from}/best, since {parent} has early_stopping: "
+                    "what follows starts from its best validation (DVC watches it)"
+                )
             earlier += [f"checkpoints/{name}", f"checkpoints/{name}/best"]
         if self.model.views_per_sample > self.geometry.num_views:
             faults.append("model.views_per_sample is more than geometry.num_views")

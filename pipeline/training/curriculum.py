@@ -7,6 +7,7 @@ import hashlib
 import itertools
 import math
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 
 from pipeline.params import COMBINATIONS, MODALITIES, CurriculumStage, EarlyStopping
 
@@ -69,12 +70,19 @@ def views_for(num_views: int, shown: int, seed: int, epoch: int, key: str) -> tu
     return tuple(sorted(ranked[:shown]))
 
 
-def learning_rate_factor(step: int, num_steps: int, schedule: str, warmup_fraction: float) -> float:
-    """The factor on the stage's learning rate at a step counted from 0: linear warm-up, then decay towards 0."""
+def learning_rate_factor(
+    step: int, num_steps: int, schedule: str, warmup_fraction: float, decays_from: int = 0
+) -> float:
+    """The factor on the stage's learning rate at a step counted from 0: linear warm-up, then decay towards 0.
+
+    Args:
+        decays_from: the step before which it does not decay (warm-up, stable, decay: Hu et al. 2024, 2404.06395).
+    """
     warmup = math.ceil(warmup_fraction * num_steps)
     if step < warmup:
         return (step + 1) / warmup
-    progress = (step - warmup) / max(1, num_steps - warmup)
+    start = max(warmup, decays_from)
+    progress = max(0, step - start) / max(1, num_steps - start)
     if schedule == "cosine":
         return 0.5 * (1 + math.cos(math.pi * progress))
     return 1 - progress if schedule == "linear" else 1.0
@@ -86,16 +94,51 @@ def objective(stage: CurriculumStage, losses: Mapping[str, float]) -> float:
     return sum(share * losses[name] for name, share in shares.items()) / sum(shares.values())
 
 
-def has_stopped_improving(rule: EarlyStopping | None, history: Sequence[tuple[float, float]]) -> bool:
-    """Whether a stage ends now (dynamic curriculum).
+@dataclass(frozen=True, slots=True)
+class Course:
+    """How many optimizer steps a stage has, and from which of them on its learning rate decays."""
+
+    decays_from: int
+    num_steps: int
+
+
+def course(
+    stage: CurriculumStage, schedule: str, most_steps: int, history: Sequence[tuple[int, float, float]]
+) -> Course:
+    """The course of a stage after its validations so far (dynamic curriculum).
+
+    The longest that the stage may take, until a validation says otherwise; those that follow it change nothing, so
+    the course is in the log whenever training is gone on with.
+
+    Args:
+        most_steps: optimizer steps that the stage may take.
+        history: of each validation, the steps and epochs done and the objective; the first is from before training.
+    """
+    rule = stage.early_stopping
+    if rule is None:
+        return Course(0, most_steps)
+    share = 0.0 if schedule == "constant" else rule.decay_fraction
+    latest = int(most_steps / (1 + share))
+    losses = [(epochs, value) for _, epochs, value in history]
+    for number, (step, _, _) in enumerate(history, start=1):
+        if step < latest and has_stopped_improving(rule, losses[:number], stage.epochs or math.inf):
+            return Course(step, min(most_steps, step + math.ceil(share * step)))
+    return Course(latest, most_steps)
+
+
+def has_stopped_improving(
+    rule: EarlyStopping, history: Sequence[tuple[float, float]], epochs: float = math.inf
+) -> bool:
+    """Whether the loss gives no reason to go on at the last of these validations.
 
     Args:
         history: of each validation, the epochs done and the objective; the first is from before training.
+        epochs: after which one validation without improvement is enough.
     """
-    if rule is None or not history or history[-1][0] < rule.min_epochs:
+    if not history or history[-1][0] < rule.min_epochs:
         return False
     best, waited = history[0][1], 0
     for _, value in history[1:]:
         waited = 0 if value < best * (1 - rule.min_delta) else waited + 1
         best = min(best, value) if waited == 0 else best
-    return waited >= rule.patience
+    return waited >= (rule.patience if history[-1][0] < epochs else 1)

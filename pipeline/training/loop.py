@@ -24,13 +24,7 @@ from pipeline.prefetch import prefetch
 from pipeline.training.batches import TrainingData
 from pipeline.training.checkpoint import TensorFiles, trained_tensors
 from pipeline.training.complexity import adaptations
-from pipeline.training.curriculum import (
-    expected_shares,
-    has_stopped_improving,
-    learning_rate_factor,
-    objective,
-    uniform,
-)
+from pipeline.training.curriculum import Course, course, expected_shares, learning_rate_factor, objective, uniform
 from pipeline.training.meters import RunningLoss, Speed, Tally
 from pipeline.training.optimizer import clip_gradients, make_optimizer, set_learning_rates
 from pipeline.training.parallel import Parallel
@@ -95,6 +89,7 @@ class Trainer:
         self.done = self.saved = at.step
         self.log = job.open_log(at.log_bytes)
         self.log.lines = parallel.from_main(lambda: self.log.lines)
+        self.course = self.follow()
         self.losses, self.tally = RunningLoss(at.sums, model.device), Tally()
         in_window = self.done % training.log_every  # steps that the next line of the log is about too
         for step in itertools.islice(self.plan.steps(self.done - in_window), in_window):
@@ -115,7 +110,8 @@ class Trainer:
         """
         training, parallel = self.job.training, self.job.parallel
         with closing(self.steps):
-            while not (self.validates() and self.ends_early()) and self.done < self.plan.num_steps:
+            self.validate_where_due()
+            while self.done < self.course.num_steps:
                 with self.speed.waiting():
                     step, batches = next(self.steps)
                 loss, grad_norm = self.optimize(batches, step.num_targets)
@@ -124,10 +120,11 @@ class Trainer:
                 self.tally.add(step, expected_shares(self.job.stage, step.progress))
                 self.log_step(step, grad_norm)
                 stop = parallel.any(interrupt.requested())
-                if stop or self.done % training.save_every == 0 or self.plan.validates_after(self.done):
+                if stop or self.done % training.save_every == 0 or self.validates():
                     self.save()
                 if stop:
                     interrupt.stop()
+                self.validate_where_due()
         self.job.say(self.speed.summary())
         return self.figures()
 
@@ -138,8 +135,9 @@ class Trainer:
         processes, so each process' part counts as many times as there are.
         """
         training, parallel = self.job.training, self.job.parallel
-        decay = learning_rate_factor(self.done, self.plan.num_steps, training.schedule, training.warmup_fraction)
-        set_learning_rates(self.optimizer, decay)
+        course, warmup = self.course, training.warmup_fraction
+        factor = learning_rate_factor(self.done, course.num_steps, training.schedule, warmup, course.decays_from)
+        set_learning_rates(self.optimizer, factor)
         torch.manual_seed(int(uniform(self.job.seed, "step", self.done, parallel.rank) * 2**63))  # dropout's
         self.model.train()
         loss = torch.zeros((), device=self.model.device)
@@ -160,7 +158,7 @@ class Trainer:
 
     def log_step(self, step: Step, grad_norm: Tensor) -> None:
         """Lines of the log that are due. Only here, and where the state is saved, is a GPU waited for."""
-        done, num_steps = self.done, self.plan.num_steps
+        done, num_steps = self.done, self.course.num_steps
         if done % self.job.training.log_every == 0 or done == num_steps:
             loss, num_targets = self.losses.take("window")
             rates = {group["name"]: group["lr"] for group in self.optimizer.param_groups}
@@ -181,7 +179,7 @@ class Trainer:
             pace = self.speed.take()
             self.log.write_speed(done, **pace)
             self.job.show(done, num_steps, f"loss {loss:.3f}, {pace['tokens_per_s']:.0f} tokens/s")
-        if step.ends_epoch:
+        if step.ends_epoch or done == num_steps:
             self.log.write("epoch", done, epoch=step.epoch, loss=self.losses.take("epoch")[0])
 
     def save(self) -> None:
@@ -199,46 +197,50 @@ class Trainer:
             self.saved = self.done
 
     def validates(self) -> bool:
-        """Validate where it is due and has not been done; whether it was."""
+        """Whether validation is due now."""
+        return self.plan.validates_after(self.done) or self.done == self.course.num_steps
+
+    def validate_where_due(self) -> None:
+        """Validate where it is due and has not been done; what is found may change how long the stage is."""
         job, done = self.job, self.done
-        if not self.plan.validates_after(done) or any(line["step"] == done for line in self.log.validations()):
-            return False
+        if not self.validates() or any(line["step"] == done for line in self.log.validations()):
+            return
         with self.speed.paused():
             found = validate(
                 self.model, job.validation, job.stage, job.training, self.num_tokens, job.seed, job.parallel
             )
             self.log.write("validation", done, epochs=self.plan.epochs_done(done), loss=found)
             job.say(f"validation after step {done}: " + ", ".join(f"{name} {loss:.3f}" for name, loss in found.items()))
-            values = [value for _, value in self.history()][1:]
+            values = [value for *_, value in self.history()][1:]
             if values and values[-1] < min(values[:-1], default=math.inf):
                 job.save_best(trained_tensors(self.model), found)
-        return True
+        before, self.course = self.course, self.follow()
+        if self.course != before:
+            at = f"after step {self.course.num_steps} of at most {self.plan.num_steps}"
+            job.say(f"validation loss no longer improves: the learning rate decays, and the stage ends {at}")
 
-    def history(self) -> list[tuple[float, float]]:
-        """Of each validation, the epochs done and the objective; the first is from before training."""
-        return [(line["epochs"], objective(self.job.stage, line["loss"])) for line in self.log.validations()]
+    def history(self) -> list[tuple[int, float, float]]:
+        """Of each validation, the steps and epochs done and the objective; the first is from before training."""
+        stage = self.job.stage
+        return [(line["step"], line["epochs"], objective(stage, line["loss"])) for line in self.log.validations()]
 
-    def ends_early(self) -> bool:
-        """Whether a stage of dynamic length has done what it can."""
-        ends = has_stopped_improving(self.job.stage.early_stopping, self.history())
-        if ends:
-            at = f"after step {self.done} of at most {self.plan.num_steps}"
-            self.job.say(f"validation loss no longer improves: the stage ends {at}")
-        return ends
+    def follow(self) -> Course:
+        """The stage's course, as its log so far has it."""
+        return course(self.job.stage, self.job.training.schedule, self.plan.num_steps, self.history())
 
     def figures(self) -> dict[str, Any]:
         """Steps, samples, target tokens, combinations meant and shown, parameters, validation losses."""
         shown = Tally()
         for step, _ in zip(self.plan.steps(), range(self.done)):
             shown.add(step, expected_shares(self.job.stage, step.progress))
-        best = min(self.history()[1:], key=lambda each: each[1])
+        _, best_epoch, best_objective = min(self.history()[1:], key=lambda each: each[2])
         return {
             "steps": self.done,
             "epochs": self.plan.epochs_done(self.done),
             "trainable_parameters": sum(p.numel() for p in self.trained),
             "validation": self.log.validations()[-1]["loss"],
-            "best_objective": best[1],
-            "best_epoch": best[0],
+            "best_objective": best_objective,
+            "best_epoch": best_epoch,
             "projector_lr_factors": self.factors,
             "samples_shown": shown.samples,
             "target_tokens": shown.targets,

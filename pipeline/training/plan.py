@@ -40,7 +40,7 @@ class Step:
     """One optimizer step.
 
     Attributes:
-        progress: share of the stage's steps before it, 0 to 1.
+        progress: share of the stage's `epochs` or `steps` before it, 0 to 1; 1 where it is extended beyond them.
         ends_epoch: whether it is the last of its epoch.
     """
 
@@ -80,6 +80,9 @@ class StagePlan:
     Args:
         views: how many there are, and how many are shown.
 
+    Attributes:
+        planned_steps, num_steps: without and with all that the stage may be extended by.
+
     Raises:
         UserError: there is nothing to train on.
     """
@@ -98,7 +101,8 @@ class StagePlan:
         self.keys, self.lengths, self.stage = keys, lengths, stage
         self.training, self.views, self.seed = training, views, seed
         self.steps_per_epoch = math.ceil(len(keys) / training.batch_size)
-        self.num_steps = stage.steps or (stage.epochs or 1) * self.steps_per_epoch
+        self.planned_steps = stage.steps or (stage.epochs or 1) * self.steps_per_epoch
+        self.num_steps = stage.steps or (stage.max_epochs or 1) * self.steps_per_epoch
 
     def steps(self, first: int = 0) -> Iterator[Step]:
         """The optimizer steps from number ``first`` on. A step never spans two epochs.
@@ -112,7 +116,7 @@ class StagePlan:
             for step in range(max(first, begins), min(begins + per_epoch, self.num_steps)):
                 place = step - begins
                 rows = order[place * count // per_epoch : (place + 1) * count // per_epoch]
-                progress = step / self.num_steps
+                progress = min(1.0, step / self.planned_steps)
                 examples = [self._example(row, epoch, progress) for row in rows]
                 yield Step(epoch, progress, place + 1 == per_epoch or step + 1 == self.num_steps, examples)
 

@@ -10,7 +10,9 @@ import pytest
 from pipeline import params, presets
 from pipeline.params import CurriculumStage, EarlyStopping, parse
 from pipeline.training.curriculum import (
+    Course,
     combination_for,
+    course,
     expected_shares,
     has_stopped_improving,
     learning_rate_factor,
@@ -190,6 +192,10 @@ def test_the_learning_rate_warms_up_and_decays(schedule):
     assert factors[10] == 1
     assert all(a >= b for a, b in itertools.pairwise(factors[10:]))
     assert factors[-1] == (1 if schedule == "constant" else pytest.approx(0, abs=0.02))
+    held = [learning_rate_factor(step, 100, schedule, 0.1, decays_from=80) for step in range(100)]
+    assert held[:81] == factors[:10] + [1.0] * 71
+    again = [learning_rate_factor(step, 20, schedule, 0.0) for step in range(20)]
+    assert held[80:] == pytest.approx(again)  # from there on it is the same shape down to 0
 
 
 def test_a_stage_ends_when_validation_stops_improving_within_its_bounds():
@@ -200,7 +206,41 @@ def test_a_stage_ends_when_validation_stops_improving_within_its_bounds():
     assert has_stopped_improving(rule, [*improving, (2.0, 2.89), (2.5, 2.88)])
     assert not has_stopped_improving(rule, [*improving, (2.0, 2.89), (2.5, 2.7)])
     assert not has_stopped_improving(rule, [(0, 1.0), (0.3, 2.0), (0.6, 2.0)])  # before min_epochs
-    assert not has_stopped_improving(None, [(0, 1.0), (9, 2.0), (10, 2.0)])
+    assert not has_stopped_improving(rule, [*improving, (2.0, 2.89)], epochs=2.5)
+    assert has_stopped_improving(rule, [*improving, (2.0, 2.89)], epochs=2)  # once is enough when they are over
+
+
+BRIEF = {"patience": 1, "min_epochs": 1, "decay_fraction": 0.25}
+IMPROVING = [(0, 0.0, 5.0), (40, 1.0, 4.0), (80, 2.0, 3.0)]
+WORSE = (120, 3.0, 3.1)
+
+
+def test_a_stage_that_stops_improving_decays_its_rate_and_ends():
+    dynamic = stage(epochs=5, early_stopping=BRIEF)
+    assert course(dynamic, "cosine", 200, IMPROVING) == Course(160, 200)  # as long as `epochs`, if nothing is said
+    decided = course(dynamic, "cosine", 200, [*IMPROVING, WORSE])
+    assert decided == Course(120, 150)
+    later = [*IMPROVING, WORSE, (150, 3.75, 1.0)]  # which is what a decay does to the loss
+    assert course(dynamic, "cosine", 200, later) == decided
+    assert course(dynamic, "cosine", 130, [*IMPROVING, WORSE]) == Course(104, 130)  # the decay had begun by then
+    assert course(dynamic, "constant", 200, [*IMPROVING, WORSE]) == Course(120, 120)
+    assert course(stage(epochs=5), "cosine", 200, [*IMPROVING, WORSE]) == Course(0, 200)
+
+
+def test_a_stage_that_still_improves_goes_on_within_bounds():
+    extended = stage(epochs=3, early_stopping={**BRIEF, "patience": 2, "max_epochs": 6})
+    better, worse = (120, 3.0, 2.0), (160, 4.0, 2.1)
+    assert planned(extended).num_steps == pytest.approx(2 * planned(stage(epochs=3)).num_steps, rel=0.02)
+    assert course(extended, "cosine", 240, [*IMPROVING, better]) == Course(192, 240)
+    assert course(extended, "cosine", 240, [*IMPROVING, WORSE]) == Course(120, 150)  # its `epochs` are over: no patience
+    assert course(extended, "cosine", 240, [*IMPROVING, better, worse]) == Course(160, 200)
+
+
+def test_probabilities_have_shifted_when_the_epochs_are_over():
+    shifting = {"final_modality_sample_probs": {"text": 1.0}, "epochs": 1}
+    steps = list(planned(stage(**shifting, early_stopping={**BRIEF, "max_epochs": 2})).steps())
+    assert [s for s in steps if s.epoch == 0] == list(planned(stage(**shifting)).steps())
+    assert {(s.progress, *{e.combination for e in s.examples}) for s in steps if s.epoch == 1} == {(1.0, "text")}
 
 
 def test_the_objective_weighs_losses_as_the_stage_shows_them():

@@ -83,6 +83,14 @@ def test_all_faults_are_listed_at_once_with_their_keys():
         (lambda d: d["curriculum"]["stage3_all"].update(init_from="checkpoints/other"), "is not one of"),
         (lambda d: d["curriculum"]["stage1_text"].update(modality_sample_probs={"smell": 1.0}), "one of text"),
         (lambda d: d["curriculum"]["stage1_text"].update(steps=10), "either epochs or steps"),
+        (
+            lambda d: d["curriculum"]["stage2_text_pc"].update(early_stopping={"patience": 1}),
+            "stage3_all.init_from must be checkpoints/stage2_text_pc/best",
+        ),
+        (
+            lambda d: d["curriculum"]["stage3_all"].update(early_stopping={"patience": 1, "max_epochs": 2}),
+            "max_epochs extends epochs",
+        ),
         (lambda d: d["curriculum"]["stage1_text"].update(modality_dropout={"image": 0.1}), "never shows it"),
         (lambda d: d["curriculum"]["stage1_text"].update(train_projectors=["image"]), "never shows it"),
         (lambda d: d["training"].update(distributed="fsdp2", dtype="float16"), "fsdp2 needs"),
