@@ -130,6 +130,7 @@ def _train(p: Params, place: Place, parallel: "Parallel") -> None:
     from pipeline.training.checkpoint import TensorFiles, save_checkpoint, trained_tensors
     from pipeline.training.loop import Job, Trainer
     from pipeline.training.mirror import SPEED, Mirror
+    from pipeline.training.pace import flat_loss_advice
     from pipeline.training.retention import retention_advice, text_retention
     from pipeline.training.tracking import StageLog, plot_tables
 
@@ -206,8 +207,12 @@ def _train(p: Params, place: Place, parallel: "Parallel") -> None:
         if parallel.is_main:
             found = lineage(figures["validation"])
             figures["retention_text"] = text_retention(found)
-            if advice := retention_advice(figures["retention_text"], p, name):
-                show.say(f"warning: {advice}")
+            for advice in (
+                retention_advice(figures["retention_text"], p, name),
+                flat_loss_advice(trainer.log.lines, p, name),
+            ):
+                if advice:
+                    show.say(f"warning: {advice}")
             mirror.finish(figures)
             write_text(METRICS / "train" / f"{name}.json", json.dumps(figures, indent=1, sort_keys=True) + "\n")
             for kind, text in plot_tables(scratch / LOG).items():

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UserError
+from pipeline.evaluation.behaviour import behaviour
 from pipeline.evaluation.charts import disturbance_chart, line_chart, shown
 from pipeline.evaluation.gallery import gallery, meshes_json
 from pipeline.evaluation.statistics import COMPLETION
 from pipeline.params import COMBINATIONS, Params
+from pipeline.training.pace import flat_loss_advice
 from pipeline.training.retention import lineage_chain, retention_advice
 
 TEMPLATE = "report.html.j2"
@@ -165,6 +167,13 @@ def render(params: Params, results: list[StageResult], inputs: Inputs) -> str:
         summary=summary(results, inputs.retrieval, inputs.transfer),
         inputs=inputs,
         forgotten=retention_advice(last.training["retention_text"], params, last.name),
+        flat=[advice for result in results if (advice := flat_loss_advice(result.log, params, result.name))],
+        behaviour=behaviour(
+            params,
+            {result.name: result.log for result in results},
+            {result.name: result.training["trainable_parameters"] for result in results},
+            inputs.models,
+        ),
         untrained=[name for name, entry in inputs.models.items() if not entry["pretrained"]],
         paper=PAPER,
         train_chart=line_chart(

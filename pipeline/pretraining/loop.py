@@ -98,7 +98,8 @@ class Pretrainer(Generic[B]):
 
     def _step(self, batch: B) -> dict[str, Tensor]:
         recipe = self.recipe
-        factor = learning_rate_factor(self.done, recipe.steps, "cosine", recipe.warmup_fraction)
+        warmup = math.ceil(recipe.warmup_fraction * recipe.steps)
+        factor = learning_rate_factor(self.done, recipe.steps, "cosine", warmup)
         for group in self.optimizer.param_groups:
             group["lr"] = recipe.lr * factor
         torch.manual_seed(int(uniform(self.seed, "pretraining", self.done) * 2**63))

@@ -70,15 +70,13 @@ def views_for(num_views: int, shown: int, seed: int, epoch: int, key: str) -> tu
     return tuple(sorted(ranked[:shown]))
 
 
-def learning_rate_factor(
-    step: int, num_steps: int, schedule: str, warmup_fraction: float, decays_from: int = 0
-) -> float:
+def learning_rate_factor(step: int, num_steps: int, schedule: str, warmup: int, decays_from: int = 0) -> float:
     """The factor on the stage's learning rate at a step counted from 0: linear warm-up, then decay towards 0.
 
     Args:
+        warmup: its steps.
         decays_from: the step before which it does not decay (warm-up, stable, decay: Hu et al. 2024, 2404.06395).
     """
-    warmup = math.ceil(warmup_fraction * num_steps)
     if step < warmup:
         return (step + 1) / warmup
     start = max(warmup, decays_from)

@@ -135,7 +135,7 @@ class Trainer:
         processes, so each process' part counts as many times as there are.
         """
         training, parallel = self.job.training, self.job.parallel
-        course, warmup = self.course, training.warmup_fraction
+        warmup, course = math.ceil(training.warmup_fraction * self.plan.planned_steps), self.course
         factor = learning_rate_factor(self.done, course.num_steps, training.schedule, warmup, course.decays_from)
         set_learning_rates(self.optimizer, factor)
         torch.manual_seed(int(uniform(self.job.seed, "step", self.done, parallel.rank) * 2**63))  # dropout's

@@ -1,11 +1,13 @@
 """Killed at any moment, the pipeline goes on to the same bytes."""
 
 import hashlib
+import json
 import signal
 import time
 
 import pytest
 
+from pipeline.training.tracking import read_log
 from tests.func.wandb_files import wandb_runs
 
 
@@ -68,6 +70,38 @@ def test_training_killed_between_steps_ends_with_the_same_bytes(copy, signum):
     assert (finished.summary["end/state"], finished.exit_code) == ("finished", 0)
     assert steps < finished.summary["end/step"] == losses[-1][0]
     assert (died.group, died.job_type) == (finished.group, finished.job_type)
+
+
+def test_a_stage_of_dynamic_length_killed_while_its_rate_decays_ends_with_the_same_bytes(copy):
+    copy.change("log_every: 1", "log_every: 3")
+    copy.change("init_from: checkpoints/stage2_text_pc", "init_from: checkpoints/stage2_text_pc/best")
+    copy.change(
+        "epochs: 3",  # no validation is better by nine tenths: after three epochs it decays, for three more
+        "epochs: 8\n    early_stopping: {patience: 1, min_delta: 0.9, min_epochs: 3, decay_fraction: 1.0}",
+        after="stage2_text_pc:",
+    )
+    command = ("cadmllm", "train", "stage2_text_pc")
+    output = copy.run(*command)
+    steps = json.loads(copy.read("metrics/train/stage2_text_pc.json"))["steps"]
+    assert f"the stage ends after step {steps} of at most {steps // 6 * 8}" in output
+    rates = {line["step"]: line["lr"] for line in read_log(copy.folder / LOG) if line["event"] == "train"}
+    assert rates[3] == max(rates.values()) > rates[steps] > 0
+    before = contents(copy.folder / "checkpoints/stage2_text_pc")
+    log = copy.read(LOG)
+    decaying = f"train-stage2_text_pc/*/state-{steps // 4 * 2 + 2:08d}"  # save_every is 2
+    kill_when(copy, command, scratch_has(copy, decaying), signal.SIGKILL)
+    assert "resuming after step" in copy.run(*command)
+    assert contents(copy.folder / "checkpoints/stage2_text_pc") == before
+    copy.run(*command, "--nproc", "2")
+    assert [at(line) for line in copy.read(LOG).splitlines()] == [at(line) for line in log.splitlines()]
+
+
+LOG = "checkpoints/stage2_text_pc/log.jsonl"
+
+
+def at(line):
+    """What a line of the log says of the position in training."""
+    return [json.loads(line).get(name) for name in ("event", "step", "epochs", "lr")]
 
 
 @pytest.mark.parametrize("shell", ["/bin/sh", "/bin/bash"])  # bash becomes the stage, sh waits for it

@@ -187,14 +187,14 @@ def test_without_text_a_prompt_is_the_instruction_alone():
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])
 def test_the_learning_rate_warms_up_and_decays(schedule):
-    factors = [learning_rate_factor(step, 100, schedule, 0.1) for step in range(100)]
+    factors = [learning_rate_factor(step, 100, schedule, 10) for step in range(100)]
     assert factors[:10] == pytest.approx([(i + 1) / 10 for i in range(10)])
     assert factors[10] == 1
     assert all(a >= b for a, b in itertools.pairwise(factors[10:]))
     assert factors[-1] == (1 if schedule == "constant" else pytest.approx(0, abs=0.02))
-    held = [learning_rate_factor(step, 100, schedule, 0.1, decays_from=80) for step in range(100)]
+    held = [learning_rate_factor(step, 100, schedule, 10, decays_from=80) for step in range(100)]
     assert held[:81] == factors[:10] + [1.0] * 71
-    again = [learning_rate_factor(step, 20, schedule, 0.0) for step in range(20)]
+    again = [learning_rate_factor(step, 20, schedule, 0) for step in range(20)]
     assert held[80:] == pytest.approx(again)  # from there on it is the same shape down to 0
 
 
@@ -232,7 +232,8 @@ def test_a_stage_that_still_improves_goes_on_within_bounds():
     better, worse = (120, 3.0, 2.0), (160, 4.0, 2.1)
     assert planned(extended).num_steps == pytest.approx(2 * planned(stage(epochs=3)).num_steps, rel=0.02)
     assert course(extended, "cosine", 240, [*IMPROVING, better]) == Course(192, 240)
-    assert course(extended, "cosine", 240, [*IMPROVING, WORSE]) == Course(120, 150)  # its `epochs` are over: no patience
+    # Its `epochs` are over: one validation without improvement is enough.
+    assert course(extended, "cosine", 240, [*IMPROVING, WORSE]) == Course(120, 150)
     assert course(extended, "cosine", 240, [*IMPROVING, better, worse]) == Course(160, 200)
 
 

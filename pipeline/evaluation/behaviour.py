@@ -1,0 +1,66 @@
+"""How training went, beside what the curriculum document expects of each stage: loss, convergence, memory."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pipeline.params import Params, Training
+from pipeline.training.pace import Lines, Pace, new_modalities, paces
+
+EXPECTED = (  # of a stage that shows its first new modality after text, its second and further ones
+    "falls steadily and fast; least memory",
+    "may spike, then falls gradually; more memory",
+    "may spike again, then falls slower but more stable; most memory",
+)
+WEIGHT_BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0}
+NF4_BYTES = 0.5
+TRAINED_BYTES = 16  # a value, its gradient and AdamW's two moments, in float32
+MIB = 1 << 20
+
+
+def behaviour(
+    params: Params, logs: Mapping[str, Lines], trainable: Mapping[str, int], models: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """A row for each stage: its pace, in figures and words, and its memory.
+
+    Args:
+        logs: lines of each stage's log, in the order of training.
+        trainable: parameters that each stage trains.
+        models: the models manifest, with the networks' parameters.
+    """
+    rows, added = [], 0
+    before: Pace | None = None
+    for name, pace in zip(logs, paces(list(logs.values())), strict=True):
+        stage = params.curriculum[name]
+        added += bool(new_modalities(params.curriculum, name))
+        encoders = sum(models[f"{modality}_encoder"]["parameters"] for modality in stage.encoded)
+        rows.append(
+            {
+                "name": name,
+                "pace": pace,
+                "expected": EXPECTED[min(added, len(EXPECTED) - 1)],
+                "found": in_words(pace, before),
+                "frozen_mib": models["llm"]["parameters"] * _weight_bytes(params.training) / MIB,
+                "trained_mib": trainable[name] * TRAINED_BYTES / MIB,
+                "encoders_mib": encoders * WEIGHT_BYTES[params.training.dtype] / MIB,
+            }
+        )
+        before = pace
+    return rows
+
+
+def _weight_bytes(training: Training) -> float:
+    return NF4_BYTES if training.quantization == "nf4" else WEIGHT_BYTES[training.dtype]
+
+
+def in_words(pace: Pace, before: Pace | None) -> str:
+    """What became of the loss, beside the stage before."""
+    said = []
+    if pace.spike is not None:
+        said.append("spikes" if pace.spike > 1 else "does not spike")
+    if pace.slope is not None:
+        said.append("falls" if pace.slope < 0 else "does not fall")
+        if before is not None and before.slope is not None and max(before.slope, pace.slope) < 0:
+            said[-1] += " slower" if pace.slope > before.slope else " faster"
+    if before is not None and before.variance is not None and pace.variance is not None:
+        said.append("more stable" if pace.variance < before.variance else "less stable")
+    return ", ".join(said) or "too few steps to say"
