@@ -105,10 +105,10 @@ def unpinned(p: Params) -> list[str]:
 
 def fit(p: Params, memory: int, gpu: int) -> list[str]:
     """What of the parameters this machine cannot do."""
-    from pipeline.planning.sizes import llm_parameters
+    from pipeline.planning.sizes import llm_sizes
 
     faults = []
-    parameters = llm_parameters(p.models.llm)
+    parameters = llm_sizes(p.models.llm).parameters
     if parameters:
         bytes_each = 4 if p.training.dtype == "float32" else 2
         need = parameters * bytes_each * (1 if bytes_each == 2 else ACTIVATION_SHARE) + 2 * GIB

@@ -58,7 +58,8 @@ def plan(
         typer.echo(f"{'stage':24}{'disk':>12}{'time':>12}{'memory':>12}  basis")
         for stage in stages:
             row = f"{stage.name:24}{_bytes(stage.disk):>12}{_time(stage.seconds):>12}{_bytes(stage.memory):>12}"
-            typer.echo(f"{row}  {stage.basis}")
+            saved = f"; {_bytes(stage.absent)} more with the encoders in the step" if stage.absent else ""
+            typer.echo(f"{row}  {stage.basis}{saved}")
         disk, seconds = sum(stage.disk for stage in stages), sum(stage.seconds for stage in stages)
         typer.echo(f"{'total':24}{_bytes(disk):>12}{_time(seconds):>12}")
     typer.echo(f"\nimage features of {OMNICAD_MODELS:,} models, otherwise stored (DVC's cache holds a second copy)")

