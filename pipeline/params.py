@@ -248,6 +248,13 @@ class Training(Section):
         description="warn where text-only loss is so many times that of the curriculum's first stage"
     )
 
+    @property
+    def weight_bytes(self) -> float:
+        """Of a frozen weight."""
+        if self.quantization == "nf4":
+            return 0.5
+        return 4.0 if self.dtype == "float32" else 2.0
+
 
 class EarlyStopping(Section):
     """Dynamic curriculum: the validation loss, weighted as samples are shown, decides how long a stage is.

@@ -1,19 +1,21 @@
-"""How training went, beside what the curriculum document expects of each stage: loss, convergence, memory."""
+"""How training went, beside what the curriculum document expects of each stage: loss, convergence, memory.
+
+Memory is to be low, then more, then most, with the encoders loaded in the step; here it grows by the projectors alone.
+"""
 
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.params import Params, Training
+from pipeline.params import Params
 from pipeline.training.pace import Lines, Pace, new_modalities, paces
 
 EXPECTED = (  # of a stage that shows its first new modality after text, its second and further ones
-    "falls steadily and fast; least memory",
-    "may spike, then falls gradually; more memory",
-    "may spike again, then falls slower but more stable; most memory",
+    "falls steadily and fast",
+    "may spike, then falls gradually",
+    "may spike again, then falls slower but more stable",
 )
-WEIGHT_BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0}
-NF4_BYTES = 0.5
 TRAINED_BYTES = 16  # a value, its gradient and AdamW's two moments, in float32
+ENCODER_BYTES = 4  # of a weight: encoders run in float32
 MIB = 1 << 20
 
 
@@ -39,17 +41,13 @@ def behaviour(
                 "pace": pace,
                 "expected": EXPECTED[min(added, len(EXPECTED) - 1)],
                 "found": in_words(pace, before),
-                "frozen_mib": models["llm"]["parameters"] * _weight_bytes(params.training) / MIB,
+                "frozen_mib": models["llm"]["parameters"] * params.training.weight_bytes / MIB,
                 "trained_mib": trainable[name] * TRAINED_BYTES / MIB,
-                "encoders_mib": encoders * WEIGHT_BYTES[params.training.dtype] / MIB,
+                "encoders_mib": encoders * ENCODER_BYTES / MIB,
             }
         )
         before = pace
     return rows
-
-
-def _weight_bytes(training: Training) -> float:
-    return NF4_BYTES if training.quantization == "nf4" else WEIGHT_BYTES[training.dtype]
 
 
 def in_words(pace: Pace, before: Pace | None) -> str:

@@ -6,6 +6,7 @@ Shapes: P positions of a micro-batch (``training.tokens_per_batch``), E the lang
 from dataclasses import dataclass
 
 from pipeline.cad.grammar import Grammar
+from pipeline.evaluation.behaviour import TRAINED_BYTES
 from pipeline.params import CurriculumStage, Params, Projector
 from pipeline.planning.sizes import (
     LlmSizes,
@@ -16,12 +17,10 @@ from pipeline.planning.sizes import (
 )
 
 FLOAT32 = 4
-WEIGHT_BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0}
-NF4_BYTES = 0.5
-STATE = 4  # a trained value, its gradient and AdamW's two moments
-# What autograd keeps of a decoder layer for each position, in widths: around attention and norms, and inside the MLP;
-# and what the step at hand needs beside it, as a share. Counted and measured on the small language model.
-KEPT_E, KEPT_H = 10, 4
+# What autograd keeps of a decoder layer for each position, in widths: around attention and norms, and inside an MLP that
+# has LoRA or is a single operation; and a share for what passes. As counted on the package's language model; peaks there
+# and of SmolLM2-135M are within a fifth.
+KEPT_E, KEPT_H, KEPT_H_FUSED = 10, 4, 2
 PASSING = 0.25
 MLP = ("gate_proj", "up_proj", "down_proj")
 
@@ -71,8 +70,10 @@ def step_memory(p: Params, stage: CurriculumStage, text_tokens: float) -> StepMe
     sample = text_tokens + sum(positions for _, _, positions in shown.values())
     samples = max(1.0, min(p.training.batch_size, p.training.tokens_per_batch / sample))
     positions = min(p.training.tokens_per_batch, samples * sample)
-    item = WEIGHT_BYTES[p.training.dtype]
-    layer = KEPT_E * llm.width + KEPT_H * llm.inner + p.model.lora.r * len(p.model.lora.target_modules)
+    item = FLOAT32 if p.training.dtype == "float32" else 2
+    targets = p.model.lora.target_modules
+    kept_h = KEPT_H if set(MLP) & set(targets) else KEPT_H_FUSED
+    layer = KEPT_E * llm.width + kept_h * llm.inner + p.model.lora.r * len(targets)
     kept = layer + llm.width * llm.layers if p.training.gradient_checkpointing else layer * llm.layers
     embeddings = sum(samples * tokens * width for tokens, width, _ in shown.values())
     projected = sum(
@@ -80,8 +81,8 @@ def step_memory(p: Params, stage: CurriculumStage, text_tokens: float) -> StepMe
     )
     encoders = encoder_bytes(p, p.model.views_per_sample)
     return StepMemory(
-        weights=int(llm.parameters * (NF4_BYTES if p.training.quantization == "nf4" else item)),
-        trained=int(STATE * FLOAT32 * _trained(p, stage, llm)),
+        weights=int(llm.parameters * p.training.weight_bytes),
+        trained=TRAINED_BYTES * _trained(p, stage, llm),
         activations=int((1 + PASSING) * positions * kept * item + projected * FLOAT32),
         features=int(embeddings * FLOAT32),
         absent=sum(encoders[modality] for modality in stage.encoded),

@@ -194,6 +194,7 @@ def test_all_options_of_a_stage_work_together(copy):
     rows = load_file(copy.folder / "checkpoints/stage3_all/text_embeddings.safetensors")
     assert len(rows["ids"]) == len(rows["rows"]) > 10
     assert "warning: text-only loss is" in output
+    assert "warning: validation loss with image went from" in output
     assert "modality_sample_probs" in output
 
 
