@@ -17,9 +17,9 @@ from pipeline.planning.sizes import (
 )
 
 FLOAT32 = 4
-# What autograd keeps of a decoder layer for each position, in widths: around attention and norms, and inside an MLP that
-# has LoRA or is a single operation; and a share for what passes. As counted on the package's language model; peaks there
-# and of SmolLM2-135M are within a fifth.
+# What autograd keeps of a decoder layer for each position, in widths: around attention and norms, and inside the MLP,
+# which has LoRA or else is a single operation; and what passes, as a share of it. Counted on the package's language
+# model; measured peaks there and of SmolLM2-135M are within a fifth.
 KEPT_E, KEPT_H, KEPT_H_FUSED = 10, 4, 2
 PASSING = 0.25
 MLP = ("gate_proj", "up_proj", "down_proj")
