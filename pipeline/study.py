@@ -17,6 +17,7 @@ from ruamel.yaml.comments import CommentedMap
 
 from pipeline import presets
 from pipeline.errors import UserError
+from pipeline.evaluation.statistics import valid_share
 from pipeline.params import Params, parse
 from pipeline.yaml_files import plain, read_yaml
 
@@ -92,11 +93,10 @@ def _figures(trial: Trial, read: Read) -> dict[str, float | None]:
     names = list(trial.params.curriculum)
     training = [read(trial.name, f"metrics/train/{name}.json") for name in names]
     last = read(trial.name, f"metrics/evaluate/{names[-1]}.json")["combinations"]
-    counted = sum(figures["num_models"] for figures in last.values())
     return {
         "target_tokens": float(sum(each["target_tokens"] for each in training)),
         "retention_text": training[-1]["retention_text"],
-        "validity": sum(figures["valid_rate"] * figures["num_models"] for figures in last.values()) / counted,
+        "validity": valid_share(last),
         **{f"validation_loss.{name}": figures["validation_loss"] for name, figures in last.items()},
         **{f"chamfer_median.{name}": figures["metrics"]["chamfer_l1_mean"]["median"] for name, figures in last.items()},
     }

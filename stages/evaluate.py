@@ -33,6 +33,7 @@ def evaluate(
     p = params.load()
     place = find_trained(p, name)
     from pipeline.evaluation.evaluate import evaluate as measure
+    from pipeline.evaluation.summary import stage_summary
     from pipeline.training.mirror import mirror_evaluation
 
     sections = {"evaluation": p.evaluation}
@@ -48,8 +49,11 @@ def evaluate(
             show.say(
                 f"{combination}: loss {loss:.3f}, valid {valid:.0%}, chamfer median {distance:.3f}, IoU mean {shown}"
             )
+        syntax = figures["syntax"]
+        show.say(f"{syntax['combination']}, without the grammar: well-formed {syntax['well_formed_rate']:.0%}")
         mirror_evaluation(p, name, read_json(CHECKPOINTS / name / LINEAGE), figures)
-        write_text(METRICS / "evaluate" / f"{name}.json", json.dumps(figures, indent=1, sort_keys=True) + "\n")
+        for folder, found in (("evaluate", figures), ("stages", stage_summary(figures))):
+            write_text(METRICS / folder / f"{name}.json", json.dumps(found, indent=1, sort_keys=True) + "\n")
         publish(scratch, EVALUATIONS / name)
 
 

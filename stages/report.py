@@ -30,7 +30,8 @@ from stages.runner import (
 def report() -> None:
     """Write report/index.html, metrics/summary.json and the plots over all stages."""
     p = params.load()
-    from pipeline.evaluation.report import Inputs, plot_tables, read_result, render, summary
+    from pipeline.evaluation.report import Inputs, plot_tables, read_result, render
+    from pipeline.evaluation.summary import summary
 
     with display("report") as show:
         results = [read_result(name, CHECKPOINTS / name, METRICS, EVALUATIONS / name) for name in p.curriculum]
@@ -48,7 +49,7 @@ def report() -> None:
         minutes = minutes_of(
             ["models", "corpus", "geometry", *features, *stages, "robustness", "retrieval", "transfer"]
         )
-        figures = {**summary(results, found, real), "minutes": minutes}
+        figures = summary(results[-1].evaluation, real)
         for name, table in plot_tables(results).items():
             write_text(PLOTS / f"{name}.csv", csv_text(*table))
         write_text(METRICS / "summary.json", json.dumps(figures, indent=1, sort_keys=True) + "\n")
@@ -65,4 +66,5 @@ def report() -> None:
         page = render(p, results, inputs)
         with atomic_folder(REPORT) as folder:
             write_text(folder / "index.html", page)
-        show.say(f"{REPORT / 'index.html'}: {len(page) >> 10} KiB")
+        took = "" if minutes is None else f"; what came before took {minutes:g} minutes"
+        show.say(f"{REPORT / 'index.html'}: {len(page) >> 10} KiB{took}")

@@ -3,7 +3,7 @@
 import base64
 import json
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -168,15 +168,33 @@ class Evaluator:
         found: list[dict[str, Any]] = json.loads(finished.read_text(encoding="utf-8"))
         return found
 
+    def syntax(self, cases: Sequence[Case]) -> float:
+        """The share of cases for which the model writes a well-formed program with nothing to hold it to the grammar.
+
+        Greedy, within the same budget: a program that does not end is none. Nothing is built.
+        """
+        free = Decoding(self.setting.evaluation.max_new_tokens, constrained=False)
+        written = [
+            own[0]
+            for _, batch in self._batches(cases)
+            for own in generate_tokens(self.model, [case.inputs for case in batch], free)
+        ]
+        return sum(_parsed(tokens, self.model.grammar.bits) is not None for tokens in written) / len(written)
+
+    def _batches(self, cases: Sequence[Case]) -> Iterator[tuple[int, Sequence[Case]]]:
+        """Cases that are decoded together, each time with the number of those before."""
+        size = self.setting.evaluation.batch_size
+        for start in range(0, len(cases), size):
+            interrupt.check()
+            yield start, cases[start : start + size]
+
     def _generate(self, cases: list[Case]) -> list[tuple[int, ...]]:
         """The chosen program for each case."""
         limits = self.setting.evaluation
         greedy = Decoding(limits.max_new_tokens)
         found: list[tuple[int, ...]] = []
         bits = self.model.grammar.bits
-        for start in range(0, len(cases), limits.batch_size):
-            interrupt.check()
-            batch = cases[start : start + limits.batch_size]
+        for start, batch in self._batches(cases):
             prompts = [case.inputs for case in batch]
             programs = generate_tokens(self.model, prompts, greedy)
             if limits.num_candidates > 1:
@@ -266,7 +284,8 @@ def evaluate(
 
     Returns:
         Figures for each combination; those of completing programs; how far off a program is with another model's
-        input; and between which bounds chamfer distances lie.
+        input; what share is well-formed without the grammar, of the first combination; and between which bounds
+        chamfer distances lie.
     """
     model, setting = evaluator.model, evaluator.setting
     stage, limits = setting.stage, setting.evaluation
@@ -274,7 +293,7 @@ def evaluate(
     losses = validate(model, validation, stage, setting.training, model.num_tokens(), setting.seed, parallel)
     names = list(stage.combinations)
     conditions = conditioning_cases(stage.combinations) if limits.conditioning and len(evaluator.rows) > 1 else {}
-    total = len(names) + int(limits.completion) + len(conditions)
+    total = len(names) + len(conditions) + int(limits.completion) + 1
     figures: dict[str, Any] = {}
     for number, combination in enumerate(stage.combinations):
         progress(number, total, f"generating from {combination}")
@@ -291,11 +310,13 @@ def evaluate(
         ratio = right / other if other > 0 else None
         found["conditioning"][modality] = {"combination": combination, "right": right, "other": other, "ratio": ratio}
     if limits.completion:
-        progress(total - 1, total, f"completing from {names[-1]}")
+        progress(total - 2, total, f"completing from {names[-1]}")
         results = evaluator.measure(COMPLETION, evaluator.completions(names[-1]))
         if results:
             found[COMPLETION] = {"combination": names[-1], **summarise(results)}
         names.append(COMPLETION)
+    progress(total - 1, total, f"generating from {names[0]} without the grammar")
+    found["syntax"] = {"combination": names[0], "well_formed_rate": evaluator.syntax(evaluator.cases(names[0]))}
     evaluator.finish(names)
     progress(total, total, "solids built and measured")
     return {**found, "chamfer_l1_mean_bounds": bounds(list(evaluator.clouds.values()), limits.num_points)}

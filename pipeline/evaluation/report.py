@@ -1,4 +1,4 @@
-"""The report: one HTML page that needs nothing else, and the summary that DVC tracks as a metric."""
+"""The report: one HTML page that needs nothing else, and tables over all stages for ``dvc plots``."""
 
 import json
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from pipeline.errors import UserError
 from pipeline.evaluation.behaviour import behaviour
 from pipeline.evaluation.charts import disturbance_chart, line_chart, shown
 from pipeline.evaluation.gallery import gallery, meshes_json
-from pipeline.evaluation.statistics import COMPLETION
+from pipeline.evaluation.statistics import COMPLETION, valid_share
 from pipeline.params import COMBINATIONS, Params
 from pipeline.training.pace import flat_loss_advice
 from pipeline.training.retention import lineage_chain, retention_advice
@@ -75,37 +75,6 @@ class Inputs:
     no_transfer: str
 
 
-def summary(results: list[StageResult], retrieval: dict[str, Any], transfer: dict[str, Any]) -> dict[str, Any]:
-    """The figures that experiments are compared by: the last stage's, text-only retention, the encoders'; and the same
-    on real models, where there were any.
-    """
-    last = results[-1]
-    found = _figures(last.evaluation, last.training["retention_text"], retrieval)
-    if transfer:
-        found["omnicad"] = _figures(transfer, transfer["retention_text"], transfer["retrieval"])
-    return found
-
-
-def _figures(evaluation: dict[str, Any], retention: float | None, retrieval: dict[str, Any]) -> dict[str, Any]:
-    last = evaluation["combinations"]
-    counted = sum(figures["num_models"] for figures in last.values())
-    return {
-        "validity": sum(figures["valid_rate"] * figures["num_models"] for figures in last.values()) / counted,
-        "validation_loss": {name: figures["validation_loss"] for name, figures in last.items()},
-        "chamfer_median": {name: _metric(figures, "chamfer_l1_mean", "median") for name, figures in last.items()},
-        "volumetric_iou_mean": {name: _metric(figures, "volumetric_iou", "mean") for name, figures in last.items()},
-        "chamfer_bounds": evaluation["chamfer_l1_mean_bounds"],
-        "conditioning": {m: found["ratio"] for m, found in evaluation.get("conditioning", {}).items()},
-        "retention_text": retention,
-        "retrieval_top5": {name: retrieval[name]["top5"] for name in ("shape_to_image", "image_to_shape") if retrieval},
-    }
-
-
-def _metric(figures: dict[str, Any], name: str, kind: str) -> float | None:
-    value: float | None = figures["metrics"][name][kind]
-    return value
-
-
 Table = tuple[list[str], list[list[Any]]]
 
 
@@ -164,7 +133,7 @@ def render(params: Params, results: list[StageResult], inputs: Inputs) -> str:
         params=params,
         results=results,
         last=last,
-        summary=summary(results, inputs.retrieval, inputs.transfer),
+        validity=valid_share(last.evaluation["combinations"]),
         inputs=inputs,
         forgotten=retention_advice(last.training["retention_text"], params, last.name),
         flat=[advice for result in results if (advice := flat_loss_advice(result.log, params, result.name))],

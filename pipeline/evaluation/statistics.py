@@ -2,7 +2,7 @@
 
 import statistics
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -65,6 +65,12 @@ def rates(results: Sequence[dict[str, Any]]) -> dict[str, float]:
         "valid_rate": sum(r["valid"] for r in results) / count,
         "exact_rate": sum(r["tokens"] == r["true_tokens"] for r in results) / count,
     }
+
+
+def valid_share(combinations: Mapping[str, dict[str, Any]]) -> float:
+    """The share of valid solids over all combinations of inputs, by their ``summarise``."""
+    counted = sum(figures["num_models"] for figures in combinations.values())
+    return sum(figures["valid_rate"] * figures["num_models"] for figures in combinations.values()) / counted
 
 
 def summarise(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
