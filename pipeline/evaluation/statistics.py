@@ -69,8 +69,8 @@ def rates(results: Sequence[dict[str, Any]]) -> dict[str, float]:
 
 def valid_share(combinations: Mapping[str, dict[str, Any]]) -> float:
     """The share of valid solids over all combinations of inputs, by their ``summarise``."""
-    counted = sum(figures["num_models"] for figures in combinations.values())
-    return sum(figures["valid_rate"] * figures["num_models"] for figures in combinations.values()) / counted
+    valid = sum(figures["valid_rate"] * figures["num_models"] for figures in combinations.values())
+    return float(valid / sum(figures["num_models"] for figures in combinations.values()))
 
 
 def summarise(results: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -5,7 +5,9 @@ import torch
 from ruamel.yaml import YAML
 
 from pipeline import params
+from pipeline.evaluation.evaluate import Evaluator, Setting
 from pipeline.params import CurriculumStage
+from pipeline.shards.reader import ShardReader
 from pipeline.training.batches import TrainingData
 from pipeline.training.curriculum import views_for
 from pipeline.training.loop import Job, Trainer
@@ -44,7 +46,12 @@ def features(tmp_path_factory):
 
 
 def learn(folder, combination, monkeypatch, scratch, blind=False):
-    """Train on 32 models with different captions; the shares of tokens, and of whole programs, predicted right."""
+    """Train on 32 models with different captions.
+
+    Returns:
+        The shares of tokens, and of whole programs, predicted right; and of the programs that are well-formed without
+        the grammar, before training and after it.
+    """
     from stages.train import Place, make_model
 
     monkeypatch.chdir(folder)
@@ -75,7 +82,14 @@ def learn(folder, combination, monkeypatch, scratch, blind=False):
         open_log=lambda kept: StageLog(scratch / "log", kept, scratch / "speed", True, lambda _: None),
         show=lambda *_: None, say=lambda _: None,
     )  # fmt: skip
-    Trainer(model, job).train()
+    longest = max(len(data.program(row)) for row in range(NUM_MODELS))
+    budget = {"num_test_models": NUM_MODELS, "max_new_tokens": longest, "batch_size": 16}
+    limits = p.evaluation.model_copy(update=budget)
+    setting, geometry = Setting(stage, training, limits, p.kernel, 0), ShardReader(folder / "data/geometry", "geometry")
+    with Evaluator(model, data, geometry, setting, scratch / "evaluation", 1) as evaluator:
+        syntax = [evaluator.syntax(evaluator.cases(combination))]
+        Trainer(model, job).train()
+        syntax.append(evaluator.syntax(evaluator.cases(combination)))
     model.eval()
     right = total = whole = 0
     for row in range(NUM_MODELS):
@@ -86,18 +100,20 @@ def learn(folder, combination, monkeypatch, scratch, blind=False):
         hits = logits.argmax(dim=1) == batch.targets
         right, whole = right + int(hits.sum()), whole + int(hits.all())
         total += len(batch.targets)
-    return right / total, whole / NUM_MODELS
+    return right / total, whole / NUM_MODELS, syntax
 
 
 @pytest.mark.parametrize("combination", ["text", "point_cloud", "image"])
 def test_models_are_learnt_by_heart_from_one_source(features, combination, monkeypatch, tmp_path):
-    tokens, programs = learn(features, combination, monkeypatch, tmp_path)
+    tokens, programs, syntax = learn(features, combination, monkeypatch, tmp_path)
     assert tokens > 0.99
     assert programs > 0.8
+    assert syntax[0] == 0
+    assert syntax[1] >= programs  # what is right is well-formed, too
 
 
 def test_without_any_source_they_are_not(features, monkeypatch, tmp_path):
     # The first tokens give away the rest, so most tokens are right all the same: whole programs are not.
-    tokens, programs = learn(features, "text", monkeypatch, tmp_path, blind=True)
+    tokens, programs, _ = learn(features, "text", monkeypatch, tmp_path, blind=True)
     assert tokens < 0.98
     assert programs < 0.2

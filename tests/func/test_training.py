@@ -240,7 +240,9 @@ def test_a_curriculum_of_one_stage_needs_no_code(copy):
     output = copy.run("dvc", "repro")
     assert "train@direct" in output
     summary = json.loads(copy.read("metrics/summary.json"))
-    assert {"point_cloud", "text+image", "text"} <= set(summary["validation_loss"])
+    measured = json.loads(copy.read("metrics/evaluate/direct.json"))["combinations"]
+    assert {"point_cloud", "text+image", "text"} <= set(measured)
+    assert summary["loss"]["all"] == pytest.approx(measured["text+point_cloud+image"]["validation_loss"], abs=1e-3)
     assert json.loads(copy.read("metrics/train/direct.json"))["steps"] == 9
     assert "direct" in copy.read("report/index.html").decode()
 
