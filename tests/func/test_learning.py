@@ -49,8 +49,9 @@ def learn(folder, combination, monkeypatch, scratch, blind=False):
     """Train on 32 models with different captions.
 
     Returns:
-        The shares of tokens, and of whole programs, predicted right; and of the programs that are well-formed without
-        the grammar, before training and after it.
+        The shares of tokens, and of whole programs, predicted right; of the programs that are well-formed without the
+        grammar, before training, after it, and after it with too little room for the longer half; and the share that
+        has room.
     """
     from stages.train import Place, make_model
 
@@ -82,14 +83,18 @@ def learn(folder, combination, monkeypatch, scratch, blind=False):
         open_log=lambda kept: StageLog(scratch / "log", kept, scratch / "speed", True, lambda _: None),
         show=lambda *_: None, say=lambda _: None,
     )  # fmt: skip
-    longest = max(len(data.program(row)) for row in range(NUM_MODELS))
-    budget = {"num_test_models": NUM_MODELS, "max_new_tokens": longest, "batch_size": 16}
-    limits = p.evaluation.model_copy(update=budget)
-    setting, geometry = Setting(stage, training, limits, p.kernel, 0), ShardReader(folder / "data/geometry", "geometry")
-    with Evaluator(model, data, geometry, setting, scratch / "evaluation", 1) as evaluator:
-        syntax = [evaluator.syntax(evaluator.cases(combination))]
-        Trainer(model, job).train()
-        syntax.append(evaluator.syntax(evaluator.cases(combination)))
+    lengths = sorted(len(data.program(row)) for row in range(NUM_MODELS))
+
+    def syntax(longest):
+        budget = {"num_test_models": NUM_MODELS, "max_new_tokens": longest, "batch_size": 16}
+        setting = Setting(stage, training, p.evaluation.model_copy(update=budget), p.kernel, 0)
+        geometry = ShardReader(folder / "data/geometry", "geometry")
+        with Evaluator(model, data, geometry, setting, scratch / "evaluation", 1) as evaluator:
+            return evaluator.syntax(evaluator.cases(combination))
+
+    before = syntax(lengths[-1])
+    Trainer(model, job).train()
+    after, short = syntax(lengths[-1]), syntax(lengths[NUM_MODELS // 2])
     model.eval()
     right = total = whole = 0
     for row in range(NUM_MODELS):
@@ -100,16 +105,18 @@ def learn(folder, combination, monkeypatch, scratch, blind=False):
         hits = logits.argmax(dim=1) == batch.targets
         right, whole = right + int(hits.sum()), whole + int(hits.all())
         total += len(batch.targets)
-    return right / total, whole / NUM_MODELS, syntax
+    ending = sum(length <= lengths[NUM_MODELS // 2] for length in lengths) / NUM_MODELS
+    return right / total, whole / NUM_MODELS, (before, after, short, ending)
 
 
 @pytest.mark.parametrize("combination", ["text", "point_cloud", "image"])
 def test_models_are_learnt_by_heart_from_one_source(features, combination, monkeypatch, tmp_path):
-    tokens, programs, syntax = learn(features, combination, monkeypatch, tmp_path)
+    tokens, programs, (before, after, short, ending) = learn(features, combination, monkeypatch, tmp_path)
     assert tokens > 0.99
     assert programs > 0.8
-    assert syntax[0] == 0
-    assert syntax[1] >= programs  # what is right is well-formed, too
+    assert before == 0
+    assert after >= programs  # what is right is well-formed, too
+    assert short == pytest.approx(ending, abs=1 - programs)
 
 
 def test_without_any_source_they_are_not(features, monkeypatch, tmp_path):
