@@ -115,6 +115,7 @@ def test_the_report_needs_nothing_else(done):
     assert not re.search(r"https?://(?!www\.w3\.org|purl\.org|creativecommons\.org|matplotlib\.org)", page)
     assert "Untrained networks" in page
     assert page.count("true model") >= 2
+    assert page.count('<td class="text">text</td><td>0%</td>') == len(STAGES)  # well-formed without the grammar
     for name in STAGES:
         assert name in page
 
@@ -244,12 +245,16 @@ def test_real_models_are_measured_and_only_that(copy):
     assert json.loads(copy.read("metrics/transfer.json")) == {}
     copy.change("path: data/raw ", f"path: {folder} ")
     copy.run("cadmllm", "transfer")
+    top = {"models": 24, "shape_to_image": {"top5": 0.57}, "image_to_shape": {"top5": 0.42}}  # by encoders with heads
+    (copy.folder / "metrics/retrieval.json").write_text(json.dumps(top))
     copy.run("cadmllm", "report")
     found = json.loads(copy.read("metrics/summary.json"))
     real = json.loads(copy.read("metrics/transfer.json"))
     assert found["real"]["iou"] == stage_summary(real)["iou"]["all"]
     assert real["retention_text"] > 0
-    assert "Real models" in copy.read("report/index.html").decode()
+    page = copy.read("report/index.html").decode()
+    assert "Real models" in page
+    assert "a cloud finds its own pictures among the first five in 57%, pictures their cloud in 42%" in page
     assert copy.read("checkpoints/stage3_all/adapter_model.safetensors") == trained
     assert not list((copy.folder / "scratch").glob("transfer*/[!.]*"))
 
