@@ -50,7 +50,7 @@ def for_model(p: Params, num_processes: int, gpu: bool) -> Iterator[str]:
         yield "training.quantization: nf4 (a quarter of what bfloat16 takes; needs bitsandbytes)"
     if gpu and training.dtype != "float16" and (training.distributed == "ddp" or num_processes == 1):
         yield "training.distributed: fsdp2 and `cadmllm train STAGE --nproc N` (each of N GPUs has a part of the model)"
-    yield "models.llm: a smaller language model"
+    yield "models.llm: a smaller language model, such as hub:Qwen/Qwen3-0.6B"
 
 
 def for_training(

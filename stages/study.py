@@ -70,6 +70,10 @@ def _run(trial: "Trial") -> None:
     from pipeline import params, presets
 
     commit = _clone()
+    for model in trial.document["models"].values():  # weights of the workspace are not in the clone
+        kind, _, path = model["source"].partition(":")
+        if kind == "path":
+            model["source"] = f"path:{Path(path).resolve()}"
     presets.write(trial.document, PLACE / params.PARAMS_FILE)
     target = f"evaluate@{list(trial.params.curriculum)[-1]}"
     _call("dvc", "repro", target, folder=PLACE)  # unlike `dvc exp run` it goes on after a kill

@@ -238,6 +238,7 @@ class Trainer:
             "steps": self.done,
             "epochs": self.plan.epochs_done(self.done),
             "trainable_parameters": sum(p.numel() for p in self.trained),
+            "parameter_groups": self.parameter_groups(),
             "validation": self.log.validations()[-1]["loss"],
             "best_objective": best_objective,
             "best_epoch": best_epoch,
@@ -246,6 +247,15 @@ class Trainer:
             "target_tokens": shown.targets,
             **shown.shares(),
         }
+
+    def parameter_groups(self) -> dict[str, dict[str, float]]:
+        """Of each kind of trained part, how many parameters it has, and the highest rate at which they learn."""
+        found: dict[str, dict[str, float]] = {}
+        for group in self.optimizer.param_groups:
+            size = sum(p.numel() for p in group["params"])
+            kind = found.setdefault(group["name"], {"parameters": 0, "lr": group["base_lr"]})
+            kind["parameters"] += size
+        return found
 
 
 def free_trained_parts(
