@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
@@ -56,16 +57,25 @@ AttentionMaskInterface.register(ATTENTION, sdpa_mask)
 
 
 def prepare(llm: Any) -> None:
-    """Let a transformers model read sequences in a row, if its layers look nowhere but through their attention."""
-    if llm._supports_attention_backend and not llm._is_stateful:
+    """Let a transformers model read sequences in a row, if its layers look elsewhere through plain attention alone.
+
+    Not those with attention of their own, and none with convolutions, states or chunks that would reach over the ends.
+    """
+    kinds = set(getattr(llm.config, "layer_types", None) or ())
+    plain = llm.config._attn_implementation == "sdpa" and kinds <= {"full_attention", "sliding_attention"}
+    if plain and llm._supports_attention_backend and not llm._is_stateful:
         llm.set_attn_implementation(ATTENTION)
 
 
 def decode_row(decoder: Any, embedded_1LE: Tensor, lengths: Sequence[int]) -> Tensor:
-    """(1, L, E) what a decoder makes of sequences of these lengths in a row; one by one where it was not prepared."""
+    """(1, L, E) what a decoder makes of sequences of these lengths in a row.
+
+    One that was not prepared gets a rectangle, padded on the right: what is causal does not see the padding.
+    """
     if decoder.config._attn_implementation != ATTENTION:
-        parts = torch.split(embedded_1LE, list(lengths), dim=1)
-        return torch.cat([decoder(inputs_embeds=p, use_cache=False).last_hidden_state for p in parts], dim=1)
+        rows_BLE = pad_sequence(list(torch.split(embedded_1LE[0], list(lengths))), batch_first=True)
+        hidden_BLE = decoder(inputs_embeds=rows_BLE, use_cache=False).last_hidden_state
+        return torch.cat([row[:length] for row, length in zip(hidden_BLE, lengths, strict=True)])[None]
     positions_1L = torch.cat([torch.arange(length) for length in lengths])[None]
     hidden: Tensor = decoder(
         inputs_embeds=embedded_1LE,

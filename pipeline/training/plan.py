@@ -156,4 +156,4 @@ def cut(examples: Sequence[Example], tokens_per_batch: int, num_ranks: int = 1) 
             heapq.heapreplace(filled, (positions + example.length, number))
         if all(positions <= tokens_per_batch or len(batches[number]) == 1 for positions, number in filled):
             return batches
-        rounds += 1
+        rounds += 1 + rounds // 16

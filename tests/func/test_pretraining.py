@@ -54,6 +54,20 @@ def project(tmp_path_factory):
     return made
 
 
+@pytest.mark.parametrize("lessons", ["text", "captions"])
+def test_a_language_model_can_learn_from_less(project, lessons):
+    project.run("cadmllm", "pretrain", "language-model", "--from", lessons)
+    folder = project.folder / f"pretrained/language_model_{lessons}"
+    tokens = json.loads((folder / "tokenizer.json").read_text())["added_tokens"]
+    knows_cad, seen = any("cad8:" in token["content"] for token in tokens), read_seen(folder)
+    if lessons == "text":
+        assert knows_cad
+        assert seen == read_seen(project.folder / "pretrained/language_model")
+    else:
+        assert not knows_cad
+        assert not seen
+
+
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL])
 def test_killed_pretraining_goes_on_to_the_same_bytes(project, signum):
     before = contents(project.folder / "pretrained/aligned")

@@ -19,17 +19,20 @@ IN_A_ROW = {
     },
     "gpt2": {"vocab_size": 50, "n_embd": 32, "n_layer": 2, "n_head": 4},
 }  # fmt: skip
-ONE_BY_ONE = {
+PADDED = {
     "bloom": {"vocab_size": 50, "hidden_size": 32, "n_layer": 2, "n_head": 4},  # attention of its own
     "mamba": {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 4},  # a state, no attention
+    "gemma2": {**GROUPED, "head_dim": 8},  # capped logits, which the fused attention lacks
+    "lfm2": {**GROUPED, "layer_types": ["conv", "full_attention"]},  # a convolution reaches over a sequence's begin
+    "llama4_text": {**GROUPED, "head_dim": 8, "intermediate_size_mlp": 48, "num_local_experts": 2},  # chunks
 }
 
 
-@pytest.mark.parametrize("kind", [*IN_A_ROW, *ONE_BY_ONE])
+@pytest.mark.parametrize("kind", [*IN_A_ROW, *PADDED])
 def test_a_row_of_sequences_is_each_of_them_alone(kind):
     torch.manual_seed(0)
-    llm = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **{**IN_A_ROW, **ONE_BY_ONE}[kind])).eval()
-    decoder = llm.base_model
+    llm = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **{**IN_A_ROW, **PADDED}[kind])).eval()
+    decoder = getattr(llm, "model", llm.base_model)
     row = torch.randn(1, sum(LENGTHS), 32, requires_grad=True)
     alone = [decoder(inputs_embeds=part, use_cache=False).last_hidden_state for part in row.split(LENGTHS, dim=1)]
     (alone_grad,) = torch.autograd.grad(sum(part.square().sum() for part in alone), row)

@@ -53,8 +53,20 @@ def test_each_departure_takes_back_what_it_is_named_after():
         assert all(getattr(p, section) == getattr(as_it_is, section) for p in chosen.values()), section
 
 
+def test_the_order_is_measured_on_as_many_samples_and_as_fast_as_each_model_learns():
+    chosen = {trial.variant: trial.params for trial in trials("order", 1, presets.compose("quickstart"))}
+    for kind in ("text", "captions"):
+        before, ordered, direct = (chosen[f"{kind}_{name}"] for name in ("before", "curriculum", "direct"))
+        sources = {p.models.llm.source for p in (before, ordered, direct)}
+        assert sources == {f"path:pretraining/pretrained/language_model_{kind}"}
+        assert sum(stage.epochs for stage in ordered.curriculum.values()) == direct.curriculum["direct"].epochs
+        assert max(stage.lr for stage in ordered.curriculum.values()) == direct.curriculum["direct"].lr
+        assert ordered.training == direct.training
+        assert before.curriculum["direct"].steps == 1
+
+
 def test_an_unknown_study_is_named_with_those_there_are():
-    with pytest.raises(UserError, match="no study 'nothing'; there are curriculum, departures"):
+    with pytest.raises(UserError, match="no study 'nothing'; there are curriculum, departures, order"):
         trials("nothing", 1, presets.compose("quickstart"))
 
 
