@@ -122,8 +122,11 @@ def exactly(number: int, noun: str) -> str:
 
 
 def millimetres(length: float) -> str:
-    """A length in metres as millimetres with four digits at most."""
-    return f"{length * 1000:.4g}" if abs(length) > 1e-12 else "0"
+    """A length in metres as millimetres, with four digits at most behind which there is no other."""
+    if abs(length) <= 1e-12:
+        return "0"
+    value = length * 1000
+    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def sentence(program: CadProgram) -> str:

@@ -75,7 +75,9 @@ def from_document(document: Any) -> CadProgram:
                     extrudes.append(extrude)
             elif kind != "Sketch":
                 raise RejectError("unsupported_feature", str(kind))
-    except (KeyError, TypeError, AttributeError, IndexError) as error:
+    except KeyError as error:
+        raise RejectError("malformed_model", f"{error} is missing; is it a model of Omni-CAD?") from error
+    except (TypeError, AttributeError, IndexError) as error:
         raise RejectError("malformed_model", f"{type(error).__name__}: {error}") from error
     if not extrudes:
         raise RejectError("no_geometry", "no extrusion with a profile")

@@ -106,11 +106,13 @@ def read_image(data: bytes, name: str, size: int | None) -> np.ndarray:
     Raises:
         RejectError: ``bad_image``.
     """
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     try:
         with Image.open(io.BytesIO(data)) as image:
             grey = on_white(image)
+    except UnidentifiedImageError as error:
+        raise RejectError("bad_image", f"{name} is no picture of a kind that is known") from error
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise RejectError("bad_image", f"{name}: {error}") from error
     if size is None:

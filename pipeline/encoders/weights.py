@@ -139,6 +139,9 @@ def _local_source(source: str) -> Path | None:
         case "package":
             return package_gguf(rest)
         case "shipped":
+            if not (SHIPPED / rest).is_dir() or not rest:
+                known = ", ".join(sorted(path.name for path in SHIPPED.iterdir() if path.is_dir()))
+                raise UserError(f"{source}: the package carries {known}")
             return SHIPPED / rest
         case "path":
             return Path(rest)

@@ -17,6 +17,8 @@ from pipeline.params import MODALITIES
 from pipeline.resolved import ENCODERS, read_models
 from pipeline.training.checkpoint_folder import CheckpointConfig
 
+LARGE = 10.0  # metres: nobody's part
+
 
 @dataclass(frozen=True, slots=True)
 class UserInputs:
@@ -107,6 +109,8 @@ def read_inputs(
         return UserInputs(caption, None, None, pictures)
     assert num_points is not None, "known to a checkpoint that takes points"
     scan = read_scan(points, num_points, say)
+    if (length := 2 * scan.frame.scale) > LARGE:
+        say(f"note: {length:,.0f} m long: numbers are metres; a scan in millimetres comes out 1,000 times as large")
     return UserInputs(caption, scan.points, scan.frame, pictures)
 
 

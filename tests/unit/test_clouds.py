@@ -16,6 +16,7 @@ from pipeline.cad.sampling import sample_surface
 from pipeline.cad.scans import read_scan
 from pipeline.data.draw import normalised_mesh
 from pipeline.errors import RejectError, UserError
+from pipeline.generation.inputs import read_inputs
 
 PROGRAM = synthesis.make_part(0, 0, ("flange",)).program
 NUM_POINTS = 2048
@@ -268,3 +269,11 @@ def test_a_text_without_points_is_told(text):
     with warnings.catch_warnings(), pytest.raises(RejectError, match="no points"):
         warnings.simplefilter("error")
         read_text(text.encode(), "x")
+
+
+def test_a_scan_in_millimetres_is_noticed(mesh):
+    points = sample_surface(mesh, 500, seed=1)
+    for scale, notes in ((0.05, 0), (50.0, 1)):
+        said = []
+        read_inputs("", points * [scale, scale, scale, 1, 1, 1], [], 256, said.append)
+        assert sum("m long: numbers are metres" in line for line in said) == notes
