@@ -135,8 +135,9 @@ class Trainer:
         processes, so each process' part counts as many times as there are.
         """
         training, parallel = self.job.training, self.job.parallel
-        warmup, course = math.ceil(training.warmup_fraction * self.plan.planned_steps), self.course
-        factor = learning_rate_factor(self.done, course.num_steps, training.schedule, warmup, course.decays_from)
+        warmup = math.ceil(training.warmup_fraction * self.plan.planned_steps)
+        ends, decays_from = self.course.num_steps, self.course.decays_from
+        factor = learning_rate_factor(self.done, ends, training.schedule, warmup, decays_from)
         set_learning_rates(self.optimizer, factor)
         torch.manual_seed(int(uniform(self.job.seed, "step", self.done, parallel.rank) * 2**63))  # dropout's
         self.model.train()
@@ -176,9 +177,9 @@ class Trainer:
             self.tally = Tally()
             if not math.isfinite(loss):
                 raise UserError(f"the loss is {loss} at step {done}; lower curriculum.*.lr, or train in bfloat16")
-            pace = self.speed.take()
-            self.log.write_speed(done, **pace)
-            self.job.show(done, num_steps, f"loss {loss:.3f}, {pace['tokens_per_s']:.0f} tokens/s")
+            speed = self.speed.take()
+            self.log.write_speed(done, **speed)
+            self.job.show(done, num_steps, f"loss {loss:.3f}, {speed['tokens_per_s']:.0f} tokens/s")
         if step.ends_epoch or done == num_steps:
             self.log.write("epoch", done, epoch=step.epoch, loss=self.losses.take("epoch")[0])
 

@@ -81,43 +81,43 @@ class Speed:
     def __init__(self, model: CadMllmModel) -> None:
         self._count, self._device = FlopCount(model), model.device
         self._peak = matrix_flops(model.device, model.dtype)
-        self._window, self._all = _Pace(), _Pace()
+        self._window, self._all = _Counts(), _Counts()
 
     def add(self, batch: Batch) -> None:
         """Count a batch; nothing is waited for."""
-        for pace in (self._window, self._all):
-            pace.tokens += batch.num_tokens
-            pace.samples += len(batch.lengths)
-            pace.flops += self._count(batch)
+        for counts in (self._window, self._all):
+            counts.tokens += batch.num_tokens
+            counts.samples += len(batch.lengths)
+            counts.flops += self._count(batch)
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
         """Around the wait for data."""
         started = time.perf_counter()
         yield
-        for pace in (self._window, self._all):
-            pace.waited += time.perf_counter() - started
+        for counts in (self._window, self._all):
+            counts.waited += time.perf_counter() - started
 
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Around what is no training: validation, saving."""
         started = time.perf_counter()
         yield
-        for pace in (self._window, self._all):
-            pace.started += time.perf_counter() - started
+        for counts in (self._window, self._all):
+            counts.started += time.perf_counter() - started
 
     def take(self) -> dict[str, float]:
         """Since it was last taken; begins anew."""
-        window, self._window = self._window, _Pace()
+        window, self._window = self._window, _Counts()
         return self._figures(window)
 
-    def _figures(self, pace: "_Pace") -> dict[str, float]:
-        elapsed = max(1e-9, time.perf_counter() - pace.started)
+    def _figures(self, counts: "_Counts") -> dict[str, float]:
+        elapsed = max(1e-9, time.perf_counter() - counts.started)
         return {
-            "tokens_per_s": round(pace.tokens / elapsed, 3),
-            "samples_per_s": round(pace.samples / elapsed, 4),
-            "data_wait_share": round(pace.waited / elapsed, 5),
-            "matrix_rate_share": round(pace.flops / elapsed / self._peak, 4),
+            "tokens_per_s": round(counts.tokens / elapsed, 3),
+            "samples_per_s": round(counts.samples / elapsed, 4),
+            "data_wait_share": round(counts.waited / elapsed, 5),
+            "matrix_rate_share": round(counts.flops / elapsed / self._peak, 4),
             "peak_memory_gib": round(peak_memory(self._device) / GIB, 3),
         }
 
@@ -130,7 +130,7 @@ class Speed:
         )
 
 
-class _Pace:
+class _Counts:
     def __init__(self) -> None:
         self.started = time.perf_counter()
         self.tokens = self.samples = 0

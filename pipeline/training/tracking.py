@@ -36,7 +36,7 @@ class StageLog:
         if writes:
             for file in (path, speed):
                 file.parent.mkdir(parents=True, exist_ok=True)
-            self.lines = cut(path, length)
+            self.lines = truncate(path, length)
             speed.open("a" if length else "w").close()
 
     def write(self, event: str, step: int, **values: Any) -> None:
@@ -68,7 +68,7 @@ class StageLog:
         return [line for line in self.lines if line["event"] == "validation"]
 
 
-def cut(path: Path, length: int) -> list[Line]:
+def truncate(path: Path, length: int) -> list[Line]:
     """Cut a log back to so many bytes; its lines. In place: whenever it is killed, what a state counts on is there.
 
     Raises:
