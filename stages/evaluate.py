@@ -51,10 +51,10 @@ def evaluate(
             )
         syntax = figures["syntax"]
         show.say(f"{syntax['combination']}, without the grammar: well-formed {syntax['well_formed_rate']:.0%}")
-        mirror_evaluation(p, name, read_json(CHECKPOINTS / name / LINEAGE), figures)
         for folder, found in (("evaluate", figures), ("stages", stage_summary(figures))):
             write_text(METRICS / folder / f"{name}.json", json.dumps(found, indent=1, sort_keys=True) + "\n")
         publish(scratch, EVALUATIONS / name)
+        mirror_evaluation(p, name, read_json(CHECKPOINTS / name / LINEAGE), figures, show.say)
 
 
 def find_trained(p: Params, name: str) -> Place:

@@ -213,7 +213,6 @@ def _train(p: Params, place: Place, parallel: "Parallel") -> None:
             ):
                 if advice:
                     show.say(f"warning: {advice}")
-            mirror.finish(figures)
             write_text(METRICS / "train" / f"{name}.json", json.dumps(figures, indent=1, sort_keys=True) + "\n")
             for kind, text in plot_tables(scratch / LOG).items():
                 write_text(PLOTS / name / f"{kind}.csv", text)
@@ -223,6 +222,7 @@ def _train(p: Params, place: Place, parallel: "Parallel") -> None:
                 shutil.copyfile(scratch / LOG, folder / LOG)
             LOGS.joinpath("train").mkdir(parents=True, exist_ok=True)
             shutil.copyfile(scratch / SPEED, LOGS / "train" / f"{name}.jsonl")
+            mirror.finish(figures)
             work.clean(scratch)
             show.say(f"checkpoint in {CHECKPOINTS / name}, the best by validation loss in {CHECKPOINTS / name / BEST}")
 

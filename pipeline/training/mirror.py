@@ -61,6 +61,19 @@ def wandb_imported() -> Iterator[Any]:
         ) from error
 
 
+@contextmanager
+def spared(say: Callable[[str], None], later: str = "") -> Iterator[None]:
+    """Around the telling of an end: a fault of W&B costs a note, never the work that is told of.
+
+    Args:
+        later: what becomes of it.
+    """
+    try:
+        yield
+    except Exception as fault:
+        say(f"note: Weights & Biases was not told of this end ({type(fault).__name__}: {fault}){later}")
+
+
 def open_run(p: Params, name: str, job_type: str, tags: Iterable[str], **settings: Any) -> Any:
     """A run in the experiment's group."""
     with wandb_imported() as wandb:
@@ -163,13 +176,10 @@ class Mirror:
         if error is None or self._finished or self.mode == "disabled":
             return
         end = End.by(error, self.step)
-        try:
+        with spared(self.say, "; it is written when the stage is started again" * (self.mode == "offline")):
             if self.mode == "offline":
                 self._note(end)
             self._close(end)
-        except Exception as fault:
-            later = "; it is written when the stage is started again" * (self.mode == "offline")
-            self.say(f"note: Weights & Biases was not told of this end ({type(fault).__name__}: {fault}){later}")
 
     def __call__(self, line: Line) -> None:
         """Send one line, where they are sent as they come; those that a resumed run has already are left out."""
@@ -177,11 +187,12 @@ class Mirror:
             self._run.log(self.row(line))
 
     def finish(self, figures: dict[str, Any]) -> None:
-        """Close the run of a finished stage, with its figures in the summary."""
+        """Close the run of a stage whose checkpoint is published, with its figures in the summary."""
+        self._finished = True
         if self.mode != "disabled":
             numbers = {key: value for key, value in figures.items() if isinstance(value, (int, float))}
-            self._close(End("finished", "", 0, self.step), numbers)
-        self._finished = True
+            with spared(self.say):
+                self._close(End("finished", "", 0, self.step), numbers)
 
     def row(self, line: Line) -> dict[str, Any]:
         """A line under the document's names, and what validation losses mean for the stage."""
@@ -249,14 +260,17 @@ def stage_row(line: Line, stage_name: str, stage_number: int, stage: CurriculumS
     return row
 
 
-def mirror_evaluation(p: Params, stage_name: str, lineage: dict[str, Any], figures: dict[str, Any]) -> None:
+def mirror_evaluation(
+    p: Params, stage_name: str, lineage: dict[str, Any], figures: dict[str, Any], say: Callable[[str], None]
+) -> None:
     """A run of job type ``evaluate``: one point, at the checkpoint's step, which is the summary too.
 
     A run of its own, since an offline run of the stage could not be added to once it is closed.
 
     Args:
         lineage: of the checkpoint.
-        figures: of ``evaluate``.
+        figures: of ``evaluate``, which is published.
+        say: told where the run could not be written.
     """
     if p.tracking.wandb_mode == "disabled":
         return
@@ -270,6 +284,7 @@ def mirror_evaluation(p: Params, stage_name: str, lineage: dict[str, Any], figur
         }
     for name, found in figures.get("conditioning", {}).items():
         row[f"evaluate/conditioning_{name}"] = found["ratio"]
-    run = open_run(p, f"evaluate {stage_name}", EVALUATE, (stage_name, EVALUATE))
-    run.log({key: value for key, value in row.items() if value is not None})
-    run.finish()
+    with spared(say):
+        run = open_run(p, f"evaluate {stage_name}", EVALUATE, (stage_name, EVALUATE))
+        run.log({key: value for key, value in row.items() if value is not None})
+        run.finish()

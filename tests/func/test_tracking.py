@@ -2,6 +2,8 @@
 
 import json
 import math
+import shutil
+import sys
 
 import pytest
 
@@ -9,6 +11,18 @@ from pipeline.training.tracking import read_log
 from tests.func.test_interruption import contents
 from tests.func.test_pipeline import LISTENS, STAGES
 from tests.func.wandb_files import wandb_runs
+
+# `cadmllm` where W&B does not work.
+WITHOUT_SERVICE = """
+import sys, wandb
+from stages.cli import app
+
+def init(**_):
+    raise RuntimeError("no service")
+
+wandb.init = init
+app(sys.argv[1:], prog_name="cadmllm")
+"""
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +101,18 @@ def test_a_stage_whose_loss_is_not_a_number_is_there_with_its_end(copy):
     assert math.isnan(last)
     assert died.series("validation/text_loss") == before.series("validation/text_loss")[:1]
     assert died.group != before.group  # another rate is another experiment
+
+
+def test_a_fault_of_weights_and_biases_at_the_end_costs_a_note(copy):
+    parts = ("checkpoints/stage1_text", "evaluations/stage1_text")
+    before = [contents(copy.folder / part) for part in parts]
+    for command, part in zip(("train", "evaluate"), parts, strict=True):
+        (copy.folder / f"metrics/{command}/stage1_text.json").unlink()
+        shutil.rmtree(copy.folder / part)
+        output = copy.run(sys.executable, "-c", WITHOUT_SERVICE, command, "stage1_text")
+        assert "note: Weights & Biases was not told of this end (RuntimeError: no service)" in output
+        assert (copy.folder / f"metrics/{command}/stage1_text.json").is_file()
+    assert [contents(copy.folder / part) for part in parts] == before
 
 
 def test_without_weights_and_biases_the_bytes_are_the_same(copy):

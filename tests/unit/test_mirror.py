@@ -8,7 +8,7 @@ import wandb
 from pipeline.errors import UserError
 from pipeline.interrupt import Interrupted
 from pipeline.training.checkpoint_folder import LOG
-from pipeline.training.mirror import Mirror, experiment, steps_of
+from pipeline.training.mirror import Mirror, experiment, mirror_evaluation, steps_of
 from pipeline.training.tracking import StageLog
 
 ANCESTORS = {
@@ -23,13 +23,13 @@ class Service:
     """What stands for W&B: runs by id, with all that they were sent."""
 
     def __init__(self, monkeypatch):
-        self.runs, self.opened, self.fails = {}, [], False
+        self.runs, self.opened, self.fails = {}, [], None
         monkeypatch.setattr(wandb, "setup", lambda: None)
         monkeypatch.setattr(wandb, "init", self.init)
 
     def init(self, **settings):
         if self.fails:
-            raise wandb.Error("no space left")
+            raise self.fails
         self.opened.append(settings)
         run = self.runs.setdefault(
             settings.get("id", len(self.runs)), SimpleNamespace(rows=[], summary={}, exit_codes=[])
@@ -108,13 +108,13 @@ def test_an_online_run_follows_the_log_and_goes_on_without_repeating(smoke, serv
 def test_an_end_that_w_and_b_could_not_be_told_is_told_at_the_next_start(smoke, service, tmp_path):
     """And it hides nothing: the stage's own error is the one that is raised."""
     p, said = with_mode(smoke, "offline"), []
-    service.fails = True
+    service.fails = wandb.Error("no space left")
     with pytest.raises(UserError, match="the loss is nan"):
         attempt(p, tmp_path, 0, [2], said, UserError("the loss is nan at step 2"))
     assert service.runs == {}
     assert "no space left" in said[0]
     assert "it is written when the stage is started again" in said[0]
-    service.fails = False
+    service.fails = None
     attempt(p, tmp_path, 0, [1, 2, 3], said)
     died, finished = service.runs.values()
     assert died.summary["end/reason"] == "the loss is nan at step 2"
@@ -132,6 +132,18 @@ def test_a_process_that_only_helps_tells_nothing(smoke, service, tmp_path):
 
 
 def test_w_and_b_that_cannot_start_is_a_message(smoke, service, tmp_path):
-    service.fails = True
+    service.fails = wandb.Error("no space left")
     with pytest.raises(UserError, match=r"no space left\n.*tracking.wandb_mode"):
         attempt(with_mode(smoke, "online"), tmp_path, 0, [], [])
+
+
+@pytest.mark.parametrize(
+    "fault", [wandb.Error("no space left"), RuntimeError("no space left"), OSError("no space left")]
+)
+def test_a_finished_stage_and_its_evaluation_survive_w_and_b(smoke, service, tmp_path, fault):
+    p, said = with_mode(smoke, "offline"), []
+    service.fails = fault
+    attempt(p, tmp_path, 0, [1, 2], said)
+    figures = {"combinations": {}}
+    mirror_evaluation(p, "stage3_all", ANCESTORS, figures, said.append)
+    assert [("no space left" in line, "started again" in line) for line in said] == [(True, False)] * 2
