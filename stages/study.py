@@ -76,7 +76,8 @@ def _run(trial: "Trial") -> None:
             model["source"] = f"path:{Path(path).resolve()}"
     presets.write(trial.document, PLACE / params.PARAMS_FILE)
     target = f"evaluate@{list(trial.params.curriculum)[-1]}"
-    _call("dvc", "repro", target, folder=PLACE)  # unlike `dvc exp run` it goes on after a kill
+    # Unlike `dvc exp run`, `dvc repro` goes on after a kill; it is told the name as that would tell it to the stages.
+    _call("dvc", "repro", target, folder=PLACE, DVC_EXP_NAME=trial.name)
     _call("dvc", "exp", "run", "--quiet", "--name", trial.name, target, folder=PLACE)
     reference = f"refs/exps/{commit[:2]}/{commit[2:]}/{trial.name}"
     _call("git", "fetch", "--quiet", str(PLACE), f"{reference}:{reference}")
@@ -95,10 +96,11 @@ def _clone() -> str:
     return commit
 
 
-def _call(*command_line: str, folder: Path = Path(), capture: bool = False) -> str:
+def _call(*command_line: str, folder: Path = Path(), capture: bool = False, **variables: str) -> str:
     """Run git or DVC, with the code and the commands of the folder; what it printed, where that is captured."""
     binaries = Path(sys.executable).parent
-    env = {**os.environ, "PATH": f"{binaries}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(folder.resolve())}
+    path = f"{binaries}{os.pathsep}{os.environ['PATH']}"
+    env = {**os.environ, **variables, "PATH": path, "PYTHONPATH": str(folder.resolve())}
     output = subprocess.PIPE if capture else None
     done = subprocess.run(command_line, check=False, cwd=folder, env=env, stdout=output, text=True)  # noqa: S603
     if done.returncode != 0:

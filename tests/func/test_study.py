@@ -4,6 +4,7 @@ import json
 import signal
 
 from tests.func.test_interruption import kill_when, scratch_has
+from tests.func.wandb_files import wandb_runs
 
 STUDY = "variants: {another_rate: {curriculum: {stage3_all: {lr: 5e-4, epochs: 12}}}}\n"
 
@@ -24,6 +25,9 @@ def test_variants_become_experiments_and_the_workspace_stays(copy):
     assert "resuming after step" in output
     assert "another_rate | 1" in output
     assert [copy.read(name) for name in names] == before
+    runs = wandb_runs(copy.folder / "scratch/study")
+    assert {run.job_type for run in runs} >= {"stage3_all", "evaluate"}
+    assert {run.group for run in runs} == {"rate-another-rate-0"}
     figures = json.loads(copy.read("studies/rate/figures.json"))
     own = json.loads(copy.read("metrics/train/stage3_all.json"))["validation"]
     assert figures["another_rate"]["validation_loss.text"]["mean"] != own["text"]
