@@ -160,12 +160,9 @@ class Evaluator:
             name: of this set of cases: a combination, or what else makes it different.
             pictures: also pictures, meshes and topology, for the report.
         """
-        finished = self.folder / f"{name}.json"
-        if not finished.is_file():
-            programs = self._generate(cases)
-            results = self._assess(name, cases, programs, pictures)
-            write_text(finished, json.dumps(results))
-        found: list[dict[str, Any]] = json.loads(finished.read_text(encoding="utf-8"))
+        found: list[dict[str, Any]] = self._kept(
+            name, lambda: self._assess(name, cases, self._generate(cases), pictures)
+        )
         return found
 
     def syntax(self, cases: Sequence[Case]) -> float:
@@ -173,6 +170,17 @@ class Evaluator:
 
         Greedy, within the same budget: a program that does not end is none. Nothing is built.
         """
+        rate: float = self._kept("syntax", lambda: self._well_formed(cases))
+        return rate
+
+    def _kept(self, name: str, make: Callable[[], Any]) -> Any:
+        """What the folder has under a name; if it has nothing yet, it is made and kept there."""
+        path = self.folder / f"{name}.json"
+        if not path.is_file():
+            write_text(path, json.dumps(make()))
+        return json.loads(path.read_text(encoding="utf-8"))
+
+    def _well_formed(self, cases: Sequence[Case]) -> float:
         free = Decoding(self.setting.evaluation.max_new_tokens, constrained=False)
         written = [
             own[0]

@@ -85,16 +85,17 @@ def learn(folder, combination, monkeypatch, scratch, blind=False):
     )  # fmt: skip
     lengths = sorted(len(data.program(row)) for row in range(NUM_MODELS))
 
-    def syntax(longest):
+    def syntax(when, longest):
         budget = {"num_test_models": NUM_MODELS, "max_new_tokens": longest, "batch_size": 16}
         setting = Setting(stage, training, p.evaluation.model_copy(update=budget), p.kernel, 0)
         geometry = ShardReader(folder / "data/geometry", "geometry")
-        with Evaluator(model, data, geometry, setting, scratch / "evaluation", 1) as evaluator:
+        with Evaluator(model, data, geometry, setting, scratch / when, 1) as evaluator:
             return evaluator.syntax(evaluator.cases(combination))
 
-    before = syntax(lengths[-1])
+    before = syntax("before", lengths[-1])
     Trainer(model, job).train()
-    after, short = syntax(lengths[-1]), syntax(lengths[NUM_MODELS // 2])
+    after, short = syntax("after", lengths[-1]), syntax("short", lengths[NUM_MODELS // 2])
+    assert syntax("before", lengths[-1]) == before  # kept, and not measured again
     model.eval()
     right = total = whole = 0
     for row in range(NUM_MODELS):
