@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.params import Params
-from pipeline.training.pace import Lines, Pace, new_modalities, paces
+from pipeline.training.pace import Lines, Pace, new_modalities, paces, parent_of
 
 EXPECTED = (  # of a stage that shows its first new modality after text, its second and further ones
     "falls steadily and fast",
@@ -30,9 +30,10 @@ def behaviour(
         models: the models manifest, with the networks' parameters.
     """
     rows, added = [], 0
-    before: Pace | None = None
-    for name, pace in zip(logs, paces(list(logs.values())), strict=True):
+    found = paces(params.curriculum, logs)
+    for name, pace in found.items():
         stage = params.curriculum[name]
+        parent = parent_of(stage)
         added += bool(new_modalities(params.curriculum, name))
         encoders = sum(models[f"{modality}_encoder"]["parameters"] for modality in stage.encoded)
         rows.append(
@@ -40,18 +41,17 @@ def behaviour(
                 "name": name,
                 "pace": pace,
                 "expected": EXPECTED[min(added, len(EXPECTED) - 1)],
-                "found": in_words(pace, before),
+                "found": in_words(pace, found[parent] if parent else None),
                 "frozen_mib": models["llm"]["parameters"] * params.training.weight_bytes / MIB,
                 "trained_mib": trainable[name] * TRAINED_BYTES / MIB,
                 "encoders_mib": encoders * ENCODER_BYTES / MIB,
             }
         )
-        before = pace
     return rows
 
 
 def in_words(pace: Pace, before: Pace | None) -> str:
-    """What became of the loss, beside the stage before."""
+    """What became of the loss, beside the stage that this one goes on from."""
     said = []
     if pace.spike is not None:
         said.append("spikes" if pace.spike > 1 else "does not spike")

@@ -21,7 +21,7 @@ class Pace:
     """The training loss of one stage. Its start and end are means over a tenth of the log's lines.
 
     Attributes:
-        before: the end of the stage before; None for the first.
+        before: the end of the stage that it goes on from; None for one that starts from the language model.
         recovered: steps until the mean over a tenth is no longer above that; 0 if it never was, None if it stays above.
         slope: per epoch, of the line through the stage's second half; None where that is less than three lines.
         variance: around this line.
@@ -36,15 +36,22 @@ class Pace:
 
     @property
     def spike(self) -> float | None:
-        """The start over the end of the stage before."""
+        """The start over the end of the stage that it goes on from."""
         return None if self.before is None else self.start / self.before
 
 
-def paces(logs: Sequence[Lines]) -> list[Pace]:
+def parent_of(stage: CurriculumStage) -> str | None:
+    """The stage whose checkpoint a stage goes on from; None for one that starts from the language model."""
+    folder, name, *_ = Path(stage.init_from).parts
+    return name if folder == "checkpoints" else None
+
+
+def paces(curriculum: Mapping[str, CurriculumStage], logs: Mapping[str, Lines]) -> dict[str, Pace]:
     """The pace of each stage, given the lines of their logs in the order of training."""
-    found: list[Pace] = []
-    for lines in logs:
-        found.append(_pace(lines, found[-1].end if found else None))
+    found: dict[str, Pace] = {}
+    for name, lines in logs.items():
+        parent = parent_of(curriculum[name])
+        found[name] = _pace(lines, found[parent].end if parent else None)
     return found
 
 
@@ -71,8 +78,8 @@ def new_modalities(curriculum: Mapping[str, CurriculumStage], name: str) -> list
     """Encoded modalities that a stage shows and none of those that it goes on from."""
     stage = curriculum[name]
     new = list(stage.encoded)
-    while (parent := Path(stage.init_from)).parts[0] == "checkpoints":
-        stage = curriculum[parent.parts[1]]
+    while parent := parent_of(stage):
+        stage = curriculum[parent]
         new = [modality for modality in new if modality not in stage.modalities]
     return new
 

@@ -19,25 +19,39 @@ def log(losses, epochs=2.0, first=None, last=None):
     return [*ends, *lines, {"event": "validation", "step": len(losses), "epochs": epochs, "loss": last or {}}]
 
 
+def in_order(*logs):
+    """The paces of stages that each go on from the one before."""
+    return list(paces(PARAMS.curriculum, dict(zip(STAGES, logs, strict=False))).values())
+
+
 def test_a_spike_is_what_a_stage_begins_with_over_the_end_before():
     falling = [3.0 - 0.1 * step for step in range(20)]
     spiking = [2.2, 2.2, *[2.0 - 0.1 * step for step in range(18)]]
-    first, second, third = paces([log(falling), log(spiking), log([0.2] * 20)])
+    first, second, third = in_order(log(falling), log(spiking), log([0.2] * 20))
     assert (first.before, first.spike, first.recovered) == (None, None, 0)
     assert (first.start, first.end) == (pytest.approx(2.95), pytest.approx(1.15))
     assert second.spike == pytest.approx(2.2 / 1.15)
     assert second.recovered == 12  # where the mean of two steps is 1.15 or less
     assert third.recovered == 0
-    assert paces([log(falling), log([9.0] * 20)])[1].recovered is None
+    assert in_order(log(falling), log([9.0] * 20))[1].recovered is None
+
+
+def test_what_starts_from_the_language_model_has_no_stage_before():
+    first, second, third = STAGES
+    alone = PARAMS.curriculum[second].model_copy(update={"init_from": "models/llm"})
+    last = PARAMS.curriculum[third].model_copy(update={"init_from": f"checkpoints/{first}/best"})
+    curriculum = {**PARAMS.curriculum, second: alone, third: last}
+    found = paces(curriculum, {first: log([1.0] * 9), second: log([4.0] * 9), third: log([2.0] * 9)})
+    assert [pace.spike for pace in found.values()] == [None, None, 2.0]
 
 
 def test_slope_and_variance_are_of_the_second_half_per_epoch():
     noise = [0.01, -0.01] * 20
     losses = [9.0] * 40 + [2.0 - 0.02 * step + noise[step] for step in range(40)]
-    pace = paces([log(losses, epochs=4.0)])[0]  # 20 steps an epoch
+    (pace,) = in_order(log(losses, epochs=4.0))  # 20 steps an epoch
     assert pace.slope == pytest.approx(-0.4, abs=0.01)
     assert pace.variance == pytest.approx(1e-4, rel=0.02)
-    short = paces([log([2.0, 1.0, 1.0])])[0]
+    (short,) = in_order(log([2.0, 1.0, 1.0]))
     assert (short.slope, short.variance) == (None, None)
 
 
