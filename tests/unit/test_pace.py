@@ -6,6 +6,7 @@ import pytest
 
 from pipeline import params
 from pipeline.evaluation.behaviour import behaviour, in_words
+from pipeline.params import EarlyStopping
 from pipeline.training.pace import Pace, flat_loss_advice, new_modalities, paces
 
 PARAMS = params.load(Path(__file__).resolve().parents[2] / "presets" / "quickstart.yaml")
@@ -93,3 +94,35 @@ def test_a_flat_loss_is_noticed_where_it_shows_what_is_new():
     steps = advice("stage2_text_pc", known, known, {"train_projectors": False, "epochs": None, "steps": 70})
     assert "Train the projector of point_cloud (curriculum.stage2_text_pc.train_projectors)" in steps
     assert "more steps (now 70)" in steps
+
+
+def test_what_is_only_looked_away_from_is_noticed_by_what_it_does_not_gain():
+    """The loss falls all the same, from where random projectors had taken it."""
+    first = {"text": 0.84, "text+point_cloud": 0.72, "text+image": 2.0, "text+point_cloud+image": 2.0}
+    ignored = {"text": 0.84, "text+point_cloud": 0.72, "text+image": 0.838, "text+point_cloud+image": 0.722}
+    flat = advice("stage3_all", first, ignored)
+    assert "validation loss is 0.838 with text+image and 0.840 with text at the end of stage3_all" in flat
+    assert "curriculum.stage3_all more epochs (now 3)" in flat
+    # As the default preset learns: beside a cloud, an image has nothing to add.
+    learnt = {"text": 0.839, "text+point_cloud": 0.722, "text+image": 0.773, "text+point_cloud+image": 0.723}
+    assert advice("stage3_all", first, learnt) is None
+    assert (
+        advice("stage2_text_pc", {"text": 0.84, "text+point_cloud": 2.0}, {"text": 0.831, "text+point_cloud": 0.719})
+        is None
+    )
+    # Each of two new modalities is judged by itself.
+    both = advice("stage3_all", first, ignored, {"init_from": "checkpoints/stage1_text"})
+    assert both == flat
+    # Nothing shows what an image alone adds.
+    assert advice("stage3_all", {"image": 2.0}, {"image": 1.0}) is None
+
+
+def test_no_more_epochs_are_advised_to_a_stage_that_did_not_use_all_it_had():
+    dynamic = {"early_stopping": EarlyStopping(patience=1, max_epochs=4)}
+    known = {"text": 1.0, "text+image": 1.0}
+    flat = advice("stage3_all", known, known, dynamic)  # two epochs
+    assert flat.endswith(
+        "Raise training.projector_lr_multiplier (now 20), or lower curriculum.stage3_all.lr (now 0.0002)"
+    )
+    whole = {"early_stopping": EarlyStopping(patience=1, max_epochs=2), "epochs": 2}
+    assert advice("stage3_all", known, known, whole).endswith("give curriculum.stage3_all more epochs (now 2)")
