@@ -91,7 +91,8 @@ class Trainer:
         self.log.lines = parallel.from_main(lambda: self.log.lines)
         self.course = self.follow()
         self.losses, self.tally = RunningLoss(at.sums, model.device), Tally()
-        in_window = self.done % training.log_every  # steps that the next line of the log is about too
+        logged = max((line["step"] for line in self.log.lines if line["event"] == "train"), default=0)
+        in_window = self.done - logged  # steps that the next line of the log is about too
         for step in itertools.islice(self.plan.steps(self.done - in_window), in_window):
             self.tally.add(step, expected_shares(stage, step.progress))
         self.steps = prefetch(
@@ -125,6 +126,7 @@ class Trainer:
                 if stop:
                     interrupt.stop()
                 self.validate_where_due()
+            self.log_epoch_cut_short()
         self.job.say(self.speed.summary())
         return self.figures()
 
@@ -160,7 +162,7 @@ class Trainer:
     def log_step(self, step: Step, grad_norm: Tensor) -> None:
         """Lines of the log that are due. Only here, and where the state is saved, is a GPU waited for."""
         done, num_steps = self.done, self.course.num_steps
-        if done % self.job.training.log_every == 0 or done == num_steps:
+        if done % self.job.training.log_every == 0 or self.may_end():
             loss, num_targets = self.losses.take("window")
             rates = {group["name"]: group["lr"] for group in self.optimizer.param_groups}
             self.log.write(
@@ -180,8 +182,14 @@ class Trainer:
             speed = self.speed.take()
             self.log.write_speed(done, **speed)
             self.job.show(done, num_steps, f"loss {loss:.3f}, {speed['tokens_per_s']:.0f} tokens/s")
-        if step.ends_epoch or done == num_steps:
+        if step.ends_epoch:
             self.log.write("epoch", done, epoch=step.epoch, loss=self.losses.take("epoch")[0])
+
+    def log_epoch_cut_short(self) -> None:
+        """The line of the last epoch, where the stage ends within it: validation may have said so only now."""
+        loss, num_targets = self.losses.take("epoch")
+        if num_targets:
+            self.log.write("epoch", self.done, epoch=int(self.plan.epochs_done(self.done)), loss=loss)
 
     def save(self) -> None:
         """Write a resumable state; the first process does."""
@@ -196,6 +204,11 @@ class Trainer:
                 save_state(self.job.scratch, position, tensors, moments, self.job.training.keep_states)
             self.job.parallel.wait()
             self.saved = self.done
+
+    def may_end(self) -> bool:
+        """Whether this step is the last one, or will be if validation says so: without a decay it ends the stage."""
+        undecayed = self.course.decays_from == self.course.num_steps
+        return self.done == self.course.num_steps or (undecayed and self.validates())
 
     def validates(self) -> bool:
         """Whether validation is due now."""

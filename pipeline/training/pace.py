@@ -19,7 +19,7 @@ Lines = Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """The training loss of one stage. Its start and end are means over a tenth of the log's lines.
+    """The training loss of one stage. Its start and end are means over a tenth of the log's lines, None if it has none.
 
     Attributes:
         before: the end of the stage that it goes on from; None for one that starts from the language model.
@@ -29,8 +29,8 @@ class Pace:
     """
 
     before: float | None
-    start: float
-    end: float
+    start: float | None
+    end: float | None
     recovered: int | None
     slope: float | None
     variance: float | None
@@ -38,7 +38,7 @@ class Pace:
     @property
     def spike(self) -> float | None:
         """The start over the end of the stage that it goes on from."""
-        return None if self.before is None else self.start / self.before
+        return None if self.before is None or self.start is None else self.start / self.before
 
 
 def parent_of(stage: CurriculumStage) -> str | None:
@@ -57,7 +57,10 @@ def paces(curriculum: Mapping[str, CurriculumStage], logs: Mapping[str, Lines]) 
 
 
 def _pace(lines: Lines, before: float | None) -> Pace:
-    steps, losses = zip(*((line["step"], line["loss"]) for line in lines if line["event"] == "train"), strict=True)
+    train = [line for line in lines if line["event"] == "train"]
+    if not train:
+        return Pace(before, None, None, None, None, None)
+    steps, losses = [line["step"] for line in train], [line["loss"] for line in train]
     width = max(1, len(losses) // 10)
     means = [statistics.fmean(losses[at : at + width]) for at in range(len(losses) - width + 1)]
     recovered: int | None = 0

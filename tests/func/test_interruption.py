@@ -96,6 +96,29 @@ def test_a_stage_of_dynamic_length_killed_while_its_rate_decays_ends_with_the_sa
     assert [at(line) for line in copy.read(LOG).splitlines()] == [at(line) for line in log.splitlines()]
 
 
+def test_a_stage_that_ends_early_without_a_decay_has_all_lines_of_its_log(copy):
+    """Also where it is killed in the validation that ends it, after the last state."""
+    copy.change("log_every: 1", "log_every: 10")
+    copy.change("schedule: cosine", "schedule: constant")
+    copy.change("validate_every_epochs: 1 ", "validate_every_epochs: 0.5 ")
+    copy.change("init_from: checkpoints/stage2_text_pc", "init_from: checkpoints/stage2_text_pc/best")
+    copy.change(
+        "epochs: 3",
+        "epochs: 8\n    early_stopping: {patience: 1, min_delta: 0.9, min_epochs: 1.5}",
+        after="stage2_text_pc:",
+    )
+    command = ("cadmllm", "train", "stage2_text_pc")
+    assert "the stage ends after step 6 of at most 32" in copy.run(*command)
+    lines = list(read_log(copy.folder / LOG))
+    steps = {event: [line["step"] for line in lines if line["event"] == event] for event in ("train", "epoch")}
+    assert steps == {"train": [2, 4, 6], "epoch": [4, 6]}
+    assert [line["epoch"] for line in lines if line["event"] == "epoch"] == [0, 1]
+    before = contents(copy.folder / "checkpoints/stage2_text_pc")
+    kill_when(copy, command, scratch_has(copy, "train-stage2_text_pc/*/state-00000006"), signal.SIGKILL)
+    assert "resuming after step 6" in copy.run(*command)
+    assert contents(copy.folder / "checkpoints/stage2_text_pc") == before
+
+
 LOG = "checkpoints/stage2_text_pc/log.jsonl"
 
 

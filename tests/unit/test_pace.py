@@ -54,6 +54,9 @@ def test_slope_and_variance_are_of_the_second_half_per_epoch():
     assert pace.variance == pytest.approx(1e-4, rel=0.02)
     (short,) = in_order(log([2.0, 1.0, 1.0]))
     assert (short.slope, short.variance) == (None, None)
+    empty, after = in_order(log([]), log([1.0] * 9))
+    assert (empty.start, empty.spike, after.spike) == (None, None, None)
+    assert in_words(empty, None) == "too few steps to say"
 
 
 def test_what_became_of_the_loss_is_said_beside_what_is_expected():
