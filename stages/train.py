@@ -145,7 +145,7 @@ def _train(p: Params, place: Place, parallel: "Parallel") -> None:
     with (
         display(f"train {name}", shown=parallel.is_main) as show,
         work.scratch(f"train-{name}", __name__, sections, place.inputs, parallel.is_main) as scratch,
-        Mirror(p, name, scratch, ancestors, show.say, parallel.is_main) as mirror,
+        Mirror(p, name, scratch, ancestors, show.say, parallel) as mirror,
     ):
         with _memory_for_model(p, parallel):
             model = make_model(p, place, parallel.made_on)

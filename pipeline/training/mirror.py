@@ -12,16 +12,18 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from pipeline.atomic import write_text
 from pipeline.errors import UserError
-from pipeline.interrupt import Interrupted
 from pipeline.params import MODALITIES, CurriculumStage, Params
 from pipeline.training.checkpoint_folder import LOG
 from pipeline.training.curriculum import objective
 from pipeline.training.retention import lineage_chain, text_retention
 from pipeline.training.tracking import Line, read_log
+
+if TYPE_CHECKING:
+    from pipeline.training.parallel import Parallel
 
 STEP = "train/global_step"
 NOT_TRAINED_ON = {"preset", "evaluation", "robustness", "transfer", "tracking", "pretraining"}
@@ -109,12 +111,9 @@ class End:
     step: int = 0
 
     @classmethod
-    def by(cls, error: BaseException, step: int) -> "End":
-        """That of an attempt which an error ended."""
-        if isinstance(error, Interrupted):
-            return cls("stopped", str(error), 130, step)
-        said = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-        return cls("failed", said, 1, step)
+    def by(cls, error: BaseException, fault: str, step: int) -> "End":
+        """That of an attempt which an error ended: in the end a fault of some process, or none if it was stopped."""
+        return cls("failed", fault, 1, step) if fault else cls("stopped", str(error), 130, step)
 
 
 KILLED = End("killed", "without a word: by SIGKILL, or with the machine", 137)
@@ -132,7 +131,7 @@ class Mirror:
         scratch: the stage's: its log, that of its speed, and what is known of an attempt that was killed.
         ancestors: lineage of the checkpoint that the stage starts from; None for the language model.
         say: told where a run could not be written.
-        writes: whether this process does; of several only one.
+        parallel: the processes that train; the first of them writes.
 
     Attributes:
         step: optimizer steps of the stage done, for its end.
@@ -145,10 +144,11 @@ class Mirror:
         scratch: Path,
         ancestors: dict[str, Any] | None,
         say: Callable[[str], None],
-        writes: bool,
+        parallel: "Parallel",
     ) -> None:
         self.p, self.stage_name, self.scratch, self.ancestors, self.say = p, stage_name, scratch, ancestors, say
-        self.mode = p.tracking.wandb_mode if writes else "disabled"
+        self.parallel = parallel
+        self.mode = p.tracking.wandb_mode if parallel.is_main else "disabled"
         self.stage, self.unwritten = p.curriculum[stage_name], scratch / UNWRITTEN
         self.number, self.offset = list(p.curriculum).index(stage_name) + 1, steps_of(ancestors)
         self.step = 0
@@ -175,7 +175,7 @@ class Mirror:
         """Close the run of a stage that has not finished. Its error is what the user is told, whatever W&B says."""
         if error is None or self._finished or self.mode == "disabled":
             return
-        end = End.by(error, self.step)
+        end = End.by(error, self.parallel.first_fault(error), self.step)
         with spared(self.say, "; it is written when the stage is started again" * (self.mode == "offline")):
             if self.mode == "offline":
                 self._note(end)

@@ -132,22 +132,34 @@ class Parallel:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, *_: object) -> None:
         if self.size == 1 or kind is interrupt.Interrupted:
             return
         # After a fault the others may wait elsewhere: this process ends, and torchrun ends them.
-        if kind is None:
+        if error is None:
             self.wait()
             distributed.destroy_process_group()
-        elif not self._is_first_fault():
+        elif self.first_fault(error) != self._told(error):
             raise SystemExit(1)  # the same fault, or what it did to this process: it has been told
 
-    def _is_first_fault(self) -> bool:
+    def first_fault(self, error: BaseException) -> str:
+        """What the process that failed first said of it: this one, where none did before. Empty after a mere stop."""
+        own = self._told(error)
+        if self.size == 1:
+            return own
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-        try:
-            return bool(self._store.add(f"faults/{attempt}", 1) == 1)
+        try:  # an empty value is replaced as if there were none
+            found: bytes = self._store.compare_set(f"faults/{attempt}", "", own)
         except distributed.DistError:  # nobody can be asked: better twice than never
-            return True
+            return own
+        return found.decode()
+
+    def _told(self, error: BaseException) -> str:
+        """What this process says of a fault; a stop is none."""
+        if isinstance(error, interrupt.Interrupted):
+            return ""
+        said = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        return f"process {self.rank}: {said}" if self.size > 1 else said
 
 
 def _local_rank() -> int:

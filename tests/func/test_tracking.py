@@ -24,6 +24,23 @@ wandb.init = init
 app(sys.argv[1:], prog_name="cadmllm")
 """
 
+# `cadmllm train stage1_text` in two processes, the second of which runs out of memory.
+IN_TWO = """
+import os
+from pipeline.training.loop import Trainer
+from stages.cli import app
+
+optimize = Trainer.optimize
+
+def limited(trainer, *step):
+    if trainer.done == 2 and os.environ["RANK"] == "1":
+        raise MemoryError
+    return optimize(trainer, *step)
+
+Trainer.optimize = limited
+app(["train", "stage1_text"], prog_name="cadmllm")
+"""
+
 
 @pytest.fixture(scope="module")
 def runs(done):
@@ -101,6 +118,18 @@ def test_a_stage_whose_loss_is_not_a_number_is_there_with_its_end(copy):
     assert math.isnan(last)
     assert died.series("validation/text_loss") == before.series("validation/text_loss")[:1]
     assert died.group != before.group  # another rate is another experiment
+
+
+def test_what_ended_another_process_is_the_reason(copy):
+    """Not what that did to the one that writes: its neighbour did not answer."""
+    copy.change("lr: 0.001", "lr: 9e-4")
+    (copy.folder / "in_two.py").write_text(IN_TWO)
+    torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    output = copy.run(*torchrun, "in_two.py", code=1)
+    assert output.count("error: out of memory on cpu at step 3 of 4") == 1
+    died = wandb_runs(copy.folder)[-1]
+    assert (died.exit_code, died.summary["end/state"], died.summary["end/step"]) == (1, "failed", 2)
+    assert died.summary["end/reason"].startswith("process 1: out of memory on cpu at step 3 of 4")
 
 
 def test_a_fault_of_weights_and_biases_at_the_end_costs_a_note(copy):

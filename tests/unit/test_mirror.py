@@ -9,6 +9,7 @@ from pipeline.errors import UserError
 from pipeline.interrupt import Interrupted
 from pipeline.training.checkpoint_folder import LOG
 from pipeline.training.mirror import Mirror, experiment, mirror_evaluation, steps_of
+from pipeline.training.parallel import Parallel
 from pipeline.training.tracking import StageLog
 
 ANCESTORS = {
@@ -56,7 +57,7 @@ def with_mode(p, mode):
 
 def attempt(p, folder, length, steps, said, error=None):
     """One attempt at the third stage, which resumes a log of so many bytes; the log's length then."""
-    with Mirror(p, "stage3_all", folder, ANCESTORS, said.append, True) as mirror:
+    with Mirror(p, "stage3_all", folder, ANCESTORS, said.append, Parallel(p.training)) as mirror:
         log = StageLog(folder / LOG, length, folder / "speed.jsonl", True, mirror)
         for step in steps:
             log.write("epoch", step, loss=float(step), epoch=0)
@@ -124,8 +125,10 @@ def test_an_end_that_w_and_b_could_not_be_told_is_told_at_the_next_start(smoke, 
     assert len(service.runs) == 3  # what has been told is not told again
 
 
-def test_a_process_that_only_helps_tells_nothing(smoke, service, tmp_path):
-    with pytest.raises(UserError), Mirror(with_mode(smoke, "offline"), "stage3_all", tmp_path, None, print, False):
+def test_a_process_that_only_helps_tells_nothing(smoke, service, tmp_path, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    helper = Parallel(smoke.training)
+    with pytest.raises(UserError), Mirror(with_mode(smoke, "offline"), "stage3_all", tmp_path, None, print, helper):
         raise UserError("x")
     assert service.opened == []
     assert list(tmp_path.iterdir()) == []
