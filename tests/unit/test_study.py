@@ -40,14 +40,14 @@ def test_each_departure_takes_back_what_it_is_named_after():
         return [stage.lr for stage in chosen[name].curriculum.values()]
 
     assert as_it_is.training.projector_lr_multiplier == 5
-    first, second, third = rates("order_of_rates")
-    assert first == second == 2 * third == max(rates("as_it_is"))
+    first, second, third = rates("as_it_is")
+    assert first == second == 2 * third  # the document's order
     assert rates("rates") == [
         stage.lr for stage in params.parse(yaml_files.plain(presets.compose("paper")), "paper").curriculum.values()
     ]
     assert chosen["batch_of_16"].training.batch_size == 16 == as_it_is.training.batch_size / 2
-    embeddings = [stage.text_embeddings for stage in chosen["text_embeddings_all"].curriculum.values()]
-    assert embeddings == ["all", "new", "new"]
+    embeddings = [stage.text_embeddings for stage in as_it_is.curriculum.values()]
+    assert embeddings == ["all", "new", "new"]  # the document's too
     assert [stage.epochs for stage in chosen["epochs"].curriculum.values()] == [3, 3, 5]
     for section in ("seed", "models", "data", "geometry", "features"):
         assert all(getattr(p, section) == getattr(as_it_is, section) for p in chosen.values()), section
