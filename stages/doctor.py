@@ -125,6 +125,29 @@ def fit(p: Params, memory: int, gpu: int) -> list[str]:
             faults.append(f"the preset {p.preset} trains a model of {size}: without a GPU that takes days")
     if p.training.device == "cuda" and not gpu:
         faults.append("training.device is cuda, but there is no CUDA device")
+    return [*faults, *missing_inputs(p)]
+
+
+def missing_inputs(p: Params) -> list[str]:
+    """What params.yaml names and is not there; else the stage that reads it would find out, maybe hours later."""
+    from pipeline.cad.synthesis import FAMILIES
+    from pipeline.encoders.weights import local_source
+
+    faults = []
     if p.data.source == "omnicad" and not Path(p.data.path).exists():
         faults.append(f"data.path: {p.data.path} does not exist; put Omni-CAD there")
+    elif p.data.source == "omnicad" and Path(p.data.path).suffix == ".md":
+        faults.append(f"data.path: {p.data.path} is no dataset; data/raw/Omni-CAD, say, once it is there")
+    if not Path(p.transfer.path).exists():
+        faults.append(f"transfer.path: {p.transfer.path} does not exist; data/raw where nothing is to be measured")
+    families = {*p.data.synthetic.families, *p.data.synthetic.unseen_families}
+    if p.data.source == "synthetic" and (unknown := sorted(families - set(FAMILIES))):
+        faults.append(f"data.synthetic: no family {', '.join(unknown)}; there are {', '.join(FAMILIES)}")
+    for name in Models.model_fields:
+        try:
+            path = local_source(getattr(p.models, name).source)
+            if path is not None and not path.exists():
+                faults.append(f"models.{name}: {path} does not exist")
+        except UserError as error:
+            faults.append(f"models.{name}: {error}")
     return faults

@@ -9,11 +9,14 @@ from pipeline import params
 from pipeline.work import SCRATCH
 from stages.runner import command
 
+BUSY = "runs now, or waits for what does"
+
 
 @command
 def status() -> None:
     """Say for every stage whether it is done, half done in scratch, or would run, and why."""
     from dvc.exceptions import DvcException
+    from dvc.lock import LockError
     from dvc.repo import Repo
 
     p = params.load()
@@ -25,7 +28,10 @@ def status() -> None:
         changed: dict[str, list[Any]] = {}
         with repo.lock:  # Repo.status would read dvc.lock again for every stage
             for stage in stages:
-                changed |= stage.status(check_updates=True)
+                try:
+                    changed |= stage.status(check_updates=True)
+                except LockError:  # held by a command that writes what the stage reads or writes
+                    changed[stage.addressing] = [BUSY]
         names = [stage.addressing for stage in stages]
     except DvcException as error:
         typer.secho(f"error: dvc: {error}", err=True, fg="red")
@@ -36,7 +42,8 @@ def status() -> None:
         reasons = _reasons(changed.get(name, []))
         if name in changed:
             waiting.add(name)
-        typer.echo(f"{name:{width}}  {'would run: ' + '; '.join(reasons) if name in changed else 'done'}")
+        would = BUSY if reasons == [BUSY] else "would run: " + "; ".join(reasons)
+        typer.echo(f"{name:{width}}  {would if name in changed else 'done'}")
     partial = _scratch(SCRATCH)
     if partial:
         typer.echo("\nin scratch (work to go on from, where nothing it depends on has changed):")

@@ -42,9 +42,13 @@ class EmptySplitError(UserError):
     """
 
     def __init__(self, empty: Sequence[str], counts: dict[str, Any]) -> None:
+        rejected = ", ".join(f"{number} {reason}" for reason, number in counts["reasons"].items())
+        advice = "use more models or larger data.split fractions, or keep what training has (data.duplicates)"
+        if counts["accepted"] == 0:
+            advice = "is data.path the folder with json/ and txt/?"
         super().__init__(
-            f"no model is left for {' and '.join(empty)} (counts: {counts}); "
-            "use more models or larger data.split fractions, or keep what training has (data.duplicates)"
+            f"no model is left for {' and '.join(empty)}: of {counts['entries']} entries {counts['accepted']} are "
+            f"accepted{f', and rejected {rejected}' if rejected else ''}; {advice}"
         )
         self.counts = counts
 

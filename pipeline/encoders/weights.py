@@ -95,7 +95,7 @@ def build_models(
 
 def local_sources(models: Models) -> dict[str, Path]:
     """Where weights come from that lie on this machine, by the model's name."""
-    found = {name: _local_source(getattr(models, name).source) for name in Models.model_fields}
+    found = {name: local_source(getattr(models, name).source) for name in Models.model_fields}
     return {name: path for name, path in found.items() if path is not None and path.exists()}
 
 
@@ -121,7 +121,7 @@ def _locate(source: str, revision: str | None) -> tuple[str, dict[str, Any]]:
 
     A hub's revision is looked up once, as a commit: all files of a model are of the same one.
     """
-    path = _local_source(source)
+    path = local_source(source)
     if path is None:
         name = source.partition(":")[2]
         return name, {"revision": resolve_revision(name, revision=revision).resolved}
@@ -132,7 +132,7 @@ def _locate(source: str, revision: str | None) -> tuple[str, dict[str, Any]]:
     return str(path.parent), {"gguf_file": path.name, "local_files_only": True}
 
 
-def _local_source(source: str) -> Path | None:
+def local_source(source: str) -> Path | None:
     """The file or folder that a source names; None for what is fetched, or made."""
     kind, _, rest = source.partition(":")
     match kind:
@@ -254,7 +254,7 @@ def _make_point_cloud_encoder(model: Model, seed: int, folder: Path) -> Made:
         set_seed(seed)
         encoder = MichelangeloEncoder(MichelangeloConfig(**model.architecture))
     else:
-        path = _local_source(model.source)
+        path = local_source(model.source)
         if path is None:
             owner, name, file = [*model.source.removeprefix("hub:").split("/", 2), "", ""][:3]
             if not file:

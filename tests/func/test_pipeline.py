@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import subprocess
 import sys
 
 import numpy as np
@@ -123,6 +124,18 @@ def test_the_report_needs_nothing_else(done):
 def test_the_second_time_nothing_runs(done):
     assert "up to date" in done.run("dvc", "repro")
     assert "15 of 15 stages are done" in done.call("status")
+
+
+def test_status_answers_while_a_stage_runs(copy):
+    """DVC's lock is held by whoever writes; by a process that is there."""
+    with subprocess.Popen(["sleep", "600"]) as other:
+        held = {str(copy.folder / "data/geometry"): {"pid": other.pid, "cmd": "dvc repro"}}
+        (copy.folder / ".dvc/tmp").mkdir(exist_ok=True)
+        (copy.folder / ".dvc/tmp/rwlock").write_text(json.dumps({"read": {}, "write": held}))
+        told = copy.call("status")
+        other.kill()
+    assert re.search("^geometry +runs now, or waits", told, re.MULTILINE)
+    assert re.search("^corpus +done", told, re.MULTILINE)
 
 
 def ran(output):

@@ -37,6 +37,23 @@ def test_a_preset_that_does_not_fit_is_told():
     assert any("needs about" in fault for fault in faults("paper", gpu=8))
 
 
+@pytest.mark.parametrize(
+    ("section", "key", "value", "fault"),
+    [
+        ("transfer", "path", "data/rawx", "transfer.path: data/rawx does not exist"),
+        ("data", "source", "omnicad", "data.path: data/raw/README.md is no dataset"),
+        ("data", "synthetic", {"families": ["l_brakcet"]}, "no family l_brakcet; there are plate"),
+        ("models", "llm", {"source": "shipped:langauge_model"}, "models.llm: shipped:langauge_model: the pac"),
+        ("models", "llm", {"source": "path:/nope/qwen"}, "models.llm: /nope/qwen does not exist"),
+    ],
+)  # fmt: skip
+def test_what_is_named_and_not_there_is_told_before_anything_runs(section, key, value, fault):
+    document = yaml_files.plain(presets.compose("quickstart"))
+    document[section][key] = {**document[section][key], **value} if isinstance(value, dict) else value
+    (found,) = doctor.missing_inputs(params.parse(document, "x"))
+    assert fault in found
+
+
 @pytest.mark.parametrize("preset", presets.names())
 def test_what_a_preset_takes_from_the_hub_stays_the_same_except_michelangelo(preset):
     found = doctor.unpinned(params.parse(yaml_files.plain(presets.compose(preset)), preset))
