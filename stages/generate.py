@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from pipeline.generation.inputs import UserInputs
     from pipeline.generation.pretrained import CadMllm
 
+ANOTHER_SHAPE = 0.15  # a misfit: the same part has 0.02, two different ones 0.26 in the median
+
 
 @command
 @memory.explained(lambda: "with the model and its candidates", lambda: memory.FOR_ONE_PROMPT)
@@ -118,8 +120,14 @@ def generate(
         f"{out}: {len(best.candidate.tokens)} tokens{shown}"
         f"{facts_text({'extrusions': len(best.program.extrudes), **facts})}"
     )
-    if best.candidate.misfit is not None:
-        typer.echo(f"misfit to the cloud: {best.candidate.misfit:.4f} of its longest half-side")
+    if (misfit := best.candidate.misfit) is not None:
+        typer.echo(f"misfit to the cloud: {misfit:.4f} of its longest half-side")
+        if misfit > ANOTHER_SHAPE:
+            typer.echo(
+                "note: this is another shape than the cloud's; more --candidates may find it, or a caption worded as the "
+                "corpus' are",
+                err=True,
+            )
 
 
 def _notes(model: "CadMllm", given: "UserInputs", folder: Path) -> Iterator[str]:
