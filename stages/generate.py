@@ -124,8 +124,8 @@ def generate(
         typer.echo(f"misfit to the cloud: {misfit:.4f} of its longest half-side")
         if misfit > ANOTHER_SHAPE:
             typer.echo(
-                "note: this is another shape than the cloud's; more --candidates may find it, or a caption worded as the "
-                "corpus' are",
+                "note: this is another shape than the cloud's; more --candidates may find it, or a caption in the "
+                "words of the corpus",
                 err=True,
             )
 
