@@ -300,15 +300,12 @@ def main(arguments: argparse.Namespace) -> dict[str, Any]:
     plain = set_up("stage3_all")[1]
     as_peft_has_it(plain)
     plain.set_trainable_params(True, ("point_cloud", "image"), "new")
-    whole = make_trainer(p, "stage3_all", ours, data).plan
-    batch = data.batch(next(whole.steps()).examples, ours.num_tokens())
     chosen = np.random.default_rng(0).permutation(len(data.rows))[: arguments.samples]
     keep(data, sorted(chosen.tolist()))
     return {
         **against_plain(p, ours, plain, data, rounds),
         f"over_document_{short}": against_document(p, ours, plain, data, rounds, short),
         f"over_document_{long}": against_document(p, ours, plain, data, max(1, rounds - 1), long),
-        "padding_share": 1 - batch.num_tokens / batch.gather_BL.numel(),
         "samples": len(chosen),
         "peak_memory_gib": {name: in_child(name, False) for name in arguments.stages},
         "peak_memory_with_encoders_gib": {name: in_child(name, True) for name in arguments.stages if name != STAGES[0]},

@@ -220,7 +220,9 @@ class Training(Section):
     seed: Annotated[int, Field(ge=0)] = Field(
         description="added to `seed` in training alone: other runs on the same data"
     )
-    batch_size: Positive = Field(description="samples of an optimizer step, over all micro-batches and processes")
+    batch_size: Positive = Field(
+        description="samples of an optimizer step, over all processes; an epoch is divided evenly, so a few less"
+    )
     tokens_per_batch: Positive = Field(description="positions of a micro-batch, which is what memory holds at once")
     projector_lr_multiplier: Annotated[float, Field(gt=0)]
     projector_lr_adaptation: Fraction = Field(

@@ -130,7 +130,7 @@ def fit(p: Params, memory: int, gpu: int) -> list[str]:
 
 def missing_inputs(p: Params) -> list[str]:
     """What params.yaml names and is not there; else the stage that reads it would find out, maybe hours later."""
-    from pipeline.cad.synthesis import FAMILIES
+    from pipeline.cad.synthesis import check_families
     from pipeline.encoders.weights import local_source
 
     faults = []
@@ -140,9 +140,11 @@ def missing_inputs(p: Params) -> list[str]:
         faults.append(f"data.path: {p.data.path} is no dataset; data/raw/Omni-CAD, say, once it is there")
     if not Path(p.transfer.path).exists():
         faults.append(f"transfer.path: {p.transfer.path} does not exist; data/raw where nothing is to be measured")
-    families = {*p.data.synthetic.families, *p.data.synthetic.unseen_families}
-    if p.data.source == "synthetic" and (unknown := sorted(families - set(FAMILIES))):
-        faults.append(f"data.synthetic: no family {', '.join(unknown)}; there are {', '.join(FAMILIES)}")
+    if p.data.source == "synthetic":
+        try:
+            check_families((*p.data.synthetic.families, *p.data.synthetic.unseen_families))
+        except UserError as error:
+            faults.append(str(error))
     for name in Models.model_fields:
         try:
             path = local_source(getattr(p.models, name).source)

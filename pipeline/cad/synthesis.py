@@ -5,12 +5,13 @@ and says in words what a person would. A model is a function of (seed, number) a
 """
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from pipeline.cad import captions, prismatic_parts, turned_parts
 from pipeline.cad.draft import Draft
 from pipeline.cad.program import CadProgram, Frame
+from pipeline.errors import UserError
 
 MM = 1e-3
 FAMILIES: dict[str, Callable[[random.Random], Draft]] = {
@@ -41,6 +42,14 @@ class Part:
 
     program: CadProgram
     caption: str
+
+
+def check_families(names: Collection[str]) -> None:
+    """Raise ``UserError`` where a family does not exist, or none is given."""
+    unknown = sorted(set(names) - set(FAMILIES))
+    if unknown or not names:
+        found = ", ".join(unknown) or "none given"
+        raise UserError(f"data.synthetic.families: {found}; there are {', '.join(FAMILIES)}")
 
 
 def make_part(seed: int, number: int, families: tuple[str, ...]) -> Part:

@@ -61,11 +61,8 @@ def make_synthetic_zip(path: Path, data: Data, seed: int) -> None:
     """
     settings = data.synthetic
     every_family = (*settings.families, *settings.unseen_families)
-    unknown = sorted(set(every_family) - set(synthesis.FAMILIES))
-    if unknown or not settings.families:
-        raise UserError(
-            f"data.synthetic.families: {', '.join(unknown) or 'none given'}; there are {', '.join(synthesis.FAMILIES)}"
-        )
+    synthesis.check_families(settings.families)
+    synthesis.check_families(every_family)
     captions: dict[str, list[dict[str, str]]] = defaultdict(list)
     with atomic_open(path, "wb") as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
 

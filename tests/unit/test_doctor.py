@@ -42,7 +42,7 @@ def test_a_preset_that_does_not_fit_is_told():
     [
         ("transfer", "path", "data/rawx", "transfer.path: data/rawx does not exist"),
         ("data", "source", "omnicad", "data.path: data/raw/README.md is no dataset"),
-        ("data", "synthetic", {"families": ["l_brakcet"]}, "no family l_brakcet; there are plate"),
+        ("data", "synthetic", {"families": ["l_brakcet"]}, "data.synthetic.families: l_brakcet; there are plate"),
         ("models", "llm", {"source": "shipped:langauge_model"}, "models.llm: shipped:langauge_model: the pac"),
         ("models", "llm", {"source": "path:/nope/qwen"}, "models.llm: /nope/qwen does not exist"),
     ],
