@@ -5,10 +5,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pipeline import params
-from pipeline.data.corpus import make_synthetic_zip
-from pipeline.data.dataset import Entry, open_dataset
-from pipeline.errors import UserError
+from pipeline.cad.omnicad.dataset import Entry, open_dataset
+from pipeline.corpus.build import make_synthetic_zip
+from pipeline.runtime.errors import UserError
+from pipeline.settings import params
 
 ROOT = Path(__file__).resolve().parents[1]
 # The user's Omni-CAD, else the part of it that our own figures are of.

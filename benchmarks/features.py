@@ -20,13 +20,13 @@ import numpy as np
 import torch
 from _common import ROOT, parse
 
-from pipeline import params
-from pipeline.cad.rendering import encode_png
-from pipeline.data.features import Featurizer, make_featurizer, make_shard
-from pipeline.encoders.weights import build_models
+from pipeline.cad.solids.rendering import encode_png
+from pipeline.features.build import Featurizer, make_featurizer, make_shard
+from pipeline.settings import params
 from pipeline.shards.manifest import Manifest
 from pipeline.shards.reader import ShardReader
 from pipeline.shards.writer import encode_array, write_shard
+from pipeline.weights.resolve import build_models
 
 DINOV2_BASE = {
     "model_type": "dinov2",

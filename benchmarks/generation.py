@@ -26,19 +26,19 @@ import torch
 from _common import parse
 from transformers import GenerationConfig, LogitsProcessorList
 
-from pipeline import params, presets
-from pipeline.cad import synthesis
-from pipeline.cad.codec import Codec
-from pipeline.cad.grammar import Grammar
-from pipeline.cad.sandbox import Failure, Sandbox, cores
-from pipeline.encoders.weights import build_models
-from pipeline.errors import RejectError
+from pipeline.cad.language.codec import Codec
+from pipeline.cad.language.grammar import Grammar
+from pipeline.cad.parts import synthesis
+from pipeline.cad.solids.sandbox import Failure, Sandbox, cores
 from pipeline.generation.constrained import GrammarProcessor
 from pipeline.generation.decoding import Decoding
 from pipeline.generation.generate import generate_tokens
 from pipeline.generation.select import BuildTask, build_candidate
 from pipeline.model.cad_mllm import CadMllmModel
-from pipeline.training.batches import Inputs, collate, tokenise_prompts
+from pipeline.model.inputs import Inputs, collate, tokenise_prompts
+from pipeline.runtime.errors import RejectError
+from pipeline.settings import params, presets
+from pipeline.weights.resolve import build_models
 
 CAPTIONS = ["A flange with six bolt holes.", "A plate.", "A stepped shaft, 80 mm long, with a groove.", "A bracket."]
 LENGTH = 64  # of programs that an untrained model writes

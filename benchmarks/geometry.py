@@ -17,14 +17,15 @@ from pathlib import Path
 import numpy as np
 from _common import ROOT, add_dataset, parse, read_dataset
 
-from pipeline.cad import kernel, omnicad
-from pipeline.cad.program import Frame
-from pipeline.cad.rendering import encode_png, render_views
-from pipeline.cad.sampling import sample_surface
-from pipeline.cad.sandbox import Failure, Sandbox, cores
-from pipeline.data.dataset import open_dataset
-from pipeline.data.draw import DEFLECTION
-from pipeline.params import load
+from pipeline.cad.language.program import Frame
+from pipeline.cad.omnicad import documents
+from pipeline.cad.omnicad.dataset import open_dataset
+from pipeline.cad.solids import kernel
+from pipeline.cad.solids.rendering import encode_png, render_views
+from pipeline.cad.solids.sampling import sample_surface
+from pipeline.cad.solids.sandbox import Failure, Sandbox, cores
+from pipeline.geometry.draw import DEFLECTION
+from pipeline.settings.params import load
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,7 @@ def draw(task: Task) -> dict[str, float]:
         at.append(time.perf_counter())
         return at[-1] - at[-2]
 
-    program = omnicad.loads(open_dataset(task.dataset).read(f"json/{task.id}.json"))
+    program = documents.loads(open_dataset(task.dataset).read(f"json/{task.id}.json"))
     spent = {"read": lap()}
     solid = kernel.build(program)
     spent["solid"] = lap()

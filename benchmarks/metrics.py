@@ -17,9 +17,10 @@ from pathlib import Path
 
 from _common import OMNICAD, parse
 
-from pipeline.cad import omnicad, synthesis
-from pipeline.cad.sandbox import Failure, Sandbox
-from pipeline.evaluation.assess import CompareTask, compare_files
+from pipeline.cad.omnicad import documents
+from pipeline.cad.parts import synthesis
+from pipeline.cad.solids.sandbox import Failure, Sandbox
+from pipeline.metrics.assess import CompareTask, compare_files
 
 
 def files(folder: Path, count: int) -> tuple[str, list[Path]]:
@@ -30,7 +31,7 @@ def files(folder: Path, count: int) -> tuple[str, list[Path]]:
     made = []
     for number in range(count):
         made.append(folder / f"{number}.json")
-        made[-1].write_text(omnicad.dumps(synthesis.make_part(0, number, tuple(synthesis.FAMILIES)).program))
+        made[-1].write_text(documents.dumps(synthesis.make_part(0, number, tuple(synthesis.FAMILIES)).program))
     return "synthetic", made
 
 

@@ -21,13 +21,14 @@ from typing import Any
 import numpy as np
 from _common import add_dataset, parse, read_dataset
 
-from pipeline.cad import kernel, omnicad
-from pipeline.cad.codec import Codec
-from pipeline.cad.grammar import Grammar, State
-from pipeline.cad.sandbox import Failure, Sandbox, cores
-from pipeline.cad.tokens import NUM_COMMANDS
-from pipeline.data.dataset import open_dataset
-from pipeline.errors import RejectError
+from pipeline.cad.language.codec import Codec
+from pipeline.cad.language.grammar import Grammar, State
+from pipeline.cad.language.tokens import NUM_COMMANDS
+from pipeline.cad.omnicad import documents
+from pipeline.cad.omnicad.dataset import open_dataset
+from pipeline.cad.solids import kernel
+from pipeline.cad.solids.sandbox import Failure, Sandbox, cores
+from pipeline.runtime.errors import RejectError
 
 LIMITS = {"timeout", "crash", "out_of_memory"}  # what the sandbox says of a worker that it ended
 ODD_VALUES = (1e300, -1e9, 1e7, 0, -1, None, "x", [], {}, True, float("nan"), float("inf"), 1e-300, "\ud800")
@@ -76,7 +77,7 @@ def mutate(rng: random.Random, data: bytes) -> bytes:
 def read(rng: random.Random, sources: list[bytes]) -> str:
     """What the reader says of one damaged file."""
     try:
-        omnicad.loads(mutate(rng, rng.choice(sources)))
+        documents.loads(mutate(rng, rng.choice(sources)))
     except RejectError as error:
         return error.reason
     except Exception as error:

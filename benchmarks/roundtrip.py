@@ -18,16 +18,17 @@ from typing import Any
 import numpy as np
 from _common import ROOT, add_dataset, parse, read_dataset
 
-from pipeline.cad import kernel, omnicad
-from pipeline.cad.codec import Codec
-from pipeline.cad.distances import chamfer
-from pipeline.cad.mesh import Mesh, Surface, volumetric_iou, watertight
-from pipeline.cad.program import Frame
-from pipeline.cad.sampling import sample_surface
-from pipeline.cad.sandbox import Failure, Sandbox, cores
-from pipeline.data.dataset import open_dataset
-from pipeline.errors import RejectError
-from pipeline.params import load
+from pipeline.cad.language.codec import Codec
+from pipeline.cad.language.program import Frame
+from pipeline.cad.omnicad import documents
+from pipeline.cad.omnicad.dataset import open_dataset
+from pipeline.cad.solids import kernel
+from pipeline.cad.solids.distances import chamfer
+from pipeline.cad.solids.mesh import Mesh, Surface, volumetric_iou, watertight
+from pipeline.cad.solids.sampling import sample_surface
+from pipeline.cad.solids.sandbox import Failure, Sandbox, cores
+from pipeline.runtime.errors import RejectError
+from pipeline.settings.params import load
 
 NUM_POINTS = 8192
 DEFLECTION = 0.001  # of the longest half-side: fine enough that IoU measures the codec
@@ -51,7 +52,7 @@ def solid_of(program: Any) -> tuple[Mesh, Surface]:
 
 def roundtrip(task: Task) -> dict[str, Any]:
     """One model's figures, or a reason, for each number of bits."""
-    program = omnicad.loads(open_dataset(task.dataset).read(f"json/{task.id}.json"))
+    program = documents.loads(open_dataset(task.dataset).read(f"json/{task.id}.json"))
     shape = kernel.build(program)
     frame = Frame.of_box(*kernel.bounding_box(shape))
     program, volume = program.normalised(frame), kernel.volume(shape) / frame.scale**3

@@ -17,10 +17,10 @@ from _common import parse
 from PIL import Image
 from transformers import AutoModel, BitImageProcessorPil, Dinov2Config
 
-from pipeline.cad import synthesis
-from pipeline.cad.rendering import render_views
-from pipeline.data.draw import normalised_mesh
+from pipeline.cad.parts import synthesis
+from pipeline.cad.solids.rendering import render_views
 from pipeline.encoders.dinov2 import DinoV2Encoder
+from pipeline.geometry.draw import normalised_mesh
 from pipeline.shards import embeddings
 from pipeline.shards.writer import write_shard
 

@@ -16,14 +16,14 @@ from pathlib import Path
 import numpy as np
 from _common import ROOT, add_dataset, parse, read_dataset
 
-from pipeline.cad import omnicad
-from pipeline.cad.grammar import Grammar
-from pipeline.cad.program import Arc, CadProgram, Circle
-from pipeline.cad.sandbox import Failure, Sandbox, cores
-from pipeline.data.dataset import open_dataset
-from pipeline.data.prepare import PrepareTask, prepare, read_texts
-from pipeline.errors import UserError
-from pipeline.params import load
+from pipeline.cad.language.grammar import Grammar
+from pipeline.cad.language.program import Arc, CadProgram, Circle
+from pipeline.cad.omnicad import documents
+from pipeline.cad.omnicad.dataset import open_dataset
+from pipeline.cad.solids.sandbox import Failure, Sandbox, cores
+from pipeline.corpus.prepare import PrepareTask, prepare, read_texts
+from pipeline.runtime.errors import UserError
+from pipeline.settings.params import load
 
 # Tokens of a command with its used slots: L x y, A x y sweep flag, R x y r; E has eleven.
 LINE, ARC, CIRCLE, START_OF_LOOP, EXTRUDE, END = 3, 5, 4, 1, 12, 1
@@ -47,7 +47,7 @@ def main() -> None:
     """Count and print."""
     from transformers import AutoTokenizer
 
-    from pipeline.encoders.weights import package_gguf
+    from pipeline.weights.resolve import package_gguf
 
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     add_dataset(parser)
@@ -80,7 +80,7 @@ def main() -> None:
             if isinstance(record, Failure):
                 rejected += 1
                 continue
-            program = omnicad.from_document(record["program"])
+            program = documents.from_document(record["program"])
             counts["json"].append(text_tokens(json.dumps(record["program"], separators=(",", ":"))))
             counts["text"].append(text_tokens(" ".join(grammar.name(token) for token in record["tokens"])))
             counts["deepcad"].append(deepcad_tokens(program))

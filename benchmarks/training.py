@@ -36,19 +36,21 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-from pipeline import params, presets
-from pipeline.data.dataset import open_dataset
-from pipeline.device import matrix_flops
-from pipeline.device import peak_memory as memory_peak
+from pipeline.cad.omnicad.dataset import open_dataset
+from pipeline.curriculum.data import TrainingData
+from pipeline.curriculum.log import StageLog
+from pipeline.curriculum.place import Place
+from pipeline.curriculum.plan import Example
 from pipeline.model.cad_mllm import CadMllmModel
 from pipeline.model.flops import FlopCount
+from pipeline.model.inputs import Inputs, collate
+from pipeline.runtime.device import matrix_flops
+from pipeline.runtime.device import peak_memory as memory_peak
+from pipeline.settings import params, presets
 from pipeline.shards.reader import ShardReader
-from pipeline.training.batches import Inputs, TrainingData, collate
 from pipeline.training.loop import Job, Trainer
 from pipeline.training.parallel import Parallel
-from pipeline.training.plan import Example
-from pipeline.training.tracking import StageLog
-from stages.train import Place, make_model
+from pipeline.training.session import make_model
 
 STAGES = ("stage1_text", "stage2_text_pc", "stage3_all")
 CPU = torch.device("cpu")

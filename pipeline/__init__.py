@@ -1,7 +1,1 @@
 """The CAD-MLLM curriculum library: everything the stages call, nothing that reads argv."""
-
-import logging
-
-# PEFT imports bitsandbytes wherever it is installed, which then warns on some processors that a package for faster
-# inference is absent: nothing that training uses.
-logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)

@@ -6,23 +6,23 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from stages.cad import cad
 from stages.corpus import corpus
-from stages.doctor import doctor
 from stages.evaluate import evaluate
 from stages.features import features
-from stages.generate import generate
 from stages.geometry import geometry
-from stages.metrics import metrics
 from stages.models import models
-from stages.plan import plan
-from stages.pretrain import pretrain
 from stages.report import report
 from stages.retrieval import retrieval
 from stages.robustness import robustness
-from stages.status import status
-from stages.study import study
-from stages.tools import checkpoint, preset, verify
+from stages.tools.cad import cad
+from stages.tools.doctor import doctor
+from stages.tools.generate import generate
+from stages.tools.metrics import metrics
+from stages.tools.plan import plan
+from stages.tools.pretrain import pretrain
+from stages.tools.status import status
+from stages.tools.study import study
+from stages.tools.upkeep import checkpoint, preset, verify
 from stages.train import train
 from stages.transfer import transfer
 

@@ -2,16 +2,18 @@
 
 from pathlib import Path
 
-from pipeline import params, work
-from pipeline.progress import display
-from stages.runner import CORPUS, MODELS, stage
+from pipeline.runtime.commands import stage
+from pipeline.runtime.progress import display
+from pipeline.runtime.scratch import work_folder
+from pipeline.settings import params
+from pipeline.settings.places import CORPUS, MODELS
 
 
 @stage
 def corpus() -> None:
     """Read Omni-CAD, or make the synthetic corpus, and write its captions and program tokens to data/corpus/."""
-    from pipeline.data.corpus import build_corpus
-    from pipeline.data.watched import unwatched
+    from pipeline.cad.omnicad.watched import unwatched
+    from pipeline.corpus.build import build_corpus
     from pipeline.shards.seen import read_seen
 
     p = params.load()
@@ -19,7 +21,7 @@ def corpus() -> None:
     inputs = {} if p.data.source == "synthetic" else {"path": str(Path(p.data.path).resolve())}
     hint = unwatched(Path(p.data.path), "corpus", ("json", "txt")) if p.data.source == "omnicad" else None
     seen = read_seen(MODELS) if p.data.duplicates == "drop" else frozenset()
-    with display("corpus") as show, work.scratch("corpus", __name__, sections, inputs) as scratch:
+    with display("corpus") as show, work_folder("corpus", __name__, sections, inputs) as scratch:
         workers = params.num_workers()
         counts = build_corpus(p.data, p.codec, p.kernel, p.seed, scratch, CORPUS, workers, show, seen=seen)
         splits = ", ".join(f"{number} {split}" for split, number in counts["splits"].items())

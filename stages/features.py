@@ -5,12 +5,14 @@ from typing import Annotated
 
 import typer
 
-from pipeline import params, work
-from pipeline.errors import UserError
-from pipeline.progress import display
-from pipeline.resolved import ENCODERS, read_models
+from pipeline.runtime.commands import command, stage
+from pipeline.runtime.errors import UserError
+from pipeline.runtime.progress import display
+from pipeline.runtime.scratch import work_folder
+from pipeline.settings import params
+from pipeline.settings.places import CORPUS, FEATURES, GEOMETRY, MODELS
+from pipeline.settings.resolved import ENCODERS, read_models
 from pipeline.shards.manifest import Manifest
-from stages.runner import CORPUS, FEATURES, GEOMETRY, MODELS, command, stage
 
 features = typer.Typer(
     invoke_without_command=True, help="Run a frozen encoder once over all models; `verify` checks what it wrote."
@@ -44,14 +46,14 @@ def run(modality: Modality) -> None:
     Manifest.read(GEOMETRY, "geometry")
     settings = getattr(p.features, modality.value)
     inputs = {"encoder": read_models(MODELS)[ENCODERS[modality.value]]["sha256"]}
-    from pipeline.data.features import build_features
-    from pipeline.device import choose_device
+    from pipeline.features.build import build_features
+    from pipeline.runtime.device import choose_device
 
     device = choose_device(p.training.device)
     sections = {"settings": settings, "device": device.type}
     with (
         display(f"features {modality.value}") as show,
-        work.scratch(f"features-{modality.value}", __name__, sections, inputs) as scratch,
+        work_folder(f"features-{modality.value}", __name__, sections, inputs) as scratch,
     ):
         out = FEATURES / modality.value
         show.say(f"encoding on {device}")
@@ -69,7 +71,7 @@ def verify_features(
 
     Exits with 1 where something is wrong and was not rebuilt.
     """
-    from pipeline.shards.verify import verify_folder
+    from pipeline.features.verify import verify_folder
 
     chosen = [modality] if modality else [m for m in Modality if (FEATURES / m.value).is_dir()]
     if not chosen:
@@ -95,8 +97,8 @@ def verify_features(
 
 
 def _rebuild(modality: Modality, names: list[str]) -> None:
-    from pipeline.data.rebuild import rebuild_features
-    from pipeline.device import choose_device
+    from pipeline.features.rebuild import rebuild_features
+    from pipeline.runtime.device import choose_device
 
     folder = FEATURES / modality.value
     own = {shard.name for shard in Manifest.read(GEOMETRY, "geometry").shards}

@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
-from pipeline import params, work
-from pipeline.progress import display
+from pipeline.runtime.commands import stage
+from pipeline.runtime.progress import display
+from pipeline.runtime.scratch import work_folder
+from pipeline.settings import params
+from pipeline.settings.places import CORPUS, GEOMETRY
 from pipeline.shards.manifest import Manifest
-from stages.runner import CORPUS, GEOMETRY, stage
 
 
 @stage
@@ -13,12 +15,12 @@ def geometry() -> None:
     """Build every model's solid and draw points with normals and shaded views to data/geometry/."""
     p = params.load()
     Manifest.read(CORPUS, "corpus")
-    from pipeline.data.geometry import build_geometry
-    from pipeline.data.watched import unwatched
+    from pipeline.cad.omnicad.watched import unwatched
+    from pipeline.geometry.build import build_geometry
 
     hint = unwatched(Path(p.data.path), "geometry", ("pcd", "img")) if p.data.source == "omnicad" else None
     sections = {"geometry": p.geometry, "kernel": p.kernel, "data": {"path": p.data.path}, "seed": p.seed}
-    with display("geometry") as show, work.scratch("geometry", __name__, sections, {}) as scratch:
+    with display("geometry") as show, work_folder("geometry", __name__, sections, {}) as scratch:
         counts = build_geometry(
             CORPUS, p.data, p.geometry, p.kernel, p.seed, scratch, GEOMETRY, params.num_workers(), show
         )

@@ -1,20 +1,22 @@
 """The ``models`` stage: language model and encoders into plain folders."""
 
-from pipeline import params, work
-from pipeline.progress import display
-from stages.runner import MODELS, stage
+from pipeline.runtime.commands import stage
+from pipeline.runtime.progress import display
+from pipeline.runtime.scratch import work_folder
+from pipeline.settings import params
+from pipeline.settings.places import MODELS
 
 
 @stage
 def models() -> None:
     """Resolve the language model and the two encoders into models/. After this nothing needs a network."""
-    from pipeline.encoders.weights import build_models, local_hashes
+    from pipeline.weights.resolve import build_models, local_hashes
 
     p = params.load()
     sections = {"models": p.models, "seed": p.seed}
     with (
         display("models") as show,
-        work.scratch("models", __name__, sections, local_hashes(p.models)) as scratch,
+        work_folder("models", __name__, sections, local_hashes(p.models)) as scratch,
     ):
         manifest = build_models(p.models, p.seed, scratch, MODELS, show)
         for name, entry in manifest.items():

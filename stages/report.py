@@ -3,14 +3,13 @@
 import json
 from pathlib import Path
 
-from pipeline import params
-from pipeline.atomic import atomic_folder, write_text
-from pipeline.csv_files import csv_text
-from pipeline.errors import UserError
-from pipeline.progress import display
-from pipeline.resolved import read_models
-from pipeline.shards.manifest import Manifest, read_rejects, reasons
-from stages.runner import (
+from pipeline.runtime.atomic import atomic_folder, write_text
+from pipeline.runtime.commands import minutes_of, stage
+from pipeline.runtime.csv_files import csv_text
+from pipeline.runtime.errors import UserError
+from pipeline.runtime.progress import display
+from pipeline.settings import params
+from pipeline.settings.places import (
     CHECKPOINTS,
     CORPUS,
     EVALUATIONS,
@@ -21,17 +20,17 @@ from stages.runner import (
     REPORT,
     SKIPPED,
     TRANSFER,
-    minutes_of,
-    stage,
 )
+from pipeline.settings.resolved import read_models
+from pipeline.shards.manifest import Manifest, read_rejects, reasons
 
 
 @stage
 def report() -> None:
     """Write report/index.html, metrics/summary.json and the plots over all stages."""
     p = params.load()
-    from pipeline.evaluation.report import Inputs, plot_tables, read_result, render
-    from pipeline.evaluation.summary import summary
+    from pipeline.metrics.summary import summary
+    from pipeline.report.build import Inputs, plot_tables, read_result, render
 
     with display("report") as show:
         results = [read_result(name, CHECKPOINTS / name, METRICS, EVALUATIONS / name) for name in p.curriculum]

@@ -2,13 +2,13 @@
 
 import json
 
-from pipeline import params
-from pipeline.atomic import write_text
-from pipeline.data.folders import Folders
-from pipeline.progress import display
-from pipeline.resolved import read_models
+from pipeline.runtime.atomic import write_text
+from pipeline.runtime.commands import stage
+from pipeline.runtime.progress import display
+from pipeline.settings import params
+from pipeline.settings.places import CORPUS, FEATURES, GEOMETRY, METRICS, MODELS, Folders
+from pipeline.settings.resolved import read_models
 from pipeline.shards.manifest import Manifest
-from stages.runner import CORPUS, FEATURES, GEOMETRY, METRICS, MODELS, stage
 
 
 @stage

@@ -3,12 +3,15 @@
 import json
 from typing import Any
 
-from pipeline import params, work
-from pipeline.atomic import write_text
-from pipeline.csv_files import csv_text
-from pipeline.progress import display
-from stages.evaluate import find_trained, make_evaluator, measuring, own_folders
-from stages.runner import METRICS, MODELS, PLOTS, stage
+from pipeline.curriculum.place import find_trained
+from pipeline.evaluation.setup import make_evaluator, measuring, own_folders
+from pipeline.runtime.atomic import write_text
+from pipeline.runtime.commands import stage
+from pipeline.runtime.csv_files import csv_text
+from pipeline.runtime.progress import display
+from pipeline.runtime.scratch import clean
+from pipeline.settings import params
+from pipeline.settings.places import METRICS, MODELS, PLOTS
 
 
 @stage
@@ -32,7 +35,7 @@ def robustness() -> None:
             )
         write_text(PLOTS / "robustness.csv", csv_text(["disturbance", "level", "chamfer_l1_mean_median"], table(rows)))
         write_text(METRICS / "robustness.json", json.dumps(_by_level(rows), indent=1, sort_keys=True) + "\n")
-        work.clean(scratch)
+        clean(scratch)
 
 
 def _by_level(rows: list[dict[str, Any]]) -> dict[str, Any]:

@@ -4,24 +4,25 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pipeline import params, work
-from pipeline.atomic import atomic_folder, publish, write_text
-from pipeline.data.folders import Folders
-from pipeline.fingerprint import sha256_file
-from pipeline.params import Params
-from pipeline.progress import Display, display
+from pipeline.curriculum.place import Place, find_stage, find_trained
+from pipeline.evaluation.setup import make_evaluator, measuring
+from pipeline.runtime.atomic import atomic_folder, publish, write_text
+from pipeline.runtime.commands import stage
+from pipeline.runtime.fingerprint import sha256_file
+from pipeline.runtime.progress import Display, display
+from pipeline.runtime.scratch import clean
+from pipeline.settings import params
+from pipeline.settings.params import Params
+from pipeline.settings.places import CORPUS, EVALUATIONS, METRICS, MODELS, SKIPPED, TRANSFER, Folders
 from pipeline.shards.manifest import MANIFEST, Manifest
-from stages.evaluate import find_trained, make_evaluator, measuring
-from stages.runner import CORPUS, EVALUATIONS, METRICS, MODELS, SKIPPED, TRANSFER, stage
-from stages.train import Place, find_stage
 
 
 @stage
 def transfer() -> None:
     """Measure the last checkpoint on the real models at `transfer.path`, where there are some."""
-    from pipeline.data.corpus import EmptySplitError
-    from pipeline.data.dataset import no_real_models, real_path
-    from pipeline.data.watched import unwatched
+    from pipeline.cad.omnicad.dataset import no_real_models, real_path
+    from pipeline.cad.omnicad.watched import unwatched
+    from pipeline.corpus.build import EmptySplitError
 
     p = params.load()
     place = find_trained(p, list(p.curriculum)[-1])
@@ -50,11 +51,11 @@ def _measure(p: Params, place: Place, show: Display) -> None:
     Raises:
         EmptySplitError: no model is left to measure.
     """
-    from pipeline.data.dataset import open_dataset, real_path
-    from pipeline.device import choose_device
+    from pipeline.cad.omnicad.dataset import open_dataset, real_path
     from pipeline.evaluation.evaluate import evaluate as measure
     from pipeline.evaluation.retrieval import retrieval_figures
     from pipeline.evaluation.transfer import prepare_real
+    from pipeline.runtime.device import choose_device
 
     dataset = open_dataset(real_path(p).absolute())
     limits = p.evaluation.model_copy(update={"num_test_models": p.transfer.num_test_models})
@@ -81,7 +82,7 @@ def _measure(p: Params, place: Place, show: Display) -> None:
         figures["retrieval"] = retrieval_figures(folders, MODELS, p.seed, num_models=500) if both else {}
         publish(scratch / "generated", EVALUATIONS / TRANSFER)
         _write(figures)
-        work.clean(scratch)
+        clean(scratch)
 
 
 def _retention(p: Params, figures: dict[str, Any], folders: Folders, scratch: Path) -> float | None:

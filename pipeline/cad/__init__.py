@@ -1,1 +1,1 @@
-"""CAD programs and geometry: reading, tokens, solids, points, views. Imports no torch."""
+"""CAD without tensors: programs and their tokens, solids, parts that the project makes, files of other systems."""

@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline.errors import UserError
-from pipeline.state_dicts import check_fit
+from pipeline.runtime.errors import UserError
+from pipeline.runtime.state_dicts import check_fit
 
 ALIGNMENT = "alignment.safetensors"  # beside an encoder's weights
 

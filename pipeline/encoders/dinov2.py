@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from transformers import AutoImageProcessor, AutoModel
 from transformers.image_utils import SizeDict
 
-from pipeline.errors import UserError
+from pipeline.runtime.errors import UserError
 
 
 class DinoV2Encoder(nn.Module):

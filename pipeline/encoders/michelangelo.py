@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.encoders.tensors import read_tensors
-from pipeline.errors import UserError
-from pipeline.state_dicts import check_fit
+from pipeline.runtime.errors import UserError
+from pipeline.runtime.state_dicts import check_fit
 
 NUM_FREQUENCIES = 8
 POINT_WIDTH = 3 + 2 * 3 * NUM_FREQUENCIES + 3  # xyz, sines, cosines, normal

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from pipeline.errors import UserError
+from pipeline.runtime.errors import UserError
 
 STORAGE_DTYPES = {
     "DoubleStorage": torch.float64,

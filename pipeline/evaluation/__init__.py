@@ -1,1 +1,1 @@
-"""How good the generated programs are, and the report that shows it."""
+"""How good the generated programs are: after each stage, on worse inputs, on real models."""

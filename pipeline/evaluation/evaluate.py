@@ -10,29 +10,31 @@ from typing import Any, Self
 
 import numpy as np
 
-from pipeline import interrupt
-from pipeline.atomic import write_text
-from pipeline.cad.codec import Codec
-from pipeline.cad.distances import chamfer
-from pipeline.cad.mesh import Surface
-from pipeline.cad.program import CadProgram
-from pipeline.cad.sandbox import Failure, Sandbox
-from pipeline.data.draw import sample_seed
-from pipeline.errors import RejectError, UserError
-from pipeline.evaluation.assess import AssessTask, assess
-from pipeline.evaluation.geometry import no_answer_metrics
-from pipeline.evaluation.sequence import sequence_accuracy
-from pipeline.evaluation.statistics import COMPLETION, summarise
+from pipeline.cad.language.codec import Codec
+from pipeline.cad.language.program import CadProgram
+from pipeline.cad.solids.distances import chamfer
+from pipeline.cad.solids.mesh import Surface
+from pipeline.cad.solids.sandbox import Failure, Sandbox
+from pipeline.curriculum.data import TrainingData
+from pipeline.curriculum.plan import Example
+from pipeline.curriculum.schedule import views_for
 from pipeline.generation.decoding import Decoding
 from pipeline.generation.generate import generate_tokens, score
 from pipeline.generation.select import build_candidate, select
+from pipeline.geometry.draw import sample_seed
+from pipeline.metrics.assess import AssessTask, assess
+from pipeline.metrics.geometry import no_answer_metrics
+from pipeline.metrics.sequence import sequence_accuracy
+from pipeline.metrics.statistics import COMPLETION, summarise
 from pipeline.model.cad_mllm import CadMllmModel
-from pipeline.params import MODALITIES, CurriculumStage, Evaluation, Kernel, Training
+from pipeline.model.inputs import Inputs
+from pipeline.runtime import interrupt
+from pipeline.runtime.atomic import write_text
+from pipeline.runtime.errors import RejectError, UserError
+from pipeline.runtime.seeds import uniform
+from pipeline.settings.params import MODALITIES, CurriculumStage, Evaluation, Kernel, Training
 from pipeline.shards.reader import ShardReader
-from pipeline.training.batches import Inputs, TrainingData
-from pipeline.training.curriculum import uniform, views_for
 from pipeline.training.parallel import Parallel
-from pipeline.training.plan import Example
 from pipeline.training.validation import validate
 
 GENERATED = "generated.jsonl"

@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.data.folders import Folders
 from pipeline.encoders.alignment import AlignmentHead, retrieval
+from pipeline.runtime.seeds import uniform
+from pipeline.settings.places import Folders
 from pipeline.shards.reader import IndexRow, ShardReader, read_index
-from pipeline.training.curriculum import uniform
 
 
 def retrieval_figures(folders: Folders, models: Path, seed: int, num_models: int) -> dict[str, Any]:

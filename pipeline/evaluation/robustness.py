@@ -13,17 +13,17 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pipeline import memory
-from pipeline.cad import kernel
-from pipeline.cad.codec import Codec
-from pipeline.cad.mesh import Mesh
-from pipeline.cad.rendering import render_views
-from pipeline.cad.sandbox import Failure, Sandbox
-from pipeline.data.draw import DEFLECTION, sample_seed
+from pipeline.cad.language.codec import Codec
+from pipeline.cad.solids import kernel
+from pipeline.cad.solids.mesh import Mesh
+from pipeline.cad.solids.rendering import render_views
+from pipeline.cad.solids.sandbox import Failure, Sandbox
 from pipeline.evaluation.evaluate import Case, Evaluator, shown_by
-from pipeline.evaluation.statistics import estimate, rates
 from pipeline.generation.prompt import Encoders
-from pipeline.params import ImageFeatures, PointFeatures, Robustness
+from pipeline.geometry.draw import DEFLECTION, sample_seed
+from pipeline.metrics.statistics import estimate, rates
+from pipeline.settings import memory
+from pipeline.settings.params import ImageFeatures, PointFeatures, Robustness
 
 METRICS = ("chamfer_l1_mean", "f_score_005", "normal_consistency", "volumetric_iou")
 

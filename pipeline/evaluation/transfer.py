@@ -6,12 +6,12 @@ from typing import Any
 
 import torch
 
-from pipeline.data.corpus import build_corpus
-from pipeline.data.dataset import real_path
-from pipeline.data.features import build_features
-from pipeline.data.folders import Folders
-from pipeline.data.geometry import build_geometry
-from pipeline.params import Params, Split
+from pipeline.cad.omnicad.dataset import real_path
+from pipeline.corpus.build import build_corpus
+from pipeline.features.build import build_features
+from pipeline.geometry.build import build_geometry
+from pipeline.settings.params import Params, Split
+from pipeline.settings.places import Folders
 from pipeline.shards.seen import read_seen
 
 SPLIT = Split(validation=0.05, test=0.9)  # where the dataset publishes none: nearly all are for testing

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor
 
-from pipeline.cad.grammar import Grammar, State
-from pipeline.cad.tokens import OPERATION_TOKENS, TOKEN
-from pipeline.errors import UserError
+from pipeline.cad.language.grammar import Grammar, State
+from pipeline.cad.language.tokens import OPERATION_TOKENS, TOKEN
 from pipeline.generation.profiles import Drawing, SimpleProfiles
+from pipeline.runtime.errors import UserError
 
 Key = tuple[int, tuple[int, ...]]  # which prompt, and what was written after it
 

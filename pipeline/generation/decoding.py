@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pipeline.errors import UserError
+from pipeline.runtime.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig

@@ -9,12 +9,12 @@ import torch
 from torch.nn import functional as F
 from transformers import GenerationConfig, LogitsProcessorList
 
-from pipeline.cad.tokens import TOKEN
-from pipeline.device import autocast
+from pipeline.cad.language.tokens import TOKEN
 from pipeline.generation.constrained import GrammarProcessor
 from pipeline.generation.decoding import Decoding
 from pipeline.model.cad_mllm import CadMllmModel
-from pipeline.training.batches import Inputs, collate
+from pipeline.model.inputs import Inputs, collate
+from pipeline.runtime.device import autocast
 
 
 @torch.inference_mode()

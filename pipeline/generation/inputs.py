@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pipeline.cad.program import Frame
-from pipeline.cad.rendering import on_white, read_image
-from pipeline.cad.scans import read_scan, silent
-from pipeline.errors import UserError
-from pipeline.params import MODALITIES
-from pipeline.resolved import ENCODERS, read_models
-from pipeline.training.checkpoint_folder import CheckpointConfig
+from pipeline.cad.exchange.scans import read_scan, silent
+from pipeline.cad.language.program import Frame
+from pipeline.cad.solids.rendering import on_white, read_image
+from pipeline.model.checkpoint_folder import CheckpointConfig
+from pipeline.runtime.errors import UserError
+from pipeline.settings.params import MODALITIES
+from pipeline.settings.resolved import ENCODERS, read_models
 
 LARGE = 10.0  # metres: nobody's part
 

@@ -14,23 +14,23 @@ from typing import Any, get_args
 import numpy as np
 from PIL import Image
 
-from pipeline.cad.clouds import draw_points
-from pipeline.cad.codec import TOLERANCE, Codec
-from pipeline.cad.files import ConvertTask, WriteOptions, convert
-from pipeline.cad.formats import check_writable
-from pipeline.cad.program import CadProgram, Frame
-from pipeline.cad.sandbox import Failure, Sandbox
-from pipeline.device import DTYPES, choose_device
-from pipeline.errors import RejectError, UserError
+from pipeline.cad.exchange.files import ConvertTask, WriteOptions, convert
+from pipeline.cad.exchange.formats import check_writable
+from pipeline.cad.language.codec import TOLERANCE, Codec
+from pipeline.cad.language.program import CadProgram, Frame
+from pipeline.cad.solids.clouds import draw_points
+from pipeline.cad.solids.sandbox import Failure, Sandbox
 from pipeline.generation.decoding import decodings
 from pipeline.generation.generate import generate_tokens, score, without_end
 from pipeline.generation.inputs import UserInputs, read_inputs
 from pipeline.generation.prompt import Encoders, make_prompt
 from pipeline.generation.select import Candidate, build_candidate, select
 from pipeline.model.cad_mllm import CadMllmModel
-from pipeline.params import Dtype, Quantization
-from pipeline.training.checkpoint import load_checkpoint
-from pipeline.training.checkpoint_folder import check_checkpoint
+from pipeline.model.checkpoint import load_checkpoint
+from pipeline.model.checkpoint_folder import check_checkpoint
+from pipeline.runtime.device import DTYPES, choose_device
+from pipeline.runtime.errors import RejectError, UserError
+from pipeline.settings.params import Dtype, Quantization
 
 CLOUD_POINTS = 2048  # of an input cloud, that candidates are compared with
 
@@ -61,7 +61,7 @@ class Generated:
         Raises:
             RejectError: it does not build.
         """
-        from pipeline.cad import kernel
+        from pipeline.cad.solids import kernel
 
         return kernel.build(self.program)
 
@@ -192,7 +192,7 @@ class CadMllm:
         first: list[int] = []
         if start is not None:
             if given.frame is None:
-                from pipeline.cad import kernel
+                from pipeline.cad.solids import kernel
 
                 frame = Frame.of_box(*kernel.bounding_box(kernel.build(start)))
             first = without_end(codec.encode(start.normalised(frame)).tolist())

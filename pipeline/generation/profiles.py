@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from pipeline.cad.grammar import State
-from pipeline.cad.tokens import COMMANDS, FINE, FINE_OFFSETS, HOLES, NUM_COMMANDS, TOKEN, Vocabulary
+from pipeline.cad.language.grammar import State
+from pipeline.cad.language.tokens import COMMANDS, FINE, FINE_OFFSETS, HOLES, NUM_COMMANDS, TOKEN, Vocabulary
 
 ARC_CHORDS = 16
 CIRCLE = np.exp(2j * np.pi * np.arange(32) / 32)  # points of the unit circle

@@ -10,14 +10,14 @@ import numpy as np
 import torch
 from PIL import Image
 
-from pipeline.cad.clouds import draw_points
-from pipeline.data.features import PointFeaturizer, models_per_pass
+from pipeline.cad.solids.clouds import draw_points
 from pipeline.encoders.dinov2 import DinoV2Encoder
+from pipeline.features.build import PointFeaturizer, models_per_pass
 from pipeline.generation.inputs import UserInputs, check_modality, check_views
 from pipeline.model.cad_mllm import CadMllmModel
-from pipeline.params import ImageFeatures, PointFeatures
+from pipeline.model.inputs import Inputs, tokenise_prompts
+from pipeline.settings.params import ImageFeatures, PointFeatures
 from pipeline.shards.embeddings import rounded
-from pipeline.training.batches import Inputs, tokenise_prompts
 
 
 class Encoders:

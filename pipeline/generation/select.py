@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.cad.codec import Codec
-from pipeline.cad.distances import misfit
-from pipeline.cad.mesh import watertight
-from pipeline.cad.sandbox import Failure, Sandbox
+from pipeline.cad.language.codec import Codec
+from pipeline.cad.solids.distances import misfit
+from pipeline.cad.solids.mesh import watertight
+from pipeline.cad.solids.sandbox import Failure, Sandbox
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +47,8 @@ def build_candidate(task: BuildTask) -> float | None:
     Raises:
         RejectError: it makes no watertight solid.
     """
-    from pipeline.cad import kernel
-    from pipeline.data.draw import DEFLECTION
+    from pipeline.cad.solids import kernel
+    from pipeline.geometry.draw import DEFLECTION
 
     mesh = kernel.tessellate(kernel.build(Codec(task.bits).decode(task.tokens)), DEFLECTION)
     watertight(mesh)

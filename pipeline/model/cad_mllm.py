@@ -19,9 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
-from pipeline.cad.grammar import Grammar
-from pipeline.errors import UserError
-from pipeline.memory import is_out_of_memory
+from pipeline.cad.language.grammar import Grammar
 from pipeline.model.fused import fuse
 from pipeline.model.loss import cross_entropy_sum
 from pipeline.model.notation import CadNotation, Notation, TextNotation
@@ -29,7 +27,9 @@ from pipeline.model.packing import decode_row, prepare
 from pipeline.model.projector import ModalityProjector
 from pipeline.model.quantization import keep_unpacked, quantization_config
 from pipeline.model.vocabulary import CadEmbedding, CadHead, TextEmbedding, initial_rows, pretrained_rows
-from pipeline.params import ModelParams
+from pipeline.runtime.errors import UserError
+from pipeline.settings.memory import is_out_of_memory
+from pipeline.settings.params import ModelParams
 
 INSTRUCTION = "CAD program: "
 CPU = torch.device("cpu")

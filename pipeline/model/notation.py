@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from pipeline.cad.grammar import Grammar
-from pipeline.cad.tokens import TOKEN, GrammarError
+from pipeline.cad.language.grammar import Grammar
+from pipeline.cad.language.tokens import TOKEN, GrammarError
 
 
 class Notation(Protocol):

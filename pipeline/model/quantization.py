@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 
-from pipeline.errors import UserError
+from pipeline.runtime.errors import UserError
 
 
 def quantization_config(quantization: str, llm_folder: Path, dtype: torch.dtype) -> Any:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline.cad.tokens import FINE_OFFSETS, NUM_COMMANDS, Vocabulary
+from pipeline.cad.language.tokens import FINE_OFFSETS, NUM_COMMANDS, Vocabulary
 
 OUTPUT_SCALE = 0.05
 

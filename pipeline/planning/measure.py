@@ -10,21 +10,21 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.cad import synthesis
-from pipeline.cad.sandbox import Failure, Sandbox
-from pipeline.data.corpus import make_synthetic_zip, members_of
-from pipeline.data.dataset import Entry, no_real_models, open_dataset, real_path
-from pipeline.data.draw import draw
-from pipeline.data.features import models_per_pass
-from pipeline.data.geometry import draw_task
-from pipeline.data.prepare import PrepareTask, prepare, read_texts
-from pipeline.device import DTYPES, fastest_s, matrix_flops
+from pipeline.cad.omnicad.dataset import Entry, no_real_models, open_dataset, real_path
+from pipeline.cad.parts import synthesis
+from pipeline.cad.solids.sandbox import Failure, Sandbox
+from pipeline.corpus.build import make_synthetic_zip, members_of
+from pipeline.corpus.prepare import PrepareTask, prepare, read_texts
 from pipeline.encoders.michelangelo import MichelangeloConfig, MichelangeloEncoder
-from pipeline.errors import UserError
-from pipeline.evaluation.assess import AssessTask, assess
 from pipeline.evaluation.evaluate import PICTURE_SIZE
-from pipeline.params import Params
+from pipeline.features.build import models_per_pass
+from pipeline.geometry.build import draw_task
+from pipeline.geometry.draw import draw
+from pipeline.metrics.assess import AssessTask, assess
 from pipeline.planning.sizes import architecture_of, dinov2_sizes, image_shape, member_bytes, michelangelo_sizes
+from pipeline.runtime.device import DTYPES, fastest_s, matrix_flops
+from pipeline.runtime.errors import UserError
+from pipeline.settings.params import Params
 
 
 @dataclass(frozen=True, slots=True)

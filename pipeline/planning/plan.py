@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pipeline.evaluation.evaluate import conditioning_cases, shown_by
-from pipeline.params import CurriculumStage, Params
 from pipeline.planning.measure import Rates
 from pipeline.planning.sizes import (
     array_bytes,
@@ -22,6 +21,7 @@ from pipeline.planning.sizes import (
     shards_bytes,
 )
 from pipeline.planning.training_memory import shown_tokens, step_memory
+from pipeline.settings.params import CurriculumStage, Params
 
 GIB = 1 << 30
 LIBRARIES = int(0.6 * GIB)  # torch, transformers and the CAD kernel, once in each process

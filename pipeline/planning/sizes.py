@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.data.corpus import SPLITS
+from pipeline.corpus.build import SPLITS
 from pipeline.encoders.michelangelo import MichelangeloConfig
-from pipeline.encoders.weights import SHIPPED
-from pipeline.errors import UserError
-from pipeline.params import Model, Params
+from pipeline.runtime.errors import UserError
+from pipeline.settings.params import Model, Params
 from pipeline.shards.embeddings import fields
+from pipeline.weights.resolve import SHIPPED
 
 OMNICAD_MODELS = 453_220
 BLOCK, RECORD = 512, 10_240  # of a tar

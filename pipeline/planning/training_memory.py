@@ -5,9 +5,7 @@ Shapes: P positions of a micro-batch (``training.tokens_per_batch``), E the lang
 
 from dataclasses import dataclass
 
-from pipeline.cad.grammar import Grammar
-from pipeline.evaluation.behaviour import TRAINED_BYTES
-from pipeline.params import CurriculumStage, Params, Projector
+from pipeline.cad.language.grammar import Grammar
 from pipeline.planning.sizes import (
     LlmSizes,
     encoder_bytes,
@@ -15,6 +13,8 @@ from pipeline.planning.sizes import (
     llm_sizes,
     points_shape,
 )
+from pipeline.report.behaviour import TRAINED_BYTES
+from pipeline.settings.params import CurriculumStage, Params, Projector
 
 FLOAT32 = 4
 # What autograd keeps of a decoder layer for each position, in widths: around attention and norms, and inside the MLP,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pipeline.encoders.dinov2 import DinoV2Encoder, decode_png
-from pipeline.errors import UserError
+from pipeline.runtime.errors import UserError
 from pipeline.shards.reader import IndexRow, ShardReader, read_index
 
 

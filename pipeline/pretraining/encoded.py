@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipeline import interrupt
-from pipeline.atomic import atomic_open
 from pipeline.encoders.dinov2 import DinoV2Encoder
 from pipeline.encoders.michelangelo import MichelangeloEncoder
 from pipeline.pretraining.data import ShapeData
+from pipeline.runtime import interrupt
+from pipeline.runtime.atomic import atomic_open
 
 Show = Callable[[int, int, str], None]
 BATCH = 64

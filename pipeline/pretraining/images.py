@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline import interrupt
 from pipeline.encoders.alignment import AlignmentHead, retrieval
 from pipeline.encoders.dinov2 import DinoV2Encoder
 from pipeline.encoders.michelangelo import CrossBlock, MichelangeloEncoder
 from pipeline.pretraining.contrastive import contrastive_loss
 from pipeline.pretraining.data import ShapeData
-from pipeline.recipes import ImagePretraining
+from pipeline.runtime import interrupt
+from pipeline.settings.recipes import ImagePretraining
 
 
 @dataclass(frozen=True, slots=True)

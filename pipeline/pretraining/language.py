@@ -20,14 +20,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoModelForCausalLM, set_seed
 
-from pipeline.cad.grammar import Grammar
-from pipeline.errors import UserError
+from pipeline.cad.language.grammar import Grammar
+from pipeline.model.inputs import tokenise_prompts
 from pipeline.model.vocabulary import cad_token_names
 from pipeline.pretraining.contrastive import caption_tokenizer
-from pipeline.recipes import LanguagePretraining
+from pipeline.runtime.errors import UserError
+from pipeline.runtime.seeds import uniform
+from pipeline.settings.recipes import LanguagePretraining
 from pipeline.shards.reader import IndexRow, ShardReader
-from pipeline.training.batches import tokenise_prompts
-from pipeline.training.curriculum import uniform
 
 IGNORED = -100
 SHOWN = ("image", "point_cloud")  # before the caption, in this order

@@ -10,13 +10,14 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from pipeline import interrupt
-from pipeline.errors import UserError
-from pipeline.prefetch import prefetch
-from pipeline.recipes import Recipe
-from pipeline.training.curriculum import learning_rate_factor, uniform
+from pipeline.curriculum.log import StageLog
+from pipeline.curriculum.schedule import learning_rate_factor
+from pipeline.runtime import interrupt
+from pipeline.runtime.errors import UserError
+from pipeline.runtime.prefetch import prefetch
+from pipeline.runtime.seeds import uniform
+from pipeline.settings.recipes import Recipe
 from pipeline.training.state import Position, collect_moments, read_state, save_state, saved_states, set_moments
-from pipeline.training.tracking import StageLog
 
 B = TypeVar("B")
 LOG = "log.jsonl"

@@ -7,9 +7,9 @@ from typing import Any
 
 from safetensors.torch import load_file, save_file
 
-from pipeline.atomic import atomic_folder, write_text
-from pipeline.params import Params
-from pipeline.recipes import Pretraining
+from pipeline.runtime.atomic import atomic_folder, write_text
+from pipeline.settings.params import Params
+from pipeline.settings.recipes import Pretraining
 from pipeline.shards.seen import SEEN
 
 CARD = "README.md"

@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.atomic import write_text
-from pipeline.csv_files import csv_text
-from pipeline.errors import UserError
+from pipeline.runtime.atomic import write_text
+from pipeline.runtime.csv_files import csv_text
+from pipeline.runtime.errors import Reject, UserError
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
@@ -76,16 +76,6 @@ class Manifest:
         if kind is not None and manifest.kind != kind:
             raise UserError(f"{folder} holds {manifest.kind}, not {kind}")
         return manifest
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Reject:
-    """A model that cannot be used, and why."""
-
-    id: str
-    step: str
-    reason: str
-    detail: str = ""
 
 
 def write_rejects(folder: Path, rejects: Iterable[Reject]) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.errors import UserError
+from pipeline.runtime.errors import UserError
 from pipeline.shards.embeddings import restore, scale_member
 from pipeline.shards.manifest import Manifest
 

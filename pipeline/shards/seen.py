@@ -1,4 +1,4 @@
-"""Which programs a network was trained on: their hashes (``pipeline.data.duplicates``) in a file beside its weights.
+"""Which programs a network was trained on: their hashes (``pipeline.corpus.duplicates``) in a file beside its weights.
 
 The corpus has such a file too, of its train split.
 """
@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.atomic import atomic_open
-from pipeline.errors import UserError
+from pipeline.runtime.atomic import atomic_open
+from pipeline.runtime.errors import UserError
 
 SEEN = "seen_programs.npy"
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import webdataset
 
-from pipeline.errors import UserError
+from pipeline.runtime.errors import UserError
 from pipeline.shards.embeddings import restore, scale_member
 from pipeline.shards.reader import decode_array
 

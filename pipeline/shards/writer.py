@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.atomic import atomic_open
-from pipeline.fingerprint import sha256_file
+from pipeline.runtime.atomic import atomic_open
+from pipeline.runtime.fingerprint import sha256_file
 from pipeline.shards.manifest import Shard
 
 

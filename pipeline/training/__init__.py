@@ -1,1 +1,1 @@
-"""Curriculum training: plan, batches, loop, checkpoints, tracking."""
+"""The ``train`` stages: the loop, its processes, its states and its mirror in W&B."""

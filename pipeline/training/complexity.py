@@ -5,9 +5,9 @@ A projector whose input spreads over many directions has more to align before it
 
 import numpy as np
 
+from pipeline.curriculum.data import MEMBERS, TrainingData
 from pipeline.model.cad_mllm import CadMllmModel
-from pipeline.training.batches import MEMBERS, TrainingData
-from pipeline.training.curriculum import uniform
+from pipeline.runtime.seeds import uniform
 
 SAMPLES = 256
 TOKENS = 32  # of each sample

@@ -15,22 +15,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline import interrupt
-from pipeline.device import autocast
-from pipeline.errors import UserError
+from pipeline.curriculum.data import TrainingData
+from pipeline.curriculum.log import StageLog
+from pipeline.curriculum.plan import StagePlan, Step
+from pipeline.curriculum.schedule import Course, course, expected_shares, learning_rate_factor, objective
 from pipeline.model.cad_mllm import Batch, CadMllmModel
-from pipeline.params import CurriculumStage, Training
-from pipeline.prefetch import prefetch
-from pipeline.training.batches import TrainingData
-from pipeline.training.checkpoint import TensorFiles, trained_tensors
+from pipeline.model.checkpoint import TensorFiles, trained_tensors
+from pipeline.runtime import interrupt
+from pipeline.runtime.device import autocast
+from pipeline.runtime.errors import UserError
+from pipeline.runtime.prefetch import prefetch
+from pipeline.runtime.seeds import uniform
+from pipeline.settings.params import CurriculumStage, Training
 from pipeline.training.complexity import adaptations
-from pipeline.training.curriculum import Course, course, expected_shares, learning_rate_factor, objective, uniform
 from pipeline.training.meters import RunningLoss, Speed, Tally
 from pipeline.training.optimizer import clip_gradients, make_optimizer, set_learning_rates
 from pipeline.training.parallel import Parallel
-from pipeline.training.plan import StagePlan, Step
 from pipeline.training.state import Position, collect_moments, load_state, save_state, saved_states, set_moments
-from pipeline.training.tracking import StageLog
 from pipeline.training.validation import validate
 
 
@@ -40,7 +41,7 @@ class Job:
 
     Attributes:
         scratch: folder of its resumable states.
-        save_best: writes a checkpoint of the model as it is, with its tensors and validation losses.
+        save_best: writes a checkpoint of the model as it is, from its tensors, validation losses and steps.
         open_log: the log, given how many of its bytes are to be kept.
         show: progress: steps done, all steps, a text.
         say: a line that stays.
@@ -53,7 +54,7 @@ class Job:
     seed: int
     scratch: Path
     parallel: Parallel
-    save_best: Callable[[TensorFiles, dict[str, float]], None]
+    save_best: Callable[[TensorFiles, dict[str, float], int], None]
     open_log: Callable[[int], StageLog]
     show: Callable[[int, int, str], None]
     say: Callable[[str], None]
@@ -227,7 +228,7 @@ class Trainer:
             job.say(f"validation after step {done}: " + ", ".join(f"{name} {loss:.3f}" for name, loss in found.items()))
             values = [value for *_, value in self.history()][1:]
             if values and values[-1] < min(values[:-1], default=math.inf):
-                job.save_best(trained_tensors(self.model), found)
+                job.save_best(trained_tensors(self.model), found, self.done)
         before, self.course = self.course, self.follow()
         if self.course != before:
             at = f"after step {self.course.num_steps} of at most {self.plan.num_steps}"

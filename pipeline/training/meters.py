@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.device import matrix_flops, peak_memory
+from pipeline.curriculum.plan import Step
 from pipeline.model.cad_mllm import Batch, CadMllmModel
 from pipeline.model.flops import FlopCount
-from pipeline.training.plan import Step
+from pipeline.runtime.device import matrix_flops, peak_memory
 
 GIB = 1 << 30
 

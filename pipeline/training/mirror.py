@@ -14,13 +14,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from pipeline.atomic import write_text
-from pipeline.errors import UserError
-from pipeline.params import MODALITIES, CurriculumStage, Params
-from pipeline.training.checkpoint_folder import LOG
-from pipeline.training.curriculum import objective
-from pipeline.training.retention import lineage_chain, text_retention
-from pipeline.training.tracking import Line, read_log
+from pipeline.curriculum.log import Line, read_log
+from pipeline.curriculum.retention import lineage_chain, text_retention
+from pipeline.curriculum.schedule import objective
+from pipeline.model.checkpoint_folder import LOG
+from pipeline.runtime.atomic import write_text
+from pipeline.runtime.errors import UserError
+from pipeline.settings.params import MODALITIES, CurriculumStage, Params
 
 if TYPE_CHECKING:
     from pipeline.training.parallel import Parallel

@@ -5,10 +5,10 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
-from pipeline.errors import UserError
 from pipeline.model.cad_mllm import CadMllmModel
-from pipeline.params import CurriculumStage, Training
-from pipeline.training.parallel import whole
+from pipeline.model.checkpoint import whole
+from pipeline.runtime.errors import UserError
+from pipeline.settings.params import CurriculumStage, Training
 
 
 def make_optimizer(

@@ -13,11 +13,11 @@ from torch import Tensor, distributed, nn
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
-from pipeline import interrupt
-from pipeline.device import choose_device, shared_device
-from pipeline.errors import UserError
 from pipeline.model.cad_mllm import CadMllmModel
-from pipeline.params import Training
+from pipeline.runtime import interrupt
+from pipeline.runtime.device import choose_device, shared_device
+from pipeline.runtime.errors import UserError
+from pipeline.settings.params import Training
 
 T = TypeVar("T")
 
@@ -174,14 +174,6 @@ def _checked(device: str) -> torch.device:
         if _local_rank() > 0:
             raise SystemExit(1) from None
         raise
-
-
-def whole(tensor: Tensor) -> Tensor:
-    """A tensor in one piece, also where its shards are on several processes; all of them must ask."""
-    from torch.distributed.tensor import DTensor
-
-    full: Tensor = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-    return full.detach()
 
 
 def sharded_like(tensor: Tensor, parameter: Tensor) -> Tensor:

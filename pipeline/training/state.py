@@ -11,11 +11,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pipeline.atomic import atomic_folder, write_text
 from pipeline.model.cad_mllm import CadMllmModel
-from pipeline.training.checkpoint import TensorFiles, load_trained, read_tensors
-from pipeline.training.checkpoint_folder import TENSOR_FILES, read_json
-from pipeline.training.parallel import Parallel, sharded_like, whole
+from pipeline.model.checkpoint import TensorFiles, load_trained, read_tensors, whole
+from pipeline.model.checkpoint_folder import TENSOR_FILES, read_json
+from pipeline.runtime.atomic import atomic_folder, write_text
+from pipeline.training.parallel import Parallel, sharded_like
 
 TENSORS, POSITION = "state.safetensors", "position.json"
 

@@ -4,16 +4,17 @@ from contextlib import closing
 
 import torch
 
-from pipeline import interrupt
-from pipeline.device import autocast
-from pipeline.errors import UserError
+from pipeline.curriculum.data import TrainingData
+from pipeline.curriculum.plan import Example
+from pipeline.curriculum.schedule import views_for
 from pipeline.model.cad_mllm import CadMllmModel
-from pipeline.params import CurriculumStage, Training
-from pipeline.prefetch import prefetch
-from pipeline.training.batches import TrainingData
-from pipeline.training.curriculum import uniform, views_for
+from pipeline.runtime import interrupt
+from pipeline.runtime.device import autocast
+from pipeline.runtime.errors import UserError
+from pipeline.runtime.prefetch import prefetch
+from pipeline.runtime.seeds import uniform
+from pipeline.settings.params import CurriculumStage, Training
 from pipeline.training.parallel import Parallel
-from pipeline.training.plan import Example
 
 
 @torch.no_grad()

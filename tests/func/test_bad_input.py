@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.cad import omnicad, synthesis
+from pipeline.cad.omnicad import documents
+from pipeline.cad.parts import synthesis
 from pipeline.shards.manifest import Manifest, read_rejects
 from tests.func.conftest import make_project
 
@@ -54,7 +55,7 @@ def write_dataset(folder, count):
         part = synthesis.make_part(0, number, tuple(synthesis.FAMILIES))
         path = folder / f"json/{entry}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(omnicad.dumps(part.program))
+        path.write_text(documents.dumps(part.program))
         rows.append({"id": entry, "text caption": part.caption})
     (folder / "txt").mkdir()
     (folder / "txt/0000.json").write_text(json.dumps(rows))

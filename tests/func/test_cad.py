@@ -5,14 +5,15 @@ import shutil
 
 import pytest
 
-from pipeline.cad import omnicad, synthesis
+from pipeline.cad.omnicad import documents
+from pipeline.cad.parts import synthesis
 from tests.conftest import shared
 from tests.func.conftest import Project
 
 
 @pytest.fixture
 def empty(tmp_path):
-    (tmp_path / "part.json").write_text(omnicad.dumps(synthesis.make_part(0, 3, ("flange",)).program))
+    (tmp_path / "part.json").write_text(documents.dumps(synthesis.make_part(0, 3, ("flange",)).program))
     project = Project(tmp_path)
     del project.env["PYTHONPATH"]  # the installed package
     return project

@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.cad import omnicad, synthesis
-from pipeline.params import load
+from pipeline.cad.omnicad import documents
+from pipeline.cad.parts import synthesis
+from pipeline.curriculum.place import find_stage
+from pipeline.evaluation.setup import measuring
+from pipeline.settings.params import load
 from pipeline.shards.manifest import Manifest, read_rejects
 from pipeline.shards.reader import ShardReader
-from stages.evaluate import measuring
-from stages.train import find_stage
 from tests.conftest import shared
 from tests.func.conftest import Project, make_project
 from tests.func.test_interruption import contents, kill_when, scratch_has
@@ -49,7 +50,7 @@ class Raw:
         entry = self.id(number)
         path = self.folder / f"json/{entry}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(omnicad.dumps(part.program))
+        path.write_text(documents.dumps(part.program))
         self._caption({**self.captions(), entry: caption or part.caption})
 
     def remove(self, number: int) -> None:

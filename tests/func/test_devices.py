@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-import pipeline.device
+import pipeline.runtime.device
 import pipeline.training.parallel
 import stages.train
-from pipeline import interrupt
+from pipeline.runtime import interrupt
 from pipeline.shards.reader import ShardReader
 from tests.func.test_training import losses
 
@@ -18,7 +18,7 @@ from tests.func.test_training import losses
 @pytest.fixture
 def on_gpu(copy, gpu, monkeypatch):
     """The finished project, whose stages run on the GPU from now on."""
-    for module in (pipeline.device, pipeline.training.parallel):
+    for module in (pipeline.runtime.device, pipeline.training.parallel):
         monkeypatch.setattr(module, "choose_device", lambda _: gpu)
     copy.leave_inputs_alone()
     return copy

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from pipeline.training.tracking import read_log
+from pipeline.curriculum.log import read_log
 from tests.func.wandb_files import wandb_runs
 
 

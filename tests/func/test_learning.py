@@ -4,16 +4,16 @@ import pytest
 import torch
 from ruamel.yaml import YAML
 
-from pipeline import params
+from pipeline.curriculum.data import TrainingData
+from pipeline.curriculum.log import StageLog
+from pipeline.curriculum.plan import Example
+from pipeline.curriculum.schedule import views_for
 from pipeline.evaluation.evaluate import Evaluator, Setting
-from pipeline.params import CurriculumStage
+from pipeline.settings import params
+from pipeline.settings.params import CurriculumStage
 from pipeline.shards.reader import ShardReader
-from pipeline.training.batches import TrainingData
-from pipeline.training.curriculum import views_for
 from pipeline.training.loop import Job, Trainer
 from pipeline.training.parallel import Parallel
-from pipeline.training.plan import Example
-from pipeline.training.tracking import StageLog
 from tests.func.conftest import make_project
 
 pytestmark = pytest.mark.xdist_group("learning")  # one process makes the project that these tests share
@@ -53,7 +53,8 @@ def learn(folder, combination, monkeypatch, scratch, blind=False):
         grammar, before training, after it, and after it with too little room for the longer half; and the share that
         has room.
     """
-    from stages.train import Place, make_model
+    from pipeline.curriculum.place import Place
+    from pipeline.training.session import make_model
 
     monkeypatch.chdir(folder)
     p = params.load()

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from pipeline.cad import omnicad, synthesis
-from pipeline.evaluation.summary import stage_summary
+from pipeline.cad.omnicad import documents
+from pipeline.cad.parts import synthesis
+from pipeline.metrics.summary import stage_summary
 from pipeline.shards.manifest import Manifest
 from pipeline.shards.reader import ShardReader, read_index
 from tests.conftest import shared
@@ -226,12 +227,12 @@ def json_of(output):
 
 def test_a_program_can_be_gone_on_from(done, tmp_path):
     start, whole = tmp_path / "start.json", tmp_path / "whole.json"
-    start.write_text(omnicad.dumps(synthesis.make_part(0, 4, ("stepped_shaft",)).program))
-    steps = len(omnicad.loads(start.read_bytes()).extrudes)
+    start.write_text(documents.dumps(synthesis.make_part(0, 4, ("stepped_shaft",)).program))
+    steps = len(documents.loads(start.read_bytes()).extrudes)
     command = ("generate", "a shaft", "--start", str(start), "--out", str(whole), "--max-tokens", "40")
     done.call(*command)
     done.call("generate", "a shaft", "--start", str(start), "--steps", "1", "--out", str(tmp_path / "1.json"))
-    found = omnicad.loads(whole.read_bytes()).extrudes
+    found = documents.loads(whole.read_bytes()).extrudes
     assert len(found) >= steps
     given = json_of(done.call("metrics", str(start), str(start), "--json"))
     assert given["metrics"]["volumetric_iou"]["mean"] == pytest.approx(1)
@@ -277,7 +278,7 @@ def test_metrics_of_files_and_folders(done, tmp_path):
         for side in ("true", "predicted"):
             (tmp_path / side).mkdir(exist_ok=True)
             part = synthesis.make_part(0, number if side == "true" else 9, (name,))
-            (tmp_path / side / f"{name}.json").write_text(omnicad.dumps(part.program))
+            (tmp_path / side / f"{name}.json").write_text(documents.dumps(part.program))
     step, stl = tmp_path / "plate.step", tmp_path / "plate.stl"
     for target in (step, stl):
         done.call("cad", "convert", str(tmp_path / "true/plate.json"), str(target))

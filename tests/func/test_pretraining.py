@@ -7,9 +7,9 @@ import pytest
 import torch
 from ruamel.yaml import YAML
 
-from pipeline.cad.grammar import Grammar
+from pipeline.cad.language.grammar import Grammar
 from pipeline.model.cad_mllm import CadMllmModel
-from pipeline.params import load
+from pipeline.settings.params import load
 from pipeline.shards.reader import ShardReader
 from pipeline.shards.seen import read_seen
 from tests.func.conftest import make_project

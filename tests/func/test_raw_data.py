@@ -7,9 +7,10 @@ import zipfile
 import numpy as np
 import pytest
 
-from pipeline.cad import omnicad, synthesis
+from pipeline.cad.omnicad import documents
+from pipeline.cad.parts import synthesis
+from pipeline.settings.yaml_files import read_yaml
 from pipeline.shards.reader import ShardReader, read_index
-from pipeline.yaml_files import read_yaml
 from tests.func.conftest import Project, make_project
 
 pytestmark = pytest.mark.xdist_group("raw_data")  # one process makes the project that these tests share
@@ -26,7 +27,7 @@ def add_models(folder, number, count=6):
         part = synthesis.make_part(number, index, ("washer", "plate"))
         path = folder / f"json/{entry}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(omnicad.dumps(part.program))
+        path.write_text(documents.dumps(part.program))
         rows.append({"id": entry, "text caption": f"{part.caption} Number {index}."})
     (folder / "txt").mkdir(exist_ok=True)
     (folder / f"txt/{number:04d}.json").write_text(json.dumps(rows))

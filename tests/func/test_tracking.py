@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from pipeline.training.tracking import read_log
+from pipeline.curriculum.log import read_log
 from tests.func.test_interruption import contents
 from tests.func.test_pipeline import LISTENS, STAGES
 from tests.func.wandb_files import wandb_runs

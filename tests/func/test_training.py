@@ -12,7 +12,7 @@ import psutil
 import pytest
 from safetensors.numpy import load_file
 
-from pipeline.training.tracking import read_log
+from pipeline.curriculum.log import read_log
 from tests.func.conftest import Project
 
 FILES = ("adapter_model", "projectors", "vocabulary")

@@ -8,11 +8,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from pipeline import params, yaml_files
-from pipeline.cad.grammar import Grammar
-from pipeline.encoders.weights import build_models
+from pipeline.cad.language.grammar import Grammar
 from pipeline.model.cad_mllm import CadMllmModel
-from pipeline.training.batches import Inputs, tokenise_prompts
+from pipeline.model.inputs import Inputs, tokenise_prompts
+from pipeline.settings import params, yaml_files
+from pipeline.weights.resolve import build_models
 
 ROOT = Path(__file__).resolve().parents[2]
 GRAMMAR = Grammar(8)
@@ -27,7 +27,7 @@ def smoke():
 def _compose():
     import os
 
-    from pipeline import presets
+    from pipeline.settings import presets
 
     before = Path.cwd()
     os.chdir(ROOT)

@@ -6,14 +6,14 @@ import json
 import pytest
 import torch
 
-from pipeline.device import DTYPES, autocast
-from pipeline.errors import UserError
 from pipeline.generation.constrained import GrammarProcessor
 from pipeline.generation.generate import Decoding, generate_tokens, score
 from pipeline.generation.pretrained import CadMllm
 from pipeline.model.cad_mllm import CadMllmModel
-from pipeline.training.batches import Inputs, collate
-from pipeline.training.checkpoint import CheckpointConfig, load_checkpoint
+from pipeline.model.checkpoint import CheckpointConfig, load_checkpoint
+from pipeline.model.inputs import Inputs, collate
+from pipeline.runtime.device import DTYPES, autocast
+from pipeline.runtime.errors import UserError
 from tests.unit.conftest import GRAMMAR, inputs
 from tests.unit.test_model import save
 

@@ -7,16 +7,17 @@ import numpy as np
 import pytest
 import trimesh
 
-from pipeline.cad import kernel, synthesis
-from pipeline.cad.clouds import DENSE, normalise_points, read_array, read_text
-from pipeline.cad.distances import chamfer
-from pipeline.cad.files import ConvertTask, convert
-from pipeline.cad.program import Frame
-from pipeline.cad.sampling import sample_surface
-from pipeline.cad.scans import read_scan
-from pipeline.data.draw import normalised_mesh
-from pipeline.errors import RejectError, UserError
+from pipeline.cad.exchange.files import ConvertTask, convert
+from pipeline.cad.exchange.scans import read_scan
+from pipeline.cad.language.program import Frame
+from pipeline.cad.parts import synthesis
+from pipeline.cad.solids import kernel
+from pipeline.cad.solids.clouds import DENSE, normalise_points, read_array, read_text
+from pipeline.cad.solids.distances import chamfer
+from pipeline.cad.solids.sampling import sample_surface
 from pipeline.generation.inputs import read_inputs
+from pipeline.geometry.draw import normalised_mesh
+from pipeline.runtime.errors import RejectError, UserError
 
 PROGRAM = synthesis.make_part(0, 0, ("flange",)).program
 NUM_POINTS = 2048
@@ -162,7 +163,7 @@ def test_what_takes_long_is_said_before_it(tmp_path, monkeypatch, capsys):
     cloud, said = np.random.default_rng(0).random((100, 3)), []
     np.save(tmp_path / "scan.npy", cloud)
     for function, expected in (("read_array", 1), ("normalise_points", 2)):
-        monkeypatch.setattr(f"pipeline.cad.scans.{function}", lambda *_: 1 / 0)
+        monkeypatch.setattr(f"pipeline.cad.exchange.scans.{function}", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             read_scan(tmp_path / "scan.npy", NUM_POINTS, said.append)
         assert len(said) == expected
@@ -250,7 +251,7 @@ def test_what_is_no_scan_is_told(tmp_path):
 
 def test_a_mesh_that_is_too_large_is_told(tmp_path, monkeypatch):
     trimesh.creation.box().export(tmp_path / "box.stl")
-    monkeypatch.setattr("pipeline.cad.files.MAX_MESH_BYTES", 500)
+    monkeypatch.setattr("pipeline.cad.exchange.files.MAX_MESH_BYTES", 500)
     with pytest.raises(RejectError, match=r"unreadable_file.*box.stl is larger than"):
         read_scan(tmp_path / "box.stl", NUM_POINTS)
 

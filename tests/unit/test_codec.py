@@ -7,13 +7,25 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.cad import omnicad, synthesis
-from pipeline.cad.codec import Codec
-from pipeline.cad.grammar import Grammar, State
-from pipeline.cad.program import Arc, CadProgram, Circle, Extent, ExtentKind, Extrude, Line, Loop, Operation, Profile
-from pipeline.cad.shapes import circle, extrude, rectangle, rounded, symmetric, two_sided
-from pipeline.cad.tokens import FINE, NUM_COMMANDS, TOKEN, GrammarError
-from pipeline.errors import RejectError
+from pipeline.cad.language.codec import Codec
+from pipeline.cad.language.grammar import Grammar, State
+from pipeline.cad.language.program import (
+    Arc,
+    CadProgram,
+    Circle,
+    Extent,
+    ExtentKind,
+    Extrude,
+    Line,
+    Loop,
+    Operation,
+    Profile,
+)
+from pipeline.cad.language.tokens import FINE, NUM_COMMANDS, TOKEN, GrammarError
+from pipeline.cad.omnicad import documents
+from pipeline.cad.parts import synthesis
+from pipeline.cad.parts.shapes import circle, extrude, rectangle, rounded, symmetric, two_sided
+from pipeline.runtime.errors import RejectError
 
 BITS = st.integers(6, 12)
 
@@ -43,7 +55,7 @@ def test_every_grammatical_sequence_ends_in_time_and_decodes(bits, seed, budget)
     program = codec.decode(tokens)
     assert program.extrudes
     # What is written can be read by others, and by us.
-    assert omnicad.loads(omnicad.dumps(program)).num_curves == program.num_curves
+    assert documents.loads(documents.dumps(program)).num_curves == program.num_curves
 
 
 @settings(max_examples=60, deadline=None)
@@ -52,7 +64,7 @@ def test_encoding_is_a_fixed_point(bits, number):
     codec = Codec(bits)
     part = synthesis.make_part(1, number, tuple(synthesis.FAMILIES)).program
     scale = max(abs(x) for e in part.extrudes for s in e.sketches for x in s.plane.origin) + 0.15
-    from pipeline.cad.program import Frame
+    from pipeline.cad.language.program import Frame
 
     tokens = codec.encode(part.normalised(Frame((0.0, 0.0, 0.0), scale)))
     state = State()
@@ -201,11 +213,11 @@ def test_thin_parts_keep_a_fine_step_of_thickness():
 
 def test_real_models_encode_to_a_fixed_point(real_models):
     """In an approximate frame: the exact one needs the kernel."""
-    from pipeline.cad.program import Frame
+    from pipeline.cad.language.program import Frame
 
     codec = Codec(8)
     for path in real_models:
-        program = omnicad.loads(path.read_bytes())
+        program = documents.loads(path.read_bytes())
         points = [
             sketch.plane.to_world(point, height)
             for extrude_ in program.extrudes

@@ -6,14 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.cad import omnicad, synthesis
-from pipeline.data.corpus import build_corpus
-from pipeline.data.dataset import Dataset, base_model
-from pipeline.data.geometry import build_geometry
-from pipeline.data.prepare import model_id, read_texts
-from pipeline.errors import UserError
-from pipeline.params import parse
-from pipeline.presets import compose
+from pipeline.cad.omnicad import documents
+from pipeline.cad.omnicad.dataset import Dataset, base_model
+from pipeline.cad.parts import synthesis
+from pipeline.corpus.build import build_corpus
+from pipeline.corpus.prepare import model_id, read_texts
+from pipeline.geometry.build import build_geometry
+from pipeline.runtime.errors import UserError
+from pipeline.settings.params import parse
+from pipeline.settings.presets import compose
 from pipeline.shards.manifest import read_rejects
 from pipeline.shards.reader import INDEX, ShardReader
 from tests.unit.test_raw_files import IDS, make, pack
@@ -36,7 +37,7 @@ def test_prefixes_join_the_train_split_alone(tmp_path):
     plain, whole = build(tmp_path / "plain", 0)
     counts, samples = build(tmp_path / "prefixes", 2)
     known = {sample["id"]: shard.partition("-")[0] for shard, sample in whole}
-    programs = {sample["id"]: omnicad.from_document(sample["program"]) for _, sample in samples}
+    programs = {sample["id"]: documents.from_document(sample["program"]) for _, sample in samples}
     added = [(shard, sample) for shard, sample in samples if sample["id"] not in known]
     assert len(added) > 5
     assert counts["accepted"] == plain["accepted"] + len(added)
@@ -62,7 +63,7 @@ def test_a_model_replaced_while_the_stage_runs_is_the_one_that_was_read(tmp_path
         entry = model_id(f"0000/{number:08d}", program)
         path = tmp_path / f"raw/json/{entry}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(omnicad.dumps(program))
+        path.write_text(documents.dumps(program))
         captions.append({"id": entry, "text caption": "x"})
     (tmp_path / "raw/txt").mkdir()
     (tmp_path / "raw/txt/0000.json").write_text(json.dumps(captions))
@@ -77,7 +78,7 @@ def test_a_model_replaced_while_the_stage_runs_is_the_one_that_was_read(tmp_path
 
     def replace_all(*_):
         for path in files:
-            path.write_text(omnicad.dumps(synthesis.make_part(1, 0, ("washer",)).program))
+            path.write_text(documents.dumps(synthesis.make_part(1, 0, ("washer",)).program))
 
     left_alone = build("left_alone", lambda *_: None)
     assert build("replaced", replace_all) == left_alone

@@ -7,9 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import params, presets
-from pipeline.params import CurriculumStage, EarlyStopping, parse
-from pipeline.training.curriculum import (
+from pipeline.curriculum.plan import Lengths, StagePlan, cut
+from pipeline.curriculum.schedule import (
     Course,
     combination_for,
     course,
@@ -21,9 +20,10 @@ from pipeline.training.curriculum import (
     views_for,
     without,
 )
+from pipeline.settings import params, presets
+from pipeline.settings.params import CurriculumStage, EarlyStopping, parse
+from pipeline.settings.yaml_files import plain
 from pipeline.training.meters import Tally
-from pipeline.training.plan import Lengths, StagePlan, cut
-from pipeline.yaml_files import plain
 
 PARAMS = params.load(Path(__file__).resolve().parents[2] / "presets" / "quickstart.yaml")
 STAGE = PARAMS.curriculum["stage3_all"].model_copy(update={"epochs": 1})

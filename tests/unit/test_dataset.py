@@ -8,14 +8,15 @@ from collections import Counter
 
 import pytest
 
-from pipeline.cad import omnicad, synthesis
-from pipeline.data.corpus import assign_splits, make_synthetic_zip
-from pipeline.data.dataset import Dataset, base_model
-from pipeline.errors import RejectError, UserError
-from pipeline.params import Data, Split
+from pipeline.cad.omnicad import documents
+from pipeline.cad.omnicad.dataset import Dataset, base_model
+from pipeline.cad.parts import synthesis
+from pipeline.corpus.build import assign_splits, make_synthetic_zip
+from pipeline.runtime.errors import RejectError, UserError
+from pipeline.settings.params import Data, Split
 from pipeline.shards.manifest import read_rejects, write_rejects
 
-MODEL = omnicad.dumps(synthesis.make_part(0, 0, ("washer",)).program)
+MODEL = documents.dumps(synthesis.make_part(0, 0, ("washer",)).program)
 
 
 def write(folder, models, captions):

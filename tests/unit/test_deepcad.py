@@ -10,8 +10,8 @@ import math
 import numpy as np
 import pytest
 
-from pipeline.cad import omnicad
-from pipeline.cad.program import Arc, Circle, ExtentKind, Line, Operation
+from pipeline.cad.language.program import Arc, Circle, ExtentKind, Line, Operation
+from pipeline.cad.omnicad import documents
 from tests.conftest import shared
 
 LINE, ARC, CIRCLE, EOS, SOL, EXTRUDE = range(6)
@@ -83,7 +83,7 @@ def test_the_same_curves_and_extrusions():
         document = json.loads((models / f"{name}.json").read_bytes())
         box = document["properties"]["bounding_box"]
         scale = MODEL_HALF / max(abs(box[end][axis]) for end in ("min_point", "max_point") for axis in "xyz")
-        program = omnicad.from_document(document)
+        program = documents.from_document(document)
         ours = [
             (extrude, sketch, profile)
             for extrude in program.extrudes

@@ -7,22 +7,22 @@ import pytest
 import torch
 from PIL import Image
 
-import pipeline.device
-from pipeline.cad.codec import Codec
-from pipeline.device import DTYPES, autocast, choose_device, matrix_flops, shared_device
-from pipeline.encoders.weights import SHIPPED
-from pipeline.errors import UserError
+import pipeline.runtime.device
+from pipeline.cad.language.codec import Codec
 from pipeline.generation.generate import Decoding, generate_tokens, score
 from pipeline.generation.prompt import Encoders
 from pipeline.model import cad_mllm
 from pipeline.model.cad_mllm import CadMllmModel
-from pipeline.params import ImageFeatures, PointFeatures
+from pipeline.model.checkpoint import load_checkpoint
+from pipeline.model.inputs import Inputs, collate
 from pipeline.planning import measure
-from pipeline.resolved import ENCODERS, read_models
-from pipeline.training.batches import Inputs, collate
-from pipeline.training.checkpoint import load_checkpoint
+from pipeline.runtime.device import DTYPES, autocast, choose_device, matrix_flops, shared_device
+from pipeline.runtime.errors import UserError
+from pipeline.settings.params import ImageFeatures, PointFeatures
+from pipeline.settings.resolved import ENCODERS, read_models
 from pipeline.training.optimizer import clip_gradients, make_optimizer
 from pipeline.training.parallel import Parallel
+from pipeline.weights.resolve import SHIPPED
 from tests.unit.conftest import DETAILS, GRAMMAR, inputs
 from tests.unit.test_model import save
 
@@ -235,7 +235,7 @@ def test_a_plan_measures_passes_of_the_size_that_work_has(smoke, gpu, monkeypatc
         return 1.0
 
     monkeypatch.setattr(measure, "fastest_s", once)
-    monkeypatch.setattr(pipeline.device, "fastest_s", once)
+    monkeypatch.setattr(pipeline.runtime.device, "fastest_s", once)
     cpu = torch.device("cpu")
     images, clouds = smoke.features.image.batch_size, smoke.features.point_cloud.batch_size
     assert measure._points_seconds(smoke, cpu) == 1

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from pipeline import params, presets, yaml_files
-from stages import doctor
+from pipeline.settings import params, presets, yaml_files
 from stages.cli import app
+from stages.tools import doctor
 
 GIB = 1 << 30
 

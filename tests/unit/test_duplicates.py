@@ -6,19 +6,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pipeline.cad import omnicad, synthesis
-from pipeline.cad.program import Frame
-from pipeline.data.corpus import build_corpus, drawn_split
-from pipeline.data.dataset import Entry
-from pipeline.data.duplicates import known_to_training
-from pipeline.data.prepare import PrepareTask, model_id, prepare
-from pipeline.encoders.weights import SHIPPED, local_sources
-from pipeline.errors import UserError
-from pipeline.params import Split, parse
-from pipeline.presets import compose
+from pipeline.cad.language.program import Frame
+from pipeline.cad.omnicad import documents
+from pipeline.cad.omnicad.dataset import Entry
+from pipeline.cad.parts import synthesis
+from pipeline.corpus.build import build_corpus, drawn_split
+from pipeline.corpus.duplicates import known_to_training
+from pipeline.corpus.prepare import PrepareTask, model_id, prepare
+from pipeline.runtime.errors import UserError
+from pipeline.settings.params import Split, parse
+from pipeline.settings.presets import compose
 from pipeline.shards.manifest import Manifest, read_rejects
 from pipeline.shards.reader import read_index
 from pipeline.shards.seen import SEEN, read_seen, write_seen
+from pipeline.weights.resolve import SHIPPED, local_sources
 
 SPLIT = Split(validation=0.25, test=0.25)
 
@@ -28,7 +29,7 @@ def program(number, seed=0, family="washer"):
 
 
 def hash_of(given, bits=8):
-    task = PrepareTask(Entry("0000/00000000_00001", "x"), omnicad.dumps(given).encode(), bits, 0.025, 512)
+    task = PrepareTask(Entry("0000/00000000_00001", "x"), documents.dumps(given).encode(), bits, 0.025, 512)
     return prepare(task)["program_hash"]
 
 
@@ -63,7 +64,7 @@ def write_dataset(folder, programs):
         entry = model_id(f"0000/{number:08d}", given)
         path = folder / f"json/{entry}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(omnicad.dumps(given))
+        path.write_text(documents.dumps(given))
         captions.append({"id": entry, "text caption": "x"})
     (folder / "txt").mkdir()
     (folder / "txt/0000.json").write_text(json.dumps(captions))

@@ -13,16 +13,16 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoImageProcessor, AutoModel
 
-from pipeline.data.features import READERS, make_shard
-from pipeline.encoders import weights
 from pipeline.encoders.dinov2 import DinoV2Encoder
 from pipeline.encoders.michelangelo import MichelangeloConfig, MichelangeloEncoder
 from pipeline.encoders.tensors import read_tensors
-from pipeline.encoders.weights import build_models, local_hashes
-from pipeline.errors import UserError
-from pipeline.params import Models
-from pipeline.resolved import read_models
+from pipeline.features.build import READERS, make_shard
+from pipeline.runtime.errors import UserError
+from pipeline.settings.params import Models
+from pipeline.settings.resolved import read_models
 from pipeline.shards.seen import read_seen, write_seen
+from pipeline.weights import resolve as weights
+from pipeline.weights.resolve import build_models, local_hashes
 from tests.conftest import FIXTURES, shared
 
 TINY = MichelangeloConfig(width=16, num_heads=2, num_layers=2, num_latents=3)

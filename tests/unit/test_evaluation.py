@@ -10,27 +10,29 @@ import pytest
 from OCP.BRepAlgoAPI import BRepAlgoAPI_Common
 from scipy.spatial.distance import cdist
 
-from pipeline.cad import kernel, omnicad, synthesis
-from pipeline.cad.codec import Codec
-from pipeline.cad.distances import chamfer, misfit, to_surface
-from pipeline.cad.files import ConvertTask, convert, tokens_text
-from pipeline.cad.mesh import flat_mesh, volumetric_iou, watertight
-from pipeline.cad.program import CadProgram, Frame, Profile
-from pipeline.cad.sampling import sample_surface
-from pipeline.cad.sandbox import Sandbox
-from pipeline.cad.shapes import circle, extrude, rectangle, symmetric
-from pipeline.data.draw import normalised_mesh
-from pipeline.errors import RejectError, UserError
-from pipeline.evaluation.assess import AssessTask, CompareTask, assess, compare_files
-from pipeline.evaluation.charts import disturbance_chart, line_chart, running_mean
-from pipeline.evaluation.compare import compare_pairs, summary
+from pipeline.cad.exchange.files import ConvertTask, convert, tokens_text
+from pipeline.cad.language.codec import Codec
+from pipeline.cad.language.program import CadProgram, Frame, Profile
+from pipeline.cad.omnicad import documents
+from pipeline.cad.parts import synthesis
+from pipeline.cad.parts.shapes import circle, extrude, rectangle, symmetric
+from pipeline.cad.solids import kernel
+from pipeline.cad.solids.distances import chamfer, misfit, to_surface
+from pipeline.cad.solids.mesh import flat_mesh, volumetric_iou, watertight
+from pipeline.cad.solids.sampling import sample_surface
+from pipeline.cad.solids.sandbox import Sandbox
 from pipeline.evaluation.evaluate import bounds, packed
-from pipeline.evaluation.gallery import gallery, meshes_json
-from pipeline.evaluation.geometry import Body, cloud_metrics, compare, no_answer_metrics
-from pipeline.evaluation.pairs import pairs
 from pipeline.evaluation.robustness import noisy, table, thinned, turned
-from pipeline.evaluation.sequence import commands, sequence_accuracy
-from pipeline.evaluation.statistics import OF_SOLIDS, interval, summarise
+from pipeline.geometry.draw import normalised_mesh
+from pipeline.metrics.assess import AssessTask, CompareTask, assess, compare_files
+from pipeline.metrics.compare import compare_pairs, summary
+from pipeline.metrics.geometry import Body, cloud_metrics, compare, no_answer_metrics
+from pipeline.metrics.pairs import pairs
+from pipeline.metrics.sequence import commands, sequence_accuracy
+from pipeline.metrics.statistics import OF_SOLIDS, interval, summarise
+from pipeline.report.charts import disturbance_chart, line_chart, running_mean
+from pipeline.report.gallery import gallery, meshes_json
+from pipeline.runtime.errors import RejectError, UserError
 
 PLATE = CadProgram((extrude("top", [Profile(rectangle(2, 2), (circle(0.8),))], symmetric(0.2)),))
 BAR = CadProgram((extrude("top", rectangle(2, 0.2), symmetric(1)),))
@@ -267,7 +269,7 @@ def folders(tmp_path):
     for name, program in {"a": PLATE, "b": BAR, "c": part(1)}.items():
         for side in ("true", "predicted"):
             (tmp_path / side).mkdir(exist_ok=True)
-            (tmp_path / side / f"{name}.json").write_text(omnicad.dumps(program))
+            (tmp_path / side / f"{name}.json").write_text(documents.dumps(program))
     (tmp_path / "predicted" / "b.json").write_text("{}")
     (tmp_path / "predicted" / "c.json").unlink()
     return tmp_path / "predicted", tmp_path / "true"
@@ -312,9 +314,9 @@ def test_a_true_file_that_cannot_be_used_is_told(folders):
 
 
 def test_a_scaled_and_moved_copy_is_wrong_unless_it_is_aligned(tmp_path):
-    (tmp_path / "true.json").write_text(omnicad.dumps(PLATE))
+    (tmp_path / "true.json").write_text(documents.dumps(PLATE))
     moved = CadProgram((extrude("top", [Profile(rectangle(4, 4, 3), (circle(1.6, 3),))], symmetric(0.4)),))
-    (tmp_path / "moved.json").write_text(omnicad.dumps(moved))
+    (tmp_path / "moved.json").write_text(documents.dumps(moved))
     files = tmp_path / "moved.json", tmp_path / "true.json"
     plain, aligned = (compare_files(CompareTask(*files, 1000, 0, align))["metrics"] for align in (False, True))
     assert plain["chamfer_l1_mean"] > 5 * aligned["chamfer_l1_mean"]

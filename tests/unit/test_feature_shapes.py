@@ -14,17 +14,17 @@ import torch
 from PIL import Image
 from transformers import AutoConfig, AutoModel, BitImageProcessorPil
 
-from pipeline import params, presets, yaml_files
-from pipeline.data.features import build_features, make_featurizer
 from pipeline.encoders.dinov2 import DinoV2Encoder
 from pipeline.encoders.michelangelo import MichelangeloConfig, MichelangeloEncoder
-from pipeline.encoders.weights import SHIPPED, build_models
-from pipeline.params import ImageFeatures, PointFeatures
+from pipeline.features.build import build_features, make_featurizer
+from pipeline.features.verify import verify_folder
 from pipeline.planning import sizes
+from pipeline.settings import params, presets, yaml_files
+from pipeline.settings.params import ImageFeatures, PointFeatures
 from pipeline.shards import embeddings
 from pipeline.shards.manifest import Manifest
-from pipeline.shards.verify import verify_folder
 from pipeline.shards.writer import encode_array, write_shard
+from pipeline.weights.resolve import SHIPPED, build_models
 from tests.conftest import ROOT
 from tests.unit.test_encoders import models, quiet
 

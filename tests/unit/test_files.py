@@ -8,10 +8,7 @@ import struct
 import numpy as np
 import pytest
 
-from pipeline.cad import draft, kernel, omnicad, synthesis
-from pipeline.cad.codec import TOLERANCE
-from pipeline.cad.describe import describe, sentence
-from pipeline.cad.files import (
+from pipeline.cad.exchange.files import (
     CheckTask,
     ConvertTask,
     WriteOptions,
@@ -20,13 +17,18 @@ from pipeline.cad.files import (
     read_program,
     read_surface,
 )
-from pipeline.cad.formats import StepSchema, check_pair
-from pipeline.cad.mesh import Surface, closed, merge_vertices, volumetric_iou, watertight
-from pipeline.cad.program import CadProgram, Profile
-from pipeline.cad.shapes import circle, extrude, rectangle, rounded, symmetric
-from pipeline.cad.step import read_step
-from pipeline.errors import RejectError, UserError
-from stages.cad import DEFAULT_TOLERANCE
+from pipeline.cad.exchange.formats import StepSchema, check_pair
+from pipeline.cad.exchange.step import read_step
+from pipeline.cad.language.codec import TOLERANCE
+from pipeline.cad.language.program import CadProgram, Profile
+from pipeline.cad.omnicad import documents
+from pipeline.cad.parts import draft, synthesis
+from pipeline.cad.parts.describe import describe, sentence
+from pipeline.cad.parts.shapes import circle, extrude, rectangle, rounded, symmetric
+from pipeline.cad.solids import kernel
+from pipeline.cad.solids.mesh import Surface, closed, merge_vertices, volumetric_iou, watertight
+from pipeline.runtime.errors import RejectError, UserError
+from stages.tools.cad import DEFAULT_TOLERANCE
 
 FLANGE = synthesis.make_part(0, 0, ("flange",)).program
 
@@ -179,4 +181,4 @@ def test_the_command_line_and_the_codec_have_one_default():
 def test_omnicad_json_is_formatted_as_the_dataset_is(folder):
     text = (folder / "part.json").read_text()
     assert text == json.dumps(json.loads(text), indent=1)
-    assert omnicad.loads(text) == FLANGE
+    assert documents.loads(text) == FLANGE

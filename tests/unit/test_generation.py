@@ -6,20 +6,21 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.cad import kernel, synthesis
-from pipeline.cad.codec import Codec
-from pipeline.cad.mesh import volumetric_iou, watertight
-from pipeline.cad.program import Frame
-from pipeline.cad.sampling import sample_surface
-from pipeline.cad.sandbox import Sandbox
-from pipeline.cad.tokens import TOKEN, GrammarError
-from pipeline.data.draw import DEFLECTION
-from pipeline.errors import RejectError, UserError
+from pipeline.cad.language.codec import Codec
+from pipeline.cad.language.program import Frame
+from pipeline.cad.language.tokens import TOKEN, GrammarError
+from pipeline.cad.parts import synthesis
+from pipeline.cad.solids import kernel
+from pipeline.cad.solids.mesh import volumetric_iou, watertight
+from pipeline.cad.solids.sampling import sample_surface
+from pipeline.cad.solids.sandbox import Sandbox
 from pipeline.generation.constrained import GrammarProcessor
 from pipeline.generation.decoding import Decoding
 from pipeline.generation.generate import generate_tokens, score
 from pipeline.generation.select import build_candidate, select
-from pipeline.training.batches import collate
+from pipeline.geometry.draw import DEFLECTION
+from pipeline.model.inputs import collate
+from pipeline.runtime.errors import RejectError, UserError
 from tests.unit.conftest import GRAMMAR, inputs
 
 CODEC = Codec(8)

@@ -5,14 +5,16 @@ import math
 import numpy as np
 import pytest
 
-from pipeline.cad import kernel, omnicad, synthesis
-from pipeline.cad.draft import CUT, INTERSECT, JOIN
-from pipeline.cad.program import CadProgram, Frame, Profile
-from pipeline.cad.rendering import VIEW_DIRECTIONS, encode_png, read_image, render_views
-from pipeline.cad.sampling import sample_surface
-from pipeline.cad.shapes import circle, extrude, rectangle, rounded, symmetric, two_sided
-from pipeline.data.draw import normalised_mesh
-from pipeline.errors import RejectError
+from pipeline.cad.language.program import CadProgram, Frame, Profile
+from pipeline.cad.omnicad import documents
+from pipeline.cad.parts import synthesis
+from pipeline.cad.parts.draft import CUT, INTERSECT, JOIN
+from pipeline.cad.parts.shapes import circle, extrude, rectangle, rounded, symmetric, two_sided
+from pipeline.cad.solids import kernel
+from pipeline.cad.solids.rendering import VIEW_DIRECTIONS, encode_png, read_image, render_views
+from pipeline.cad.solids.sampling import sample_surface
+from pipeline.geometry.draw import normalised_mesh
+from pipeline.runtime.errors import RejectError
 
 
 def volume(*extrudes):
@@ -58,7 +60,7 @@ def test_real_models_make_solids_that_match_their_box(real_models):
     matches = 0
     for path in small:
         data = path.read_bytes()
-        low, high = kernel.bounding_box(kernel.build(omnicad.loads(data)))
+        low, high = kernel.bounding_box(kernel.build(documents.loads(data)))
         box = json.loads(data)["properties"]["bounding_box"]
         size = max(high[i] - low[i] for i in range(3))
         off = max(

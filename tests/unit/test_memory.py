@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline import memory
-from pipeline.data import features
-from pipeline.errors import UserError
 from pipeline.evaluation import robustness
-from pipeline.model import cad_mllm
-from pipeline.training import checkpoint
+from pipeline.features import build as features
+from pipeline.model import cad_mllm, checkpoint
+from pipeline.runtime.errors import UserError
+from pipeline.settings import memory
 from tests.unit.conftest import GRAMMAR
 
 

@@ -5,12 +5,12 @@ from types import SimpleNamespace
 import pytest
 import wandb
 
-from pipeline.errors import UserError
-from pipeline.interrupt import Interrupted
-from pipeline.training.checkpoint_folder import LOG
+from pipeline.curriculum.log import StageLog
+from pipeline.model.checkpoint_folder import LOG
+from pipeline.runtime.errors import UserError
+from pipeline.runtime.interrupt import Interrupted
 from pipeline.training.mirror import Mirror, experiment, mirror_evaluation, steps_of
 from pipeline.training.parallel import Parallel
-from pipeline.training.tracking import StageLog
 
 ANCESTORS = {
     "stage": "stage2_text_pc",

@@ -8,22 +8,22 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
-from pipeline.cad import synthesis
-from pipeline.cad.codec import Codec
-from pipeline.cad.program import Frame
-from pipeline.cad.tokens import TOKEN
-from pipeline.device import autocast
-from pipeline.encoders.weights import build_models
-from pipeline.errors import RejectError, UserError
-from pipeline.fingerprint import sha256_folder
+from pipeline.cad.language.codec import Codec
+from pipeline.cad.language.program import Frame
+from pipeline.cad.language.tokens import TOKEN
+from pipeline.cad.parts import synthesis
 from pipeline.generation.decoding import Decoding
 from pipeline.generation.generate import generate_tokens
 from pipeline.model.cad_mllm import CadMllmModel
-from pipeline.training.batches import Inputs, collate, tokenise_prompts
-from pipeline.training.checkpoint import load_checkpoint, save_checkpoint, trained_tensors
+from pipeline.model.checkpoint import load_checkpoint, save_checkpoint, trained_tensors
+from pipeline.model.inputs import Inputs, collate, tokenise_prompts
+from pipeline.runtime.device import autocast
+from pipeline.runtime.errors import RejectError, UserError
+from pipeline.runtime.fingerprint import sha256_folder
 from pipeline.training.optimizer import make_optimizer
 from pipeline.training.parallel import Parallel
 from pipeline.training.state import Position, collect_moments, load_state, save_state, set_moments
+from pipeline.weights.resolve import build_models
 from tests.unit.conftest import DETAILS, GRAMMAR, inputs
 
 

@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
-from pipeline.cad import kernel, synthesis
-from pipeline.cad.occupancy import sample_occupancy
-from pipeline.cad.program import Frame
-from pipeline.cad.rays import RayScene
+from pipeline.cad.language.program import Frame
+from pipeline.cad.parts import synthesis
+from pipeline.cad.solids import kernel
+from pipeline.cad.solids.occupancy import sample_occupancy
+from pipeline.cad.solids.rays import RayScene
 
 
 def normalised(family, number):

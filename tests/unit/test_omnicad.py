@@ -6,9 +6,10 @@ import math
 
 import pytest
 
-from pipeline.cad import omnicad, synthesis
-from pipeline.cad.program import Arc, Extent, ExtentKind, Operation
-from pipeline.errors import RejectError
+from pipeline.cad.language.program import Arc, Extent, ExtentKind, Operation
+from pipeline.cad.omnicad import documents
+from pipeline.cad.parts import synthesis
+from pipeline.runtime.errors import RejectError
 
 
 def part(number=0, family="l_bracket"):
@@ -16,17 +17,17 @@ def part(number=0, family="l_bracket"):
 
 
 def document(number=0, family="l_bracket"):
-    return omnicad.to_document(part(number, family))
+    return documents.to_document(part(number, family))
 
 
 def test_real_files_survive_the_way_there_and_back(real_models):
     for path in real_models:
-        program = omnicad.loads(path.read_bytes())
-        assert omnicad.loads(omnicad.dumps(program)) == program, path.name
+        program = documents.loads(path.read_bytes())
+        assert documents.loads(documents.dumps(program)) == program, path.name
 
 
 def test_unused_profiles_are_dropped_and_all_operations_read(real_models):
-    operations = {e.operation for path in real_models for e in omnicad.loads(path.read_bytes()).extrudes}
+    operations = {e.operation for path in real_models for e in documents.loads(path.read_bytes()).extrudes}
     assert {Operation.NEW, Operation.JOIN, Operation.CUT} <= operations
 
 
@@ -34,7 +35,7 @@ def test_unused_profiles_are_dropped_and_all_operations_read(real_models):
 def test_synthetic_parts_survive_the_way_there_and_back(family):
     for number in range(4):
         program = part(number, family)
-        assert omnicad.loads(omnicad.dumps(program)) == program
+        assert documents.loads(documents.dumps(program)) == program
 
 
 def square(curves):
@@ -55,7 +56,7 @@ def line(x0, y0, x1, y1):
 
 def test_curves_are_chained_head_to_tail():
     curves = [line(0, 0, 1, 0), line(1, 1, 1, 0), line(1, 1, 0, 1), line(0, 0, 0, 1)]
-    loop = omnicad.from_document(square(curves)).extrudes[0].sketches[0].profiles[0].outer
+    loop = documents.from_document(square(curves)).extrudes[0].sketches[0].profiles[0].outer
     for edge, following in zip(loop.edges, loop.edges[1:] + loop.edges[:1], strict=True):
         assert edge.end == following.start
     assert abs(loop.signed_area) == pytest.approx(1.0)
@@ -63,7 +64,7 @@ def test_curves_are_chained_head_to_tail():
 
 def test_open_loops_are_rejected():
     with pytest.raises(RejectError, match="open_loop"):
-        omnicad.from_document(square([line(0, 0, 1, 0), line(1, 0, 1, 1), line(1, 1, 0, 0.5)]))
+        documents.from_document(square([line(0, 0, 1, 0), line(1, 0, 1, 1), line(1, 1, 0, 0.5)]))
 
 
 @pytest.mark.parametrize("swapped", [False, True])
@@ -82,7 +83,7 @@ def test_an_arc_turns_from_its_reference_vector_whatever_its_normal_and_end_poin
         "normal": {"x": 0.0, "y": 0.0, "z": -1.0},
     }
     doc = square([arc, line(0, 1, 0, 0), line(0, 0, 1, 0)])
-    loop = omnicad.from_document(doc).extrudes[0].sketches[0].profiles[0].outer
+    loop = documents.from_document(doc).extrudes[0].sketches[0].profiles[0].outer
     middle = next(edge for edge in loop.edges if isinstance(edge, Arc)).at(0.5)
     assert middle == pytest.approx((math.sqrt(0.5), math.sqrt(0.5)))
 
@@ -94,7 +95,7 @@ def test_the_largest_loop_is_the_outer_one():
             profile["loops"].reverse()
             for loop in profile["loops"]:
                 loop["is_outer"] = True
-    profile = omnicad.from_document(doc).extrudes[0].sketches[0].profiles[0]
+    profile = documents.from_document(doc).extrudes[0].sketches[0].profiles[0]
     assert profile.outer.signed_area > profile.holes[0].signed_area
 
 
@@ -136,7 +137,7 @@ def damaged(change):
 )
 def test_what_is_not_supported_is_rejected_by_name(change, reason):
     with pytest.raises(RejectError, match=reason):
-        omnicad.loads(damaged(change))
+        documents.loads(damaged(change))
 
 
 @pytest.mark.parametrize(
@@ -146,4 +147,4 @@ def test_what_is_not_supported_is_rejected_by_name(change, reason):
 )  # fmt: skip
 def test_damaged_files_are_rejected_by_name(data, reason):
     with pytest.raises(RejectError, match=reason):
-        omnicad.loads(data)
+        documents.loads(data)

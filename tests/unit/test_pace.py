@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import params
-from pipeline.evaluation.behaviour import behaviour, in_words
-from pipeline.params import EarlyStopping
-from pipeline.training.pace import Pace, flat_loss_advice, new_modalities, paces
+from pipeline.curriculum.pace import Pace, flat_loss_advice, new_modalities, paces
+from pipeline.report.behaviour import behaviour, in_words
+from pipeline.settings import params
+from pipeline.settings.params import EarlyStopping
 
 PARAMS = params.load(Path(__file__).resolve().parents[2] / "presets" / "quickstart.yaml")
 STAGES = tuple(PARAMS.curriculum)

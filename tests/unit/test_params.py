@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from pipeline import params, presets, yaml_files
-from pipeline.errors import UserError
+from pipeline.runtime.errors import UserError
+from pipeline.settings import params, presets, yaml_files
 from stages.cli import app
 
 ROOT = Path(__file__).resolve().parents[2]

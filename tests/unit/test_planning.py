@@ -7,10 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline import params, presets, yaml_files
-from pipeline.cad import omnicad, synthesis
-from pipeline.errors import UserError
-from pipeline.params import Model
+from pipeline.cad.omnicad import documents
+from pipeline.cad.parts import synthesis
 from pipeline.planning.measure import Rates, measure
 from pipeline.planning.plan import alternatives, plan
 from pipeline.planning.sizes import (
@@ -22,6 +20,9 @@ from pipeline.planning.sizes import (
     shard_counts,
     shards_bytes,
 )
+from pipeline.runtime.errors import UserError
+from pipeline.settings import params, presets, yaml_files
+from pipeline.settings.params import Model
 from pipeline.shards import embeddings
 from pipeline.shards.writer import write_shard
 
@@ -76,7 +77,7 @@ def test_a_dataset_of_which_nothing_can_be_used_is_told(tmp_path, spoiled):
     for number in range(0 if spoiled == "no model" else 2):
         entry, part = f"0000/{number:08d}_00001", synthesis.make_part(0, number, ("washer",))
         rows.append({"id": entry, "text caption": "" if spoiled == "each caption" else part.caption})
-        text = "{}" if spoiled == "each program" else omnicad.dumps(part.program)
+        text = "{}" if spoiled == "each program" else documents.dumps(part.program)
         (source / f"json/{entry}.json").write_text(text)
         if spoiled == "each cloud":
             (source / f"pcd/{entry}.npy").write_bytes(b"junk")

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from pipeline.cad.codec import Codec
-from pipeline.cad.grammar import State
-from pipeline.cad.planar import cross_or_touch
-from pipeline.cad.tokens import FINE_OFFSETS, NUM_COMMANDS, TOKEN
+from pipeline.cad.language.codec import Codec
+from pipeline.cad.language.grammar import State
+from pipeline.cad.language.planar import cross_or_touch
+from pipeline.cad.language.tokens import FINE_OFFSETS, NUM_COMMANDS, TOKEN
 from pipeline.generation.decoding import Decoding
 from pipeline.generation.generate import generate_tokens
 from pipeline.generation.profiles import Drawing, SimpleProfiles

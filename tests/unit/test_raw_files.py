@@ -13,15 +13,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.cad import omnicad, synthesis
-from pipeline.cad.program import Frame
-from pipeline.cad.sandbox import Sandbox
-from pipeline.data.dataset import Dataset
-from pipeline.data.draw import draw
-from pipeline.data.geometry import draw_task
-from pipeline.data.raw_files import NoDatasetError
-from pipeline.errors import RejectError, UserError
-from pipeline.params import Geometry
+from pipeline.cad.language.program import Frame
+from pipeline.cad.omnicad import documents
+from pipeline.cad.omnicad.dataset import Dataset
+from pipeline.cad.omnicad.raw_files import NoDatasetError
+from pipeline.cad.parts import synthesis
+from pipeline.cad.solids.sandbox import Sandbox
+from pipeline.geometry.build import draw_task
+from pipeline.geometry.draw import draw
+from pipeline.runtime.errors import RejectError, UserError
+from pipeline.settings.params import Geometry
 
 PROGRAM = synthesis.make_part(0, 0, ("washer",)).program
 IDS = [f"{folder:04d}/{number:08d}_00001" for folder in range(2) for number in range(folder * 3, folder * 3 + 3)]
@@ -35,7 +36,7 @@ def make(folder: Path) -> Path:
             (folder / kind / entry).parent.mkdir(parents=True, exist_ok=True)
             path = folder / kind / f"{entry}.{suffix}"
             if kind == "json":
-                path.write_text(omnicad.dumps(PROGRAM))
+                path.write_text(documents.dumps(PROGRAM))
             else:
                 np.save(path, rng.normal(size=(300, 3)))
     (folder / "txt").mkdir()
@@ -245,7 +246,7 @@ def test_a_damaged_zip_costs_what_is_damaged(tmp_path, method):
     dataset = Dataset(path)
     with pytest.raises(RejectError, match=f"unreadable_file: json/{IDS[0]}.json"):
         dataset.read(f"json/{IDS[0]}.json")
-    assert dataset.read(f"json/{IDS[1]}.json") == omnicad.dumps(PROGRAM).encode()
+    assert dataset.read(f"json/{IDS[1]}.json") == documents.dumps(PROGRAM).encode()
 
 
 def test_a_zip_cannot_claim_less_than_it_unpacks_to(tmp_path):
@@ -292,7 +293,7 @@ def test_other_contents_are_another_version(tmp_path):
         versions.append(version())
     (made / f"pcd/{IDS[0]}.npy").unlink()
     versions += [version(), version(pack(made, tmp_path / "x.zip"))]
-    (made / f"json/{IDS[0]}.json").write_text(omnicad.dumps(PROGRAM) + "\n")
+    (made / f"json/{IDS[0]}.json").write_text(documents.dumps(PROGRAM) + "\n")
     versions.append(version(pack(made, tmp_path / "x.zip")))
     assert len(set(versions)) == len(versions) - 1
 
@@ -318,7 +319,7 @@ def test_a_worker_opens_its_own_files_alone(tmp_path, kind):
     path = made if kind == "folder" else pack(made, tmp_path / "Omni-CAD.zip")
     dataset = Dataset(path)
     frame = Frame((0.0, 0.0, 0.0), 1.0)
-    sample = {"id": IDS[4], "program": omnicad.to_document(PROGRAM), "frame": {"centre": frame.centre, "scale": 1.0}}
+    sample = {"id": IDS[4], "program": documents.to_document(PROGRAM), "frame": {"centre": frame.centre, "scale": 1.0}}
     task = draw_task(dataset, sample, Geometry(num_points=64, num_views=1, image_size=32), 0)
     if kind == "zip":  # its directory is at the end: a worker that wants it finds none
         os.truncate(path, task.own_points.member.offset + task.own_points.member.packed + 200)
@@ -336,7 +337,7 @@ def test_views_are_known_by_their_number(tmp_path):
     (made / "img/0000").mkdir(parents=True)
     for view in (0, 1, 3, 2):
         Image.new("L", (32, 32), 60 * view).save(made / f"img/{IDS[0]}_{view:03d}.png")
-    sample = {"id": IDS[0], "program": omnicad.to_document(PROGRAM), "frame": {"centre": (0, 0, 0), "scale": 1.0}}
+    sample = {"id": IDS[0], "program": documents.to_document(PROGRAM), "frame": {"centre": (0, 0, 0), "scale": 1.0}}
 
     def shown(wanted):
         task = draw_task(Dataset(made), sample, Geometry(num_points=64, num_views=wanted, image_size=32), 0)

@@ -3,8 +3,8 @@
 import json
 import os
 
-from pipeline.fingerprint import sha256_folder
-from pipeline.resolved import MANIFEST, identity, model_sha256
+from pipeline.runtime.fingerprint import sha256_folder
+from pipeline.settings.resolved import MANIFEST, identity, model_sha256
 
 
 def test_a_model_is_hashed_once(tmp_path):

@@ -8,9 +8,10 @@ import time
 
 import pytest
 
-from pipeline.cad import kernel, synthesis
-from pipeline.cad.sandbox import Failure, Sandbox
-from pipeline.errors import RejectError
+from pipeline.cad.parts import synthesis
+from pipeline.cad.solids import kernel
+from pipeline.cad.solids.sandbox import Failure, Sandbox
+from pipeline.runtime.errors import RejectError
 from tests.conftest import ROOT
 
 
@@ -95,7 +96,7 @@ def test_a_pool_serves_several_maps_and_stops_its_workers():
 def test_a_script_can_give_a_function_of_its_own(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
-        "from pipeline.cad.sandbox import Sandbox\n"
+        "from pipeline.cad.solids.sandbox import Sandbox\n"
         "def double(item):\n    return 2 * item\n"
         "if __name__ == '__main__':\n"
         "    with Sandbox(double, 2, 10, 256) as sandbox:\n        print(list(sandbox.map(range(5))))\n"

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import webdataset
 
-from pipeline.atomic import atomic_folder, atomic_open, exclusive
-from pipeline.errors import UserError
+from pipeline.features.verify import verify_folder
+from pipeline.runtime.atomic import atomic_folder, atomic_open, exclusive
+from pipeline.runtime.errors import Reject, UserError
 from pipeline.shards import embeddings
-from pipeline.shards.manifest import Manifest, Reject, read_rejects, write_rejects
+from pipeline.shards.manifest import Manifest, read_rejects, write_rejects
 from pipeline.shards.reader import ShardReader
 from pipeline.shards.stream import stream
-from pipeline.shards.verify import verify_folder
 from pipeline.shards.writer import encode_array, encode_json, write_shard
 
 

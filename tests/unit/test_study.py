@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import params, presets, study, yaml_files
-from pipeline.errors import UserError
-from pipeline.study import collect, markdown, trials, write_plot
+from pipeline.report import study
+from pipeline.report.study import collect, markdown, trials, write_plot
+from pipeline.runtime.errors import UserError
+from pipeline.settings import params, presets, yaml_files
 
 ROOT = Path(__file__).resolve().parents[2]
 

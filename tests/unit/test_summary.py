@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.evaluation.summary import stage_summary, summary
+from pipeline.metrics.summary import stage_summary, summary
 
 ROOT = Path(__file__).resolve().parents[2]
 WIDTH = 140

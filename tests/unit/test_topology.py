@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import trimesh
 
-from pipeline.cad.files import read_surface
-from pipeline.errors import RejectError
-from pipeline.evaluation.assess import CompareTask, compare_files
-from pipeline.evaluation.intersections import Triangles, collinear, meet
-from pipeline.evaluation.topology import merged_figures, repair, topology
+from pipeline.cad.exchange.files import read_surface
+from pipeline.metrics.assess import CompareTask, compare_files
+from pipeline.metrics.intersections import Triangles, collinear, meet
+from pipeline.metrics.topology import merged_figures, repair, topology
+from pipeline.runtime.errors import RejectError
 from tests.conftest import FIXTURES
 
 FIGURES = FIXTURES / "topology"

@@ -10,15 +10,15 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from pipeline.errors import UserError
+from pipeline.curriculum.log import StageLog, read_log
+from pipeline.curriculum.retention import lineage_chain, text_retention
 from pipeline.model.flops import FlopCount
 from pipeline.model.fused import fuse
+from pipeline.model.inputs import collate
 from pipeline.model.loss import cross_entropy_sum
 from pipeline.model.vocabulary import TextEmbedding
-from pipeline.training.batches import collate
+from pipeline.runtime.errors import UserError
 from pipeline.training.complexity import participation_ratio
-from pipeline.training.retention import lineage_chain, text_retention
-from pipeline.training.tracking import StageLog, read_log
 from tests.unit.conftest import inputs
 
 

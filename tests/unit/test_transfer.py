@@ -6,10 +6,10 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from pipeline.data.corpus import EmptySplitError, build_corpus, drawn_split
-from pipeline.data.dataset import no_real_models, real_path
+from pipeline.cad.omnicad.dataset import no_real_models, real_path
+from pipeline.corpus.build import EmptySplitError, build_corpus, drawn_split
 from pipeline.evaluation.transfer import SPLIT, prepare_real
-from pipeline.params import Params, Split
+from pipeline.settings.params import Params, Split
 from pipeline.shards.manifest import Manifest
 from pipeline.shards.reader import read_index
 from pipeline.shards.seen import read_seen, write_seen
@@ -120,7 +120,7 @@ def test_where_all_was_trained_on_this_is_why_none_is_measured(tmp_path, trained
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(stage, "find_trained", lambda *_: None)
     monkeypatch.setattr(stage, "_measure", lambda *_: prepare(trained, tmp_path))
-    monkeypatch.setattr("pipeline.params.load", lambda: trained)
+    monkeypatch.setattr("pipeline.settings.params.load", lambda: trained)
     found = CliRunner().invoke(app, ["transfer"])
     assert found.exit_code == 0, found.output
     assert (tmp_path / "metrics/transfer.json").read_text() == "{}\n"

@@ -2,8 +2,8 @@
 
 import pytest
 
-from pipeline.data.raw_files import inner_links
-from pipeline.data.watched import unwatched
+from pipeline.cad.omnicad.raw_files import inner_links
+from pipeline.cad.omnicad.watched import unwatched
 from tests.unit.test_raw_files import linked_folders_and_files, linked_parts, make, one_down, pack, whole_link
 
 

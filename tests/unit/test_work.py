@@ -2,10 +2,12 @@
 
 import pytest
 
-from pipeline import work
-from pipeline.shards.manifest import Manifest, Reject
+from pipeline.runtime.errors import Reject
+from pipeline.runtime.scratch import BLOCK, Journal
+from pipeline.shards import building
+from pipeline.shards.building import SHARDS, FinishedShard, publish_shards, shard_by_shard
+from pipeline.shards.manifest import Manifest
 from pipeline.shards.writer import write_shard
-from pipeline.work import BLOCK, SHARDS, FinishedShard, Journal, publish_shards, shard_by_shard
 
 
 def test_a_journal_finds_records_whatever_was_done_before_and_between(tmp_path):
@@ -69,7 +71,7 @@ def test_a_kill_while_shards_are_published_costs_none_of_them(tmp_path, monkeypa
 
     make.made = []
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(work, step, killed)
+        patch.setattr(building, step, killed)
         published()
     published()
     assert make.made == ["a.tar", "b.tar"]

@@ -1,0 +1,63 @@
+"""Which files hold what, by their suffix, and what is wrong with a path: known before anything is loaded."""
+
+import os
+from enum import StrEnum
+from pathlib import Path
+
+from pipeline.runtime.errors import UserError
+
+PROGRAMS = (".json", ".tokens")
+SOLIDS = (".step", ".stp")
+MESHES = (".stl", ".ply", ".obj", ".glb")
+PICTURES = (".png",)
+READABLE = PROGRAMS + SOLIDS + MESHES
+WRITABLE = READABLE + PICTURES
+ARRAYS = (".npy", ".npz")
+TEXTS = (".xyz", ".pts", ".txt", ".csv")
+SCANS = ARRAYS + TEXTS + MESHES + SOLIDS  # what points are taken from
+
+
+class StepSchema(StrEnum):
+    """Application protocols of STEP that CAD systems read."""
+
+    AP214 = "AP214IS"
+    AP242 = "AP242DIS"
+
+
+def check_file(path: Path, suffixes: tuple[str, ...] = ()) -> None:
+    """Raise ``UserError`` where a path is no file, or has none of the suffixes that are asked for."""
+    if suffixes and path.suffix.lower() not in suffixes:
+        raise UserError(f"{path}: one of {', '.join(suffixes)} is needed")
+    if not path.is_file():
+        raise UserError(f"{path} does not exist, or is no file")
+    if not os.access(path, os.R_OK):
+        raise UserError(f"{path} cannot be read: permission denied")
+
+
+def check_program(path: Path) -> None:
+    """Raise ``UserError`` where a path is no file that holds a program."""
+    check_file(path, READABLE)
+    if path.suffix.lower() not in PROGRAMS:
+        raise UserError(f"{path}: only {' and '.join(PROGRAMS)} hold a program")
+
+
+def check_writable(path: Path) -> None:
+    """Raise ``UserError`` where a path names no format that we write, or cannot be written."""
+    if path.suffix.lower() not in WRITABLE:
+        raise UserError(f"{path}: one of {', '.join(WRITABLE)} is needed")
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise UserError(f"{path.parent} is not a folder")
+    if path.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        raise UserError(f"{path} cannot be written: {'it is a folder' if path.is_dir() else 'permission denied'}")
+
+
+def check_pair(source: Path, target: Path) -> None:
+    """Raise ``UserError`` for a conversion that there is no way to do."""
+    check_file(source, READABLE)
+    check_writable(target)
+    kind, wanted = source.suffix.lower(), target.suffix.lower()
+    if wanted in PROGRAMS and kind not in PROGRAMS:
+        raise UserError(f"{source}: a program cannot be read off a finished shape; only {', '.join(PROGRAMS)} hold one")
+    if wanted in SOLIDS and kind in MESHES:
+        raise UserError(f"{source}: triangles make no exact solid; only {', '.join(PROGRAMS + SOLIDS)} can be {wanted}")

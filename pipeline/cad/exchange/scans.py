@@ -1,0 +1,131 @@
+"""What a part looks like from a user's own file or array: points with normals in the normalised frame.
+
+Clouds are taken as they are, meshes and STEP are sampled as the solids of the corpus are. Numbers are metres, in STEP
+whatever unit it says.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.cad.exchange.files import DEFLECTION, read_triangles
+from pipeline.cad.exchange.formats import ARRAYS, SCANS, SOLIDS, TEXTS, check_file
+from pipeline.cad.language.program import Frame
+from pipeline.cad.solids.clouds import check_normals, normalise_points, read_array, read_text
+from pipeline.cad.solids.mesh import Mesh, Surface, flat_mesh
+from pipeline.cad.solids.sampling import sample_surface
+from pipeline.cad.solids.sandbox import Failure, Sandbox
+from pipeline.runtime.errors import RejectError
+
+TIMEOUT_S, MEMORY_MIB = 60.0, 4096  # of a STEP file
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """Points of a part.
+
+    Attributes:
+        points: (N, 6) float32, xyz and unit normal in the normalised frame.
+        frame: the part's own.
+    """
+
+    points: np.ndarray
+    frame: Frame
+
+
+@dataclass(frozen=True, slots=True)
+class SampleTask:
+    """A STEP file of which points are drawn."""
+
+    path: Path
+    num_points: int
+
+
+def silent(_: str) -> None:
+    """Say nothing."""
+
+
+def read_scan(source: str | Path | np.ndarray, num_points: int, say: Callable[[str], None] = silent) -> Scan:
+    """The points in an array or a file: a cloud, a mesh or STEP.
+
+    Args:
+        source: (N, 3), (N, 6) with normals, or a file of ``SCANS``; PLY and OBJ without triangles are clouds.
+        num_points: drawn from a surface.
+        say: gets what is done: what takes long before it begins, and what was taken.
+
+    Raises:
+        UserError: there is no such file, or it is of another kind. RejectError: what is in it cannot be used.
+    """
+    if isinstance(source, np.ndarray):
+        return _cloud(source, "points", say)
+    path = Path(source)
+    check_file(path, SCANS)
+    say(f"reading {path}")
+    suffix = path.suffix.lower()
+    if suffix in ARRAYS:
+        return _cloud(read_array(path.read_bytes(), str(path)), str(path), say)
+    if suffix in TEXTS:
+        return _cloud(read_text(path.read_bytes(), str(path)), str(path), say)
+    if suffix in SOLIDS:
+        return _solid(path, num_points, say)
+    found = read_triangles(path)
+    if isinstance(found, np.ndarray):
+        return _cloud(found, str(path), say)
+    surface = _outward(found.normalised(found.frame))
+    points = sample_surface(flat_mesh(surface), num_points, seed=0)
+    say(f"{path}: {len(surface.triangles):,} triangles, {num_points:,} points drawn from them")
+    return Scan(points, found.frame)
+
+
+def _cloud(raw: np.ndarray, name: str, say: Callable[[str], None]) -> Scan:
+    if raw.ndim == 2 and raw.shape[1] == 3:
+        say(f"{name}: {len(raw):,} points without normals, estimating them")
+    try:
+        check_normals(raw)
+        points = normalise_points(raw)
+    except RejectError as error:
+        raise RejectError(error.reason, f"{name}: {error.detail}") from error
+    say(f"{name}: {len(points):,} of {len(raw):,} points taken")
+    low, high = (tuple(end(raw[:, :3], axis=0).tolist()) for end in (np.min, np.max))
+    return Scan(points, Frame.of_box(low, high))
+
+
+def _outward(surface: Surface) -> Surface:
+    """The surface with its triangles counter-clockwise from outside; of several bodies each, where some are not."""
+    import trimesh
+
+    joined: Any = trimesh.Trimesh(surface.vertices, surface.triangles)  # its vertices are merged
+    if not joined.is_winding_consistent:
+        trimesh.repair.fix_normals(joined, multibody=True)
+        surface = Surface(np.asarray(joined.vertices), np.asarray(joined.faces, np.int64))
+    if surface.volume < 0:  # inside out
+        surface = Surface(surface.vertices, surface.triangles[:, ::-1])
+    return surface
+
+
+def _solid(path: Path, num_points: int, say: Callable[[str], None]) -> Scan:
+    with Sandbox(sample_step, 1, TIMEOUT_S, MEMORY_MIB) as sandbox:
+        result = next(sandbox.map([SampleTask(path.resolve(), num_points)]))
+    if isinstance(result, Failure):
+        raise RejectError(result.reason, f"{path}: {result.detail}")
+    points, frame = result
+    say(f"{path}: a solid, {num_points:,} points drawn from its surface")
+    return Scan(points, frame)
+
+
+def sample_step(task: SampleTask) -> tuple[np.ndarray, Frame]:
+    """Points on a STEP file's shape in its normalised frame, and that. Run it in a sandbox.
+
+    Raises:
+        RejectError: it cannot be read, or has no surface.
+    """
+    from pipeline.cad.exchange.step import read_step
+    from pipeline.cad.solids import kernel
+
+    shape = read_step(task.path)
+    frame = Frame.of_box(*kernel.bounding_box(shape))
+    mesh: Mesh = kernel.tessellate(shape, DEFLECTION * frame.scale).normalised(frame)
+    return sample_surface(mesh, task.num_points, seed=0), frame

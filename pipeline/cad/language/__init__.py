@@ -1,0 +1,1 @@
+"""The CAD language: programs, their tokens, the grammar, and the codec between them."""

@@ -1,0 +1,1 @@
+"""Omni-CAD as published: its models' JSON, its folders and zips."""

@@ -1,0 +1,198 @@
+"""Omni-CAD as published, a folder or a zip read in place: captions, models, and where there, clouds and images."""
+
+import functools
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.cad.omnicad.raw_files import NoDatasetError, RawFile, open_raw, view_name
+from pipeline.runtime.errors import Reject, RejectError, UserError
+from pipeline.settings.params import Data, Params
+
+ID = re.compile(r"[A-Za-z0-9]+/[A-Za-z0-9]+_[0-9]+")
+MODEL = re.compile(r"[^/]+/[^/]+\.json")
+SURROGATE = re.compile("[\ud800-\udfff]")  # half a character: JSON can name it, UTF-8 cannot write it
+SYNTHETIC_ZIP = "synthetic-omnicad.zip"
+SPLIT_FILE = "raw_train_test_split.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One caption with its model."""
+
+    id: str
+    caption: str
+
+    @property
+    def key(self) -> str:
+        """The sample's key in shards: the id without its slash."""
+        return self.id.replace("/", "")
+
+
+def base_model(entry_id: str) -> str:
+    """The base model that an id is a version or prefix of: ``0000/00000071_00005`` -> ``0000/00000071``."""
+    return entry_id.rpartition("_")[0]
+
+
+class Dataset:
+    """What is below the dataset's root.
+
+    Raises:
+        UserError: the path is not Omni-CAD, and what was looked for.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._files = open_raw(path)
+
+    @property
+    def root(self) -> Path:
+        """The folder with ``json/`` and ``txt/``, or the zip."""
+        return self._files.root
+
+    def read(self, name: str) -> bytes:
+        """One file's bytes.
+
+        Raises:
+            RejectError: ``unreadable_file``.
+        """
+        file = self._files.find(name)
+        if file is None:
+            raise RejectError("unreadable_file", f"{name} does not exist")
+        return file.read()
+
+    def check(self) -> None:
+        """See that what was read is of the dataset as it was opened.
+
+        Raises:
+            UserError: its zip is another one now.
+        """
+        self._files.check()
+
+    def entries(self) -> tuple[list[Entry], list[Reject]]:
+        """Captions that have a model, in order of id, and what does not fit together.
+
+        Every caption and every model is in exactly one of the two.
+        """
+        entries: dict[str, Entry] = {}
+        rejects: list[Reject] = []
+        models: set[str] = set()
+        for name in self._files.names("json", 1):
+            if MODEL.fullmatch(name):
+                models.add(name.removesuffix(".json"))
+            elif name.endswith("/") or name.lower().endswith(".json"):
+                rejects.append(Reject(f"json/{name}", "corpus", "misplaced", "a model is json/<folder>/<id>.json"))
+        seen: set[str] = set()
+        for name in self._files.names("txt", 0):
+            if not name.endswith(".json"):
+                continue
+            for position, row in enumerate(self._captions(f"txt/{name}", rejects)):
+                checked = _check_caption(row, f"txt/{name}[{position}]", models, seen)
+                if isinstance(checked, Reject):
+                    rejects.append(checked)
+                else:
+                    entries[checked.id] = checked
+                    seen.add(checked.id)
+        captioned = seen | {reject.id for reject in rejects}
+        rejects += [Reject(model, "corpus", "caption_missing") for model in sorted(models - captioned)]
+        return [entries[key] for key in sorted(entries)], rejects
+
+    def _captions(self, name: str, rejects: list[Reject]) -> Iterable[Any]:
+        try:
+            rows = json.loads(self.read(name))
+            if not isinstance(rows, list):
+                raise ValueError("not a list")
+        except (ValueError, RecursionError, RejectError) as error:
+            rejects.append(Reject(name, "corpus", "malformed_captions", str(error)))
+            return []
+        return rows
+
+    def published_split(self) -> dict[str, str]:
+        """Base model -> ``train``, ``validation`` or ``test``, where the dataset has its split file."""
+        file = self._files.find(SPLIT_FILE)
+        if file is None:
+            return {}
+        try:
+            document = json.loads(file.read())
+            return {str(base): split for split in ("train", "validation", "test") for base in document.get(split, [])}
+        except (ValueError, AttributeError, TypeError, RejectError) as error:
+            raise UserError(f"{self.path}: {SPLIT_FILE} is damaged: {error}") from error
+
+    def point_file(self, entry_id: str) -> RawFile | None:
+        """The user's own cloud for a model, where there is one."""
+        found = (self._files.find(f"pcd/{entry_id}{suffix}") for suffix in (".npy", ".npz"))
+        return next((file for file in found if file is not None), None)
+
+    def image_files(self, entry_id: str) -> dict[int, RawFile]:
+        """The user's own views of a model by their number, in order; empty where there are none."""
+        found = {view: self._files.find(view_name(entry_id, view)) for view in range(8)}
+        return {view: file for view, file in found.items() if file is not None}
+
+    def own_files(self, entry_id: str) -> list[RawFile]:
+        """The user's own cloud and views of a model, where there are any."""
+        cloud = self.point_file(entry_id)
+        return [*([] if cloud is None else [cloud]), *self.image_files(entry_id).values()]
+
+    def version(self, entries: Iterable[Entry]) -> str:
+        """Sha256 that changes with these captions, models, clouds and views."""
+        digest = hashlib.sha256()
+        for entry in entries:
+            model = self._files.find(f"json/{entry.id}.json")
+            told = [file.told for file in (model, *self.own_files(entry.id)) if file is not None]
+            digest.update(json.dumps([entry.id, entry.caption, told]).encode())
+        return digest.hexdigest()
+
+
+def _check_caption(row: Any, place: str, models: set[str], seen: set[str]) -> Entry | Reject:
+    entry_id = row.get("id") if isinstance(row, dict) else None
+    if not isinstance(entry_id, str) or not ID.fullmatch(entry_id):
+        return Reject(place, "corpus", "bad_id", f"{entry_id!r:.80} is not like 0000/00000071_00005")
+    caption = row.get("text caption")
+    if entry_id in seen:
+        return Reject(entry_id, "corpus", "duplicate_id", place)
+    if not isinstance(caption, str) or not caption.strip() or SURROGATE.search(caption):
+        return Reject(entry_id, "corpus", "bad_caption", f"{caption!r:.80} is not a text")
+    if entry_id not in models:
+        return Reject(entry_id, "corpus", "model_missing", f"json/{entry_id}.json does not exist")
+    return Entry(entry_id, caption.strip())
+
+
+@functools.lru_cache(maxsize=2)
+def open_dataset(path: Path) -> Dataset:
+    """The dataset at ``path``, opened once in each process."""
+    return Dataset(path)
+
+
+def dataset_path(data: Data, corpus: Path) -> Path:
+    """Where the source models are: the user's dataset, or the zip that the corpus stage made."""
+    return Path(data.path) if data.source == "omnicad" else corpus / SYNTHETIC_ZIP
+
+
+def real_path(p: Params) -> Path:
+    """Where the real models of ``transfer.path`` are: of what lies there, Omni-CAD is taken first."""
+    place = Path(p.transfer.path)
+    named = (place / name for name in ("Omni-CAD", "Omni-CAD.zip"))
+    return next((path for path in named if os.path.lexists(path)), place)
+
+
+def no_real_models(p: Params) -> str | None:
+    """Why nothing can be measured on the models at ``transfer.path``; None where it can."""
+    place = f"transfer.path ({p.transfer.path})"
+    try:
+        root = open_dataset(real_path(p).absolute()).root
+    except UserError as error:
+        if not isinstance(error, NoDatasetError) or real_path(p) != Path(p.transfer.path):
+            # Without where the project lies: the report is the same wherever that is.
+            return f"{place}: {str(error).replace(f'{Path.cwd()}/', '')}"
+        if p.data.source == "omnicad":
+            own = "the curriculum is trained on real models, and its own test split measured after each stage"
+            return f"{own}; {place} holds no others"
+        return f"{place} holds no Omni-CAD"
+    if p.data.source == "omnicad" and root.samefile(open_dataset(Path(p.data.path).absolute()).root):
+        return f"{place} is what the curriculum is trained on: its test split is measured after each stage"
+    return None

@@ -1,0 +1,1 @@
+"""Parts that the project makes itself, and words for them."""

@@ -1,0 +1,1 @@
+"""What a program builds: the kernel in its sandbox, meshes, points, pictures."""

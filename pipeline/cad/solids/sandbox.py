@@ -1,0 +1,207 @@
+"""Kernel work in child processes with a time and a memory limit.
+
+Open CASCADE can hang, crash, or take all memory on one bad model. Each task runs in a worker process that
+can be killed: it costs that task alone, which is reported by name, and a fresh worker takes the place.
+"""
+
+import multiprocessing
+import os
+import resource
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from multiprocessing import forkserver
+from multiprocessing.connection import Connection, wait
+from types import ModuleType
+from typing import Any, Generic, TypeVar
+
+from pipeline.runtime.errors import RejectError
+from pipeline.runtime.interrupt import die_with_parent
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+IDLE_MIB = 4096  # address space that the libraries map before any work
+AHEAD = 32  # items for each worker beyond the one whose result is due
+START_TIMEOUT_S = 120.0  # for a worker to come up; a task's own time begins when it has
+READY = "ready"
+PRELOADED = {"pipeline.cad.solids.kernel"}  # what the fork server loads when it starts, once for every worker to come
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a task gave no result: a reject's own code, or ``timeout``, ``out_of_memory``, ``crash``."""
+
+    reason: str
+    detail: str = ""
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def start_server(*modules: str) -> None:
+    """Let the fork server load the kernel and these modules, while the caller does what comes before its first task."""
+    PRELOADED.update(modules)
+    multiprocessing.set_forkserver_preload(sorted(PRELOADED))
+    with _main_hidden():
+        forkserver.ensure_running()
+
+
+@dataclass
+class _Worker:
+    process: Any
+    connection: Connection
+    task: int = -1
+    deadline: float = field(default=float("inf"))
+    ready: bool = False
+
+
+class Sandbox(Generic[T, R]):
+    """A pool of killable workers for one function.
+
+    Args:
+        function: importable by name, or of a script with a main guard; takes an item, returns a picklable result, may
+            raise ``RejectError``.
+        num_workers: processes; the order and content of results do not depend on it.
+        timeout_s: wall-clock seconds for one item.
+        memory_mib: memory that an item may take beyond what the libraries map.
+    """
+
+    def __init__(self, function: Callable[[T], R], num_workers: int, timeout_s: float, memory_mib: int) -> None:
+        self.function = function
+        self.num_workers = num_workers
+        self.timeout_s = timeout_s
+        self.memory_mib = memory_mib
+        self._context = multiprocessing.get_context("forkserver")
+        PRELOADED.add(function.__module__)
+        self._context.set_forkserver_preload(sorted(PRELOADED))
+        self._workers: list[_Worker] = []
+
+    def __enter__(self) -> "Sandbox[T, R]":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for worker in self._workers:
+            _stop(worker)
+        self._workers.clear()
+
+    def map(self, items: Iterable[T]) -> Iterator[R | Failure]:
+        """Results in the order of ``items``; a failure takes the place of the result it prevented."""
+        results: dict[int, R | Failure] = {}
+        source = enumerate(items)
+        given = 0
+        exhausted = False
+        waiting: dict[int, T] = {}
+        for emitted in range(1 << 62):
+            while emitted not in results:
+                # Far enough ahead that one slow item holds up nobody, not so far that results fill the memory.
+                while not exhausted and len(waiting) == 0 and given < emitted + AHEAD * self.num_workers:
+                    pair = next(source, None)
+                    if pair is None:
+                        exhausted = True
+                    else:
+                        waiting[pair[0]] = pair[1]
+                        given += 1
+                        self._assign(waiting)
+                if exhausted and emitted >= given:
+                    return
+                self._collect(results)
+                self._assign(waiting)
+            yield results.pop(emitted)
+
+    def _assign(self, waiting: dict[int, T]) -> None:
+        for number in list(waiting):
+            worker = next((w for w in self._workers if w.task < 0), None)
+            if worker is None and len(self._workers) < self.num_workers:
+                worker = self._start()
+            if worker is None:
+                return
+            worker.connection.send(waiting.pop(number))
+            patience = self.timeout_s if worker.ready else START_TIMEOUT_S
+            worker.task, worker.deadline = number, time.monotonic() + patience
+
+    def _start(self) -> _Worker:
+        ours, theirs = self._context.Pipe()
+        process = self._context.Process(target=_serve, args=(self.function, theirs, self.memory_mib), daemon=True)
+        with nullcontext() if self.function.__module__ == "__main__" else _main_hidden():
+            process.start()
+        theirs.close()
+        worker = _Worker(process, ours)
+        self._workers.append(worker)
+        return worker
+
+    def _collect(self, results: "dict[int, R | Failure]") -> None:
+        """Wait for the next answer, death or deadline."""
+        busy = [worker for worker in self._workers if worker.task >= 0]
+        patience = max(0.0, min(worker.deadline for worker in busy) - time.monotonic())
+        ready = wait([worker.connection for worker in busy], timeout=patience)
+        for worker in busy:
+            if worker.connection in ready:
+                try:
+                    answer = worker.connection.recv()
+                    if not worker.ready:
+                        worker.ready, worker.deadline = True, time.monotonic() + self.timeout_s
+                        continue
+                    results[worker.task] = answer
+                    worker.task, worker.deadline = -1, float("inf")
+                    continue
+                except (EOFError, ConnectionError):
+                    worker.process.join()
+                    results[worker.task] = _death(worker.process.exitcode)
+            elif time.monotonic() < worker.deadline:
+                continue
+            else:
+                results[worker.task] = Failure("timeout", f"no result within {self.timeout_s:g} s")
+            _stop(worker)
+            self._workers.remove(worker)
+
+
+@contextmanager
+def _main_hidden() -> Iterator[None]:
+    """Keeps multiprocessing from running the user's script again in every worker that needs nothing of it."""
+    main, sys.modules["__main__"] = sys.modules["__main__"], ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
+def _stop(worker: _Worker) -> None:
+    worker.process.kill()
+    worker.process.join()
+    worker.connection.close()
+
+
+def _death(exitcode: int | None) -> Failure:
+    if exitcode is not None and exitcode < 0:
+        return Failure("crash", f"the worker died of {signal.Signals(-exitcode).name}")
+    return Failure("crash", f"the worker exited with {exitcode}")
+
+
+def _serve(function: Callable[[Any], Any], connection: Connection, memory_mib: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+    die_with_parent(signal.SIGKILL)  # also one that hangs
+    limit = (memory_mib + IDLE_MIB) << 20
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    connection.send(READY)
+    while True:
+        try:
+            item = connection.recv()
+        except (EOFError, ConnectionError):
+            return
+        try:
+            answer = function(item)
+        except RejectError as error:
+            answer = Failure(error.reason, error.detail)
+        except MemoryError:
+            answer = Failure("out_of_memory", f"more than {memory_mib} MiB")
+        except Exception as error:  # a fault in one item must not end the worker
+            text = f"{type(error).__name__}: {error}"
+            answer = Failure("out_of_memory" if "bad_alloc" in text else "kernel_failed", text[:200])
+        connection.send(answer)

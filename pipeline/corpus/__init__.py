@@ -1,0 +1,1 @@
+"""The ``corpus`` stage: models to captions and program tokens."""

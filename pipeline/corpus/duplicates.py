@@ -1,0 +1,51 @@
+"""Models that are the same program: what training has, or a network has seen, tests nothing.
+
+Programs are compared by their canonical tokens, which do not know where a part lies and how large it is, at 8 bits
+whatever ``codec`` says: what a network has seen is known in these alone.
+"""
+
+import hashlib
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+
+from pipeline.cad.language.codec import Codec
+from pipeline.cad.language.program import CadProgram
+from pipeline.runtime.errors import Reject, RejectError
+
+COMPARED = Codec(bits=8)
+Record = dict[str, Any]
+
+
+def program_hash(tokens: np.ndarray, codec: Codec, program: CadProgram, volume: float) -> str:
+    """Sixteen hex digits that equal programs share.
+
+    Args:
+        tokens: (T,) of the program, by ``codec``.
+        program: in the normalised frame.
+        volume: of its solid.
+    """
+    if codec != COMPARED:
+        with suppress(RejectError):  # too fine for 8 bits: no network has seen it
+            tokens = COMPARED.encode(program, volume)
+    return hashlib.sha256(tokens.astype("<u2").tobytes()).hexdigest()[:16]
+
+
+def known_to_training(by_split: dict[str, list[Record]], seen: frozenset[str]) -> list[Reject]:
+    """Models of validation and test that the train split has too, or that a network has seen.
+
+    Args:
+        seen: hashes of the programs that networks were trained on before.
+    """
+    # Backwards, so that of several twins the first one is named.
+    trained = {record["program_hash"]: record["id"] for record in reversed(by_split["train"])}
+    rejects = []
+    for record in (*by_split["validation"], *by_split["test"]):
+        if (twin := trained.get(record["program_hash"])) is not None:
+            detail = f"the same program as {twin} of the train split"
+            rejects.append(Reject(record["id"], "corpus", "duplicate_of_train", detail))
+        elif record["program_hash"] in seen:
+            detail = "a network was trained on the same program"
+            rejects.append(Reject(record["id"], "corpus", "seen_in_training", detail))
+    return rejects

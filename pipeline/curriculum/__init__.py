@@ -1,0 +1,1 @@
+"""What the curriculum shows, step by step, and how it went: training without a model."""

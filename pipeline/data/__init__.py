@@ -1,1 +1,0 @@
-"""The stages before training: dataset, corpus, geometry, features."""

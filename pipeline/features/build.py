@@ -1,0 +1,199 @@
+"""The features stage: a frozen encoder over every geometry sample, once, into shards of embeddings."""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.encoders.dinov2 import DinoV2Encoder, decode_png
+from pipeline.encoders.michelangelo import MichelangeloEncoder
+from pipeline.runtime import interrupt
+from pipeline.runtime.errors import Reject, UserError
+from pipeline.runtime.prefetch import prefetch
+from pipeline.settings import memory
+from pipeline.settings.params import ImageFeatures, PointFeatures
+from pipeline.settings.resolved import ENCODERS, read_models
+from pipeline.shards import embeddings
+from pipeline.shards.building import FinishedShard, publish_shards, shard_by_shard
+from pipeline.shards.manifest import reasons
+from pipeline.shards.reader import ShardReader
+from pipeline.shards.writer import write_shard
+
+TOKEN_SLICES = {"all": slice(None), "latents": slice(1, None), "global": slice(0, 1)}
+READERS = 4  # threads that decode and preprocess while the encoder computes
+Settings = ImageFeatures | PointFeatures
+
+
+class Featurizer(Protocol):
+    """A frozen encoder with its preprocessing.
+
+    Attributes:
+        modality: ``image`` or ``point_cloud``.
+        shape: of one sample's embeddings.
+        batch_size: models in a forward pass.
+    """
+
+    modality: str
+    shape: tuple[int, ...]
+    batch_size: int
+
+    def load(self, reader: ShardReader, shard: str, key: str) -> Tensor:
+        """One sample, preprocessed."""
+
+    def encode(self, batch: Tensor) -> Tensor:
+        """Samples to embeddings."""
+
+
+class ImageFeaturizer:
+    """Views of a model to (V, T, D) DINOv2 patch tokens."""
+
+    modality = "image"
+
+    def __init__(self, models: Path, settings: ImageFeatures, num_views: int, device: torch.device) -> None:
+        self.encoder = DinoV2Encoder(models / "image_encoder", settings.pool, settings.image_size).to(device)
+        self.num_views = num_views
+        self.batch_size = models_per_pass(settings.batch_size // num_views, device)
+        self.device = device
+        self.shape: tuple[int, ...] = (num_views, *self.encoder.token_shape)
+
+    def load(self, reader: ShardReader, shard: str, key: str) -> Tensor:
+        """(V, 3, H, W) preprocessed pixels."""
+        views = [decode_png(reader.bytes(shard, key, f"view{i}.png")) for i in range(self.num_views)]
+        return self.encoder.preprocess(views)
+
+    def encode(self, batch: Tensor) -> Tensor:
+        """(B, V, 3, H, W) to (B, V, T, D)."""
+        return self.encoder(batch.flatten(0, 1).to(self.device)).unflatten(0, batch.shape[:2])  # type: ignore[no-any-return]
+
+
+class PointFeaturizer:
+    """A cloud to (T, D) Michelangelo tokens: all, its latents, or the global one."""
+
+    modality = "point_cloud"
+
+    def __init__(self, models: Path, settings: PointFeatures, device: torch.device) -> None:
+        self.encoder = MichelangeloEncoder.from_pretrained(models / "point_cloud_encoder").eval().to(device)
+        self.batch_size = models_per_pass(settings.batch_size, device)
+        self.tokens = TOKEN_SLICES[settings.tokens]
+        self.device = device
+        num_tokens = len(range(1 + self.encoder.config.num_latents)[self.tokens])
+        self.shape: tuple[int, ...] = (num_tokens, self.encoder.config.width)
+
+    def load(self, reader: ShardReader, shard: str, key: str) -> Tensor:
+        """(N, 6) xyz and normal."""
+        return torch.from_numpy(reader.array(shard, key, "points.npy"))
+
+    def encode(self, batch: Tensor) -> Tensor:
+        """(B, N, 6) to (B, T, D)."""
+        return self.encoder(batch.to(self.device))[:, self.tokens]  # type: ignore[no-any-return]
+
+
+def models_per_pass(wanted: int, device: torch.device) -> int:
+    """Models in one forward pass.
+
+    One on a CPU: a matrix product may round differently with other rows beside it, so the batch would show in the
+    embeddings' last bits; and one model's eight views, or 4,096 points, fill a CPU already.
+    """
+    return max(1, wanted) if device.type != "cpu" else 1
+
+
+def make_featurizer(
+    modality: str, models: Path, settings: Settings, num_views: int, device: torch.device
+) -> Featurizer:
+    """The encoder of a modality with its preprocessing.
+
+    Raises:
+        UserError: there is no such modality, or its encoder does not fit the settings.
+    """
+    if isinstance(settings, ImageFeatures):
+        return ImageFeaturizer(models, settings, num_views, device)
+    if modality not in ENCODERS:
+        raise UserError(f"modality {modality!r}; there are {', '.join(ENCODERS)}")
+    return PointFeaturizer(models, settings, device)
+
+
+def member_of(modality: str) -> str:
+    """The name of a modality's member in a tar."""
+    return f"{modality}.npy"
+
+
+@torch.inference_mode()
+def make_shard(featurizer: Featurizer, reader: ShardReader, path: Path, dtype: str) -> FinishedShard:
+    """Encode one geometry shard into the feature shard ``path`` of the same name.
+
+    A sample that cannot be read, or whose embeddings are not finite, is left out and listed.
+    """
+    rejects: list[Reject] = []
+    step, keys = f"features/{featurizer.modality}", reader.keys(path.name)
+
+    def load(key: str) -> Tensor | Reject:
+        try:
+            return featurizer.load(reader, path.name, key)
+        except (UserError, OSError, ValueError, SyntaxError) as error:
+            return Reject(key, step, "unreadable_input", str(error))
+
+    def batches() -> Iterator[tuple[list[str], Tensor]]:
+        with ThreadPoolExecutor(READERS) as pool:
+            for start in range(0, len(keys), featurizer.batch_size):
+                chunk = keys[start : start + featurizer.batch_size]
+                good: dict[str, Tensor] = {}
+                for key, loaded in zip(chunk, pool.map(load, chunk), strict=True):
+                    if isinstance(loaded, Reject):
+                        rejects.append(loaded)
+                    else:
+                        good[key] = loaded
+                if good:
+                    # With numpy: torch would start OpenMP threads for this thread too, and where there are more of them
+                    # than cores, the encoder's go to sleep whenever they wait for one another.
+                    yield list(good), torch.from_numpy(np.stack([each.numpy() for each in good.values()]))
+
+    def samples() -> Iterator[tuple[str, dict[str, bytes]]]:
+        with closing(prefetch(batches())) as ready:
+            for chunk, batch in ready:
+                interrupt.check()  # a shard can take an hour on a CPU: it is given up, not waited for
+                for key, tokens in zip(chunk, featurizer.encode(batch).float().cpu().numpy(), strict=True):
+                    if np.isfinite(tokens).all():
+                        yield key, embeddings.members(member_of(featurizer.modality), tokens, dtype)
+                    else:
+                        rejects.append(Reject(key, step, "not_finite"))
+
+    return FinishedShard(write_shard(path, samples()), tuple(sorted(rejects)))
+
+
+def build_features(
+    modality: str,
+    geometry: Path,
+    models: Path,
+    settings: Settings,
+    device: torch.device,
+    scratch: Path,
+    out: Path,
+    progress: Callable[[int, int, str], None],
+) -> dict[str, Any]:
+    """Encode every geometry shard into one feature shard of the same name and publish them to ``out``.
+
+    Raises:
+        UserError: models or geometry are missing or do not fit, or memory runs out.
+    """
+    reader = ShardReader(geometry, "geometry")
+    geometry_settings = reader.manifest.details["settings"]
+    entry = read_models(models)[ENCODERS[modality]]
+    sources = {shard.name: shard.sha256 for shard in reader.manifest.shards}
+    with memory.explained(
+        lambda: f"on {device} with {modality}s", lambda: memory.for_features(modality, settings, device.type != "cpu")
+    ):
+        featurizer = make_featurizer(modality, models, settings, geometry_settings["num_views"], device)
+        finished = shard_by_shard(
+            scratch, sources, lambda path: make_shard(featurizer, reader, path, settings.dtype), progress
+        )
+    details = {"encoder": {"source": entry["source"], "sha256": entry["sha256"]}}
+    details |= {"settings": settings.model_dump(mode="json"), "geometry": geometry_settings}
+    fields = embeddings.fields(member_of(modality), featurizer.shape, settings.dtype)
+    publish_shards(scratch, out, finished, f"features/{modality}", fields, details)
+    rejects = [reject for each in finished for reject in each.rejects]
+    return {"samples": sum(f.shard.count for f in finished), "rejected": len(rejects), "reasons": reasons(rejects)}

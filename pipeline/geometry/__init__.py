@@ -1,0 +1,1 @@
+"""The ``geometry`` stage: models to points and views."""

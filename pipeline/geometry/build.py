@@ -1,0 +1,96 @@
+"""The geometry stage: points with normals and shaded views of every model in the corpus."""
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from pipeline.cad.omnicad.dataset import Dataset, dataset_path
+from pipeline.cad.solids.sandbox import Failure, Sandbox
+from pipeline.geometry.draw import DrawTask, draw
+from pipeline.runtime import interrupt
+from pipeline.runtime.errors import Reject
+from pipeline.settings.params import Data, Geometry, Kernel
+from pipeline.shards.building import FinishedShard, publish_shards, shard_by_shard
+from pipeline.shards.manifest import reasons
+from pipeline.shards.reader import ShardReader, read_index
+from pipeline.shards.writer import write_shard
+
+
+def build_geometry(
+    corpus: Path,
+    data: Data,
+    geometry: Geometry,
+    kernel: Kernel,
+    seed: int,
+    scratch: Path,
+    out: Path,
+    num_workers: int,
+    progress: Callable[[int, int, str], None],
+) -> dict[str, Any]:
+    """Make one geometry shard for each corpus shard in ``scratch`` and publish them to ``out``.
+
+    A model that fails here is left out and listed in ``rejects.csv``. What changes in the dataset meanwhile is made
+    again.
+
+    Returns:
+        samples, rejected, and the reasons.
+
+    Raises:
+        UserError: the dataset's zip changed meanwhile.
+    """
+    reader, path = ShardReader(corpus, "corpus"), dataset_path(data, corpus).absolute()
+    dataset = Dataset(path)
+
+    with Sandbox(draw, num_workers, kernel.timeout_s, kernel.memory_mib) as sandbox:
+
+        def make(shard_path: Path) -> FinishedShard:
+            keys = reader.keys(shard_path.name)
+            samples = [reader.json(shard_path.name, key) for key in keys]
+            rejects: list[Reject] = []
+
+            def drawn() -> Iterator[tuple[str, dict[str, bytes]]]:
+                tasks = (draw_task(dataset, sample, geometry, seed) for sample in samples)
+                for key, sample, answer in zip(keys, samples, sandbox.map(tasks), strict=True):
+                    interrupt.check()
+                    if isinstance(answer, Failure):
+                        rejects.append(Reject(sample["id"], "geometry", answer.reason, answer.detail))
+                    else:
+                        yield key, answer
+
+            shard = write_shard(shard_path, drawn())
+            dataset.check()
+            return FinishedShard(shard, tuple(rejects))
+
+        sources: dict[str, str] = {}
+        finished: list[FinishedShard] = []
+        while (found := _sources(reader, dataset)) != sources:
+            sources = found
+            finished = shard_by_shard(scratch, sources, make, progress)
+            dataset = Dataset(path)  # as it is by now
+    fields: dict[str, dict[str, Any]] = {"points.npy": {"shape": [geometry.num_points, 6], "dtype": "float32"}}
+    if geometry.num_queries:
+        fields["queries.npy"] = {"shape": [geometry.num_queries, 4], "dtype": "float32"}
+    publish_shards(scratch, out, finished, "geometry", fields, {"settings": geometry.model_dump(mode="json")})
+    rejects = [reject for each in finished for reject in each.rejects]
+    return {"samples": sum(f.shard.count for f in finished), "rejected": len(rejects), "reasons": reasons(rejects)}
+
+
+def _sources(corpus: ShardReader, dataset: Dataset) -> dict[str, str]:
+    """What each shard is made from, by sha256: its models, and the user's own clouds and pictures of them."""
+    own: dict[str, list[tuple[str, int, int]]] = defaultdict(list)
+    for row in read_index(corpus.folder):
+        own[row.shard] += [file.told for file in dataset.own_files(row.id)]
+    return {
+        shard.name: hashlib.sha256(json.dumps([shard.sha256, own[shard.name]]).encode()).hexdigest()
+        for shard in corpus.manifest.shards
+    }
+
+
+def draw_task(dataset: Dataset, sample: dict[str, Any], geometry: Geometry, seed: int) -> DrawTask:
+    """What a worker needs to draw a sample of the corpus, given its JSON."""
+    entry_id = str(sample["id"])
+    points, views = dataset.point_file(entry_id), dataset.image_files(entry_id)
+    return DrawTask(entry_id, sample["program"], sample["frame"], points, views, geometry, seed)

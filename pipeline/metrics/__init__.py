@@ -1,0 +1,1 @@
+"""Measures of one answer, of a pair of files, and of many."""

@@ -1,0 +1,87 @@
+"""From a sample's parts to the batch that the model takes."""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.model.cad_mllm import INSTRUCTION, Batch
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """One sequence's parts.
+
+    Attributes:
+        prompt: token ids of instruction and caption.
+        program: token ids of the model's notation, its end included; empty where it is to be generated.
+        points: (T, D) features or None; image: (V, T, D) features or None, with the views' numbers.
+    """
+
+    prompt: Sequence[int]
+    program: Sequence[int]
+    points: np.ndarray | None = None
+    image: np.ndarray | None = None
+    views: tuple[int, ...] = ()
+
+
+def tokenise_prompts(tokenizer: Any, captions: list[str], max_caption_tokens: int) -> list[list[int]]:
+    """Token ids of instruction and caption, the caption cut to ``max_caption_tokens``."""
+    if not captions:
+        return []
+    head = tokenizer(INSTRUCTION, add_special_tokens=False)["input_ids"]
+    tail = tokenizer("\n", add_special_tokens=False)["input_ids"]
+    bodies = tokenizer(captions, add_special_tokens=False)["input_ids"]
+    return [[*head, *body[:max_caption_tokens], *tail] for body in bodies]
+
+
+def collate(inputs: Sequence[Inputs], num_tokens: dict[str, int], padded: bool = False) -> Batch:
+    """Put sequences into one batch.
+
+    Args:
+        num_tokens: positions that a sample's projected ``point_cloud`` and ``image`` take.
+        padded: a row for each sequence, padded on the left, as generation needs; else all of them in one row.
+    """
+    num_text = sum(len(i.prompt) for i in inputs)
+    num_cad = sum(len(i.program) for i in inputs)
+    clouds = [i.points for i in inputs if i.points is not None]
+    at = {"text": 1, "cad": 1 + num_text, "points": 1 + num_text + num_cad}
+    at["image"] = at["points"] + len(clouds) * num_tokens.get("point_cloud", 0)
+
+    def take(part: str, count: int) -> list[int]:
+        first = at[part]
+        at[part] += count
+        return list(range(first, first + count))
+
+    rows = []
+    for item in inputs:
+        row = take("image", num_tokens["image"] if item.image is not None else 0)
+        row += take("points", num_tokens["point_cloud"] if item.points is not None else 0)
+        rows.append(row + take("text", len(item.prompt)) + take("cad", len(item.program)))
+    lengths = tuple(len(row) for row in rows)
+    if padded:
+        rows = [[0] * (max(lengths) - len(row)) + row for row in rows]
+    # The position before each program token predicts it; the last of the prompt predicts the first.
+    ends = zip(itertools.accumulate(len(row) for row in rows), inputs, strict=True)
+    positions = [position for end, item in ends for position in range(end - len(item.program) - 1, end - 1)]
+    images = [i.image for i in inputs if i.image is not None]
+    cad_ids = torch.tensor([token for i in inputs for token in i.program], dtype=torch.long)
+    return Batch(
+        text_ids=torch.tensor([token for i in inputs for token in i.prompt], dtype=torch.long),
+        cad_ids=cad_ids,
+        points=_stack(clouds),
+        images=_stack(images),
+        views=torch.tensor([i.views for i in inputs if i.image is not None]) if images else None,
+        gather_BL=torch.tensor(rows if padded else [list(itertools.chain.from_iterable(rows))]),
+        loss_positions=torch.tensor(positions, dtype=torch.long),
+        targets=cad_ids,
+        lengths=lengths,
+    )
+
+
+def _stack(arrays: list[np.ndarray]) -> Tensor | None:
+    return torch.from_numpy(np.stack(arrays)) if arrays else None

@@ -1,0 +1,1 @@
+"""The ``report`` stage, and the table of a study."""

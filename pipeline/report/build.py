@@ -1,0 +1,213 @@
+"""The report: one HTML page that needs nothing else, and tables over all stages for ``dvc plots``."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.curriculum.pace import flat_loss_advice
+from pipeline.curriculum.retention import lineage_chain, retention_advice
+from pipeline.metrics.statistics import COMPLETION, valid_share
+from pipeline.report.behaviour import behaviour
+from pipeline.report.charts import disturbance_chart, line_chart, shown
+from pipeline.report.gallery import gallery, meshes_json
+from pipeline.runtime.errors import UserError
+from pipeline.settings.params import COMBINATIONS, Params
+
+TEMPLATE = "report.html.j2"
+VIEWER = "viewer.js"
+REAL_EACH = 2  # real models in each part of their gallery
+
+# From the paper of CAD-MLLM (Xu et al. 2024, 2411.04954), as printed: chamfer, F-score, normal consistency and flux
+# times 100, self-intersection in percent.
+PAPER = (
+    ("point cloud only", 1.85, 90.88, 79.71, 1.66, 0.46, 1.31, 0.044),
+    ("multimodal model, point input", 2.63, 85.17, 73.64, 1.53, 0.47, 1.32, 0.035),
+    ("image only", 3.77, 76.70, 59.62, 1.97, 0.79, 2.07, 0.063),
+    ("multimodal model, image input", 3.22, 80.82, 62.07, 1.56, 0.51, 1.36, 0.050),
+    ("DeepCAD, point input", 4.51, 71.83, 63.68, 8.98, 1.26, 5.73, 0.347),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class StageResult:
+    """What one curriculum stage left behind.
+
+    Attributes:
+        log: lines of its training log.
+        lineage: its checkpoint's.
+        training: its training figures.
+        evaluation: its evaluation figures.
+        generated: lines of its generated.jsonl.
+        pictures: where its pictures are.
+    """
+
+    name: str
+    log: list[dict[str, Any]]
+    lineage: dict[str, Any]
+    training: dict[str, Any]
+    evaluation: dict[str, Any]
+    generated: list[dict[str, Any]]
+    pictures: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What went in.
+
+    Attributes:
+        corpus: the corpus manifest's details.
+        rejects: reasons and counts, by step.
+        models: the models manifest.
+        robustness: figures by disturbance and level.
+        retrieval: how well clouds and pictures find each other; empty where the encoders come without heads.
+        transfer: figures on real models, as of an evaluation; empty where there are none. Their pictures.
+        no_transfer: why there are none.
+    """
+
+    corpus: dict[str, Any]
+    rejects: dict[str, dict[str, int]]
+    models: dict[str, Any]
+    robustness: dict[str, dict[str, Any]]
+    retrieval: dict[str, Any]
+    transfer: dict[str, Any]
+    transfer_pictures: Path
+    no_transfer: str
+
+
+Table = tuple[list[str], list[list[Any]]]
+
+
+def plot_tables(results: list[StageResult]) -> dict[str, Table]:
+    """Tables over all stages for ``dvc plots``: training loss, and validation loss of each combination."""
+    train: list[list[Any]] = []
+    validation: list[list[Any]] = []
+    for start, result in _with_starts(results):
+        for line in result.log:
+            if line["event"] == "train":
+                train.append([start + line["step"], result.name, line["loss"]])
+            elif line["event"] == "validation":
+                validation += [[start + line["step"], result.name, name, loss] for name, loss in line["loss"].items()]
+    return {
+        "train_loss": (["step", "stage", "loss"], train),
+        "validation_loss": (["step", "stage", "combination", "loss"], validation),
+    }
+
+
+def _with_starts(results: list[StageResult]) -> list[tuple[int, StageResult]]:
+    """Each result with the number of optimizer steps before it."""
+    starts, done = [], 0
+    for result in results:
+        starts.append((done, result))
+        done += int(result.training["steps"])
+    return starts
+
+
+def render(params: Params, results: list[StageResult], inputs: Inputs) -> str:
+    """The page."""
+    import jinja2
+
+    tables = plot_tables(results)
+    boundaries = [(start, result.name) for start, result in _with_starts(results)]
+    validation = {
+        name: [(step, loss) for step, _, combination, loss in tables["validation_loss"][1] if combination == name]
+        for name in COMBINATIONS
+    }
+    here, last = Path(__file__).parent, results[-1]
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(here),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": _number, "percent": _percent, "times": _times, "shown": _shown}
+    ranked_by = list(last.evaluation["combinations"])[-1]
+    parts = gallery(last.generated, last.pictures, ranked_by)
+    real = (
+        gallery(read_generated(inputs.transfer_pictures), inputs.transfer_pictures, ranked_by, REAL_EACH)
+        if inputs.transfer
+        else {}
+    )
+    return environment.get_template(TEMPLATE).render(
+        params=params,
+        results=results,
+        last=last,
+        validity=valid_share(last.evaluation["combinations"]),
+        inputs=inputs,
+        forgotten=retention_advice(last.training["retention_text"], params, last.name),
+        flat=[advice for result in results if (advice := flat_loss_advice(result.log, params, result.name))],
+        behaviour=behaviour(
+            params,
+            {result.name: result.log for result in results},
+            {result.name: result.training["trainable_parameters"] for result in results},
+            inputs.models,
+        ),
+        untrained=[name for name, entry in inputs.models.items() if not entry["pretrained"]],
+        paper=PAPER,
+        train_chart=line_chart(
+            {"loss": [(step, loss) for step, _, loss in tables["train_loss"][1]]},
+            "training loss",
+            boundaries,
+            smooth=True,
+        ),
+        validation_chart=line_chart({k: v for k, v in validation.items() if v}, "validation loss", boundaries),
+        robustness_chart=disturbance_chart(inputs.robustness) if inputs.robustness else "",
+        gallery=parts,
+        real=real,
+        meshes=meshes_json([*parts.values(), *real.values()]),
+        ranked_by=ranked_by,
+        chains=[(result.name, lineage_chain(result.lineage)) for result in results],
+        viewer=(here / VIEWER).read_text(encoding="utf-8"),
+    )
+
+
+def _shown(name: str) -> str:
+    """A column of the gallery."""
+    return "first half given" if name == COMPLETION else shown(name)
+
+
+def _number(value: float | None, digits: int = 3) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{value:.0%}"
+
+
+def _times(value: float | None, factor: float, digits: int = 2) -> str:
+    """A value in the paper's unit."""
+    return "–" if value is None else f"{value * factor:.{digits}f}"
+
+
+def read_generated(folder: Path) -> list[dict[str, Any]]:
+    """Lines of an evaluation's ``generated.jsonl``."""
+    return [json.loads(line) for line in (folder / "generated.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def read_result(name: str, checkpoint: Path, metrics: Path, evaluations: Path) -> StageResult:
+    """Collect what a curriculum stage left behind.
+
+    Raises:
+        UserError: part of it is missing.
+    """
+    from pipeline.curriculum.log import read_log
+
+    def read_json(path: Path) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return found
+
+    try:
+        return StageResult(
+            name,
+            list(read_log(checkpoint / "log.jsonl")),
+            read_json(checkpoint / "lineage.json"),
+            read_json(metrics / "train" / f"{name}.json"),
+            read_json(metrics / "evaluate" / f"{name}.json"),
+            read_generated(evaluations),
+            evaluations,
+        )
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{error.filename} is missing; run `cadmllm train {name}` and `cadmllm evaluate {name}`"
+        ) from error

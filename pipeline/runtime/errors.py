@@ -1,0 +1,34 @@
+"""The two errors a user can meet: a mistake to correct, and one model that cannot be used."""
+
+from dataclasses import dataclass
+
+
+class UserError(Exception):
+    """Something the user can put right. The CLI prints the message alone and exits with 1."""
+
+
+class RejectError(Exception):
+    """One model cannot be used. It costs that model only and is listed in ``rejects.csv``.
+
+    Args:
+        reason: a short code that can be counted, such as ``unsupported_curve``.
+        detail: what exactly is wrong, for a person.
+    """
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(reason, detail)
+        self.reason = reason
+        self.detail = detail
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.detail}" if self.detail else self.reason
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Reject:
+    """A model that cannot be used, and why."""
+
+    id: str
+    step: str
+    reason: str
+    detail: str = ""

@@ -1,0 +1,30 @@
+"""Do given tensors fit a model? Told by name, before anything is loaded."""
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from pipeline.runtime.errors import UserError
+
+
+def check_fit(own: Mapping[str, Tensor], given: Mapping[str, Tensor], place: str, what: str) -> None:
+    """Compare names and shapes.
+
+    Args:
+        own: the model's tensors.
+        given: those that are to take their place.
+        place: the file that they come from, for the message.
+        what: the model, for the message.
+
+    Raises:
+        UserError: a tensor is missing, not known, or of another shape.
+    """
+    faults = [f"{key} is missing" for key in own if key not in given]
+    faults += [f"{key} is not known" for key in given if key not in own]
+    faults += [
+        f"{key} is {list(given[key].shape)}, not {list(value.shape)}"
+        for key, value in own.items()
+        if key in given and given[key].shape != value.shape
+    ]
+    if faults:
+        raise UserError(f"{place} does not fit {what}: {'; '.join(faults[:8])}")

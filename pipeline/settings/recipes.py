@@ -1,0 +1,55 @@
+"""The section `pretraining` of params.yaml."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from pipeline.settings.section import Fraction, Positive, Section
+
+
+class Recipe(Section):
+    """How long something is pretrained, and how fast it learns: AdamW with warm-up and cosine decay."""
+
+    steps: Positive
+    batch_size: Positive
+    lr: Annotated[float, Field(gt=0)]
+    warmup_fraction: Fraction = 0.03
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    save_every: Positive = 200
+    log_every: Positive = 20
+
+
+class ShapePretraining(Recipe):
+    """The point cloud encoder: occupancy from its latents, and alignment with pictures and captions."""
+
+    num_points: Positive = Field(description="of a cloud, drawn anew each time")
+    num_queries: Positive = Field(description="points in space, drawn anew each time")
+    latent_width: Positive = Field(description="of the variational bottleneck that the solid is read from")
+    kl_weight: Annotated[float, Field(ge=0)]
+    contrastive_weight: Annotated[float, Field(ge=0)]
+
+
+class ImagePretraining(Recipe):
+    """The image encoder: aligned with the finished point cloud encoder."""
+
+    num_views: Positive = Field(description="of a model, drawn anew each time")
+    pool: Positive = Field(description="patches averaged along each side into one token, as features.image.pool")
+    contrastive_weight: Annotated[float, Field(ge=0)]
+
+
+class LanguagePretraining(Recipe):
+    """The language model: programs from captions, and from what the finished encoders see."""
+
+    vocabulary_size: Positive = Field(description="of the captions' tokens; CAD tokens come on top")
+    num_views: Positive = Field(description="of a model")
+    point_cloud: Fraction = Field(description="share of the batches that also show the clouds")
+    image: Fraction = Field(description="share of the batches that also show pictures")
+
+
+class Pretraining(Section):
+    """What `cadmllm pretrain` makes: the weights that the package ships."""
+
+    embedding_width: Positive = Field(description="of the space in which clouds, pictures and captions are compared")
+    shape_encoder: ShapePretraining
+    image_encoder: ImagePretraining
+    language_model: LanguagePretraining

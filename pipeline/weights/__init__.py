@@ -1,0 +1,1 @@
+"""The ``models`` stage: weights from wherever they are, in folders that hold all that later stages read."""

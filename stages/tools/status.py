@@ -1,0 +1,103 @@
+"""``cadmllm status``: what is done, what is in scratch, what would run and why."""
+
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from pipeline.runtime.commands import command
+from pipeline.runtime.scratch import SCRATCH
+from pipeline.settings import params
+
+BUSY = "runs now, or waits for what does"
+
+
+@command
+def status() -> None:
+    """Say for every stage whether it is done, half done in scratch, or would run, and why."""
+    from dvc.exceptions import DvcException
+    from dvc.lock import LockError
+    from dvc.repo import Repo
+
+    p = params.load()
+    typer.echo(f"preset {p.preset}, data {p.data.source}, curriculum {' -> '.join(p.curriculum)}")
+    try:
+        repo = Repo()
+        here = Path.cwd().resolve()  # pretraining/ is a pipeline of its own
+        stages = [stage for stage in repo.index.stages if Path(stage.path).resolve().parent == here]
+        changed: dict[str, list[Any]] = {}
+        with repo.lock:  # Repo.status would read dvc.lock again for every stage
+            for stage in stages:
+                try:
+                    changed |= stage.status(check_updates=True)
+                except LockError:  # held by a command that writes what the stage reads or writes
+                    changed[stage.addressing] = [BUSY]
+        names = [stage.addressing for stage in stages]
+    except DvcException as error:
+        typer.secho(f"error: dvc: {error}", err=True, fg="red")
+        raise typer.Exit(1) from None
+    width = max(len(name) for name in names)
+    waiting: set[str] = set()
+    for name in names:
+        reasons = _reasons(changed.get(name, []))
+        if name in changed:
+            waiting.add(name)
+        would = BUSY if reasons == [BUSY] else "would run: " + "; ".join(reasons)
+        typer.echo(f"{name:{width}}  {would if name in changed else 'done'}")
+    partial = _scratch(SCRATCH)
+    if partial:
+        typer.echo("\nin scratch (work to go on from, where nothing it depends on has changed):")
+        for line in partial:
+            typer.echo(f"  {line}")
+    typer.echo(
+        f"\n{len(names) - len(waiting)} of {len(names)} stages are done"
+        + ("; `dvc repro` runs the rest" if waiting else "")
+    )
+
+
+def _reasons(entries: list[Any]) -> list[str]:
+    """DVC's answer for one stage in words."""
+    if entries == ["always changed"]:
+        return ["always runs"]
+    reasons: list[str] = []
+    for entry in entries:
+        if isinstance(entry, str):
+            reasons.append(entry)
+            continue
+        for kind, paths in entry.items():
+            what = {"changed deps": "input", "changed outs": "out"}.get(kind, kind)
+            reasons += [f"{what} {path} {_verb(state)}" for path, state in _flat(paths)]
+    if len(reasons) > 6:
+        reasons = [*reasons[:5], f"and {len(reasons) - 5} more"]
+    return reasons or ["never ran"]
+
+
+def _flat(paths: dict[str, Any]) -> list[tuple[str, str]]:
+    flat: list[tuple[str, str]] = []
+    for path, state in paths.items():
+        # Parameters come as {"params.yaml": {"key": "modified"}}.
+        flat += [(key, str(inner)) for key, inner in state.items()] if isinstance(state, dict) else [(path, str(state))]
+    return flat
+
+
+def _verb(state: str) -> str:
+    return {
+        "modified": "changed",
+        "deleted": "is missing",
+        "new": "is new",
+        "not in cache": "is not in DVC's cache",
+    }.get(state, state)
+
+
+def _scratch(folder: Path) -> list[str]:
+    """What each unfinished piece of work has got to."""
+    lines = []
+    for place in sorted(p for p in folder.glob("*/*") if p.is_dir()):
+        shards, states = len(list(place.glob("*.done.json"))), sorted(place.glob("state-*"))
+        blocks = len(list(place.glob("blocks/*.json")))
+        found = [f"{shards} shards"] if shards else []
+        found += [f"state after step {int(states[-1].name.removeprefix('state-'))}"] if states else []
+        found += [f"{blocks} blocks of entries"] if blocks else []
+        if found:
+            lines.append(f"{place}: {', '.join(found)}")
+    return lines
