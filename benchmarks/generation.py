@@ -36,8 +36,9 @@ from pipeline.generation.generate import generate_tokens
 from pipeline.generation.select import BuildTask, build_candidate
 from pipeline.model.cad_mllm import CadMllmModel
 from pipeline.model.inputs import Inputs, collate, tokenise_prompts
+from pipeline.planning import presets
 from pipeline.runtime.errors import RejectError
-from pipeline.settings import params, presets
+from pipeline.settings import params
 from pipeline.weights.resolve import build_models
 
 CAPTIONS = ["A flange with six bolt holes.", "A plate.", "A stepped shaft, 80 mm long, with a groove.", "A bracket."]

@@ -44,9 +44,10 @@ from pipeline.curriculum.plan import Example
 from pipeline.model.cad_mllm import CadMllmModel
 from pipeline.model.flops import FlopCount
 from pipeline.model.inputs import Inputs, collate
+from pipeline.planning import presets
 from pipeline.runtime.device import matrix_flops
 from pipeline.runtime.device import peak_memory as memory_peak
-from pipeline.settings import params, presets
+from pipeline.settings import params
 from pipeline.shards.reader import ShardReader
 from pipeline.training.loop import Job, Trainer
 from pipeline.training.parallel import Parallel

@@ -25,7 +25,7 @@ from pipeline.runtime.atomic import atomic_open, publish, write_text
 from pipeline.runtime.csv_files import csv_text
 from pipeline.runtime.errors import Reject, UserError
 from pipeline.runtime.scratch import Journal, clean
-from pipeline.settings.params import Codec, Data, Kernel, Split
+from pipeline.settings.data import Codec, Data, Kernel, Split
 from pipeline.shards.manifest import Manifest, reasons, write_rejects
 from pipeline.shards.reader import INDEX
 from pipeline.shards.seen import write_seen

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.curriculum.schedule import without
-from pipeline.settings.params import CurriculumStage, Params
+from pipeline.settings.curriculum import CurriculumStage
+from pipeline.settings.params import Params
 
 FLAT = 0.01  # a validation loss that falls by a smaller share did not fall
 Lines = Sequence[Mapping[str, Any]]

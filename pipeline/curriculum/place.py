@@ -7,7 +7,8 @@ from typing import Any
 from pipeline.model.checkpoint_folder import LINEAGE, check_checkpoint, read_json
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.fingerprint import sha256_file, sha256_folder
-from pipeline.settings.params import CurriculumStage, Params
+from pipeline.settings.curriculum import CurriculumStage
+from pipeline.settings.params import Params
 from pipeline.settings.places import CHECKPOINTS, CORPUS, FEATURES, GEOMETRY, MODELS
 from pipeline.settings.resolved import model_sha256
 from pipeline.shards.manifest import MANIFEST, Manifest

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pipeline.curriculum.schedule import combination_for, views_for
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.seeds import uniform
-from pipeline.settings.params import CurriculumStage, Training
+from pipeline.settings.curriculum import CurriculumStage
+from pipeline.settings.training import Training
 
 
 @dataclass(frozen=True, slots=True)

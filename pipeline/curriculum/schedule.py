@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from pipeline.runtime.seeds import uniform
-from pipeline.settings.params import COMBINATIONS, MODALITIES, CurriculumStage, EarlyStopping
+from pipeline.settings.curriculum import COMBINATIONS, MODALITIES, CurriculumStage, EarlyStopping
 
 
 def probabilities(stage: CurriculumStage, progress: float) -> dict[str, float]:

@@ -32,7 +32,10 @@ from pipeline.runtime import interrupt
 from pipeline.runtime.atomic import write_text
 from pipeline.runtime.errors import RejectError, UserError
 from pipeline.runtime.seeds import uniform
-from pipeline.settings.params import MODALITIES, CurriculumStage, Evaluation, Kernel, Training
+from pipeline.settings.curriculum import MODALITIES, CurriculumStage
+from pipeline.settings.data import Kernel
+from pipeline.settings.params import Evaluation
+from pipeline.settings.training import Training
 from pipeline.shards.reader import ShardReader
 from pipeline.training.parallel import Parallel
 from pipeline.training.validation import validate

@@ -23,7 +23,8 @@ from pipeline.generation.prompt import Encoders
 from pipeline.geometry.draw import DEFLECTION, sample_seed
 from pipeline.metrics.statistics import estimate, rates
 from pipeline.settings import memory
-from pipeline.settings.params import ImageFeatures, PointFeatures, Robustness
+from pipeline.settings.data import ImageFeatures, PointFeatures
+from pipeline.settings.params import Robustness
 
 METRICS = ("chamfer_l1_mean", "f_score_005", "normal_consistency", "volumetric_iou")
 

@@ -10,7 +10,8 @@ from pipeline.cad.omnicad.dataset import real_path
 from pipeline.corpus.build import build_corpus
 from pipeline.features.build import build_features
 from pipeline.geometry.build import build_geometry
-from pipeline.settings.params import Params, Split
+from pipeline.settings.data import Split
+from pipeline.settings.params import Params
 from pipeline.settings.places import Folders
 from pipeline.shards.seen import read_seen
 

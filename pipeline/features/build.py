@@ -16,7 +16,7 @@ from pipeline.runtime import interrupt
 from pipeline.runtime.errors import Reject, UserError
 from pipeline.runtime.prefetch import prefetch
 from pipeline.settings import memory
-from pipeline.settings.params import ImageFeatures, PointFeatures
+from pipeline.settings.data import ImageFeatures, PointFeatures
 from pipeline.settings.resolved import ENCODERS, read_models
 from pipeline.shards import embeddings
 from pipeline.shards.building import FinishedShard, publish_shards, shard_by_shard

@@ -9,7 +9,7 @@ import torch
 
 from pipeline.features.build import Settings, make_featurizer, make_shard
 from pipeline.runtime.errors import UserError
-from pipeline.settings.params import ImageFeatures, PointFeatures
+from pipeline.settings.data import ImageFeatures, PointFeatures
 from pipeline.settings.resolved import ENCODERS, read_models
 from pipeline.shards.manifest import Manifest, read_rejects, write_rejects
 from pipeline.shards.reader import ShardReader

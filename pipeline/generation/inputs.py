@@ -14,7 +14,7 @@ from pipeline.cad.language.program import Frame
 from pipeline.cad.solids.rendering import on_white, read_image
 from pipeline.model.checkpoint_folder import CheckpointConfig
 from pipeline.runtime.errors import UserError
-from pipeline.settings.params import MODALITIES
+from pipeline.settings.curriculum import MODALITIES
 from pipeline.settings.resolved import ENCODERS, read_models
 
 LARGE = 10.0  # metres: nobody's part

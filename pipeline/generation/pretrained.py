@@ -30,7 +30,7 @@ from pipeline.model.checkpoint import load_checkpoint
 from pipeline.model.checkpoint_folder import check_checkpoint
 from pipeline.runtime.device import DTYPES, choose_device
 from pipeline.runtime.errors import RejectError, UserError
-from pipeline.settings.params import Dtype, Quantization
+from pipeline.settings.training import Dtype, Quantization
 
 CLOUD_POINTS = 2048  # of an input cloud, that candidates are compared with
 

@@ -16,7 +16,7 @@ from pipeline.features.build import PointFeaturizer, models_per_pass
 from pipeline.generation.inputs import UserInputs, check_modality, check_views
 from pipeline.model.cad_mllm import CadMllmModel
 from pipeline.model.inputs import Inputs, tokenise_prompts
-from pipeline.settings.params import ImageFeatures, PointFeatures
+from pipeline.settings.data import ImageFeatures, PointFeatures
 from pipeline.shards.embeddings import rounded
 
 

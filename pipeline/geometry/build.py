@@ -12,7 +12,7 @@ from pipeline.cad.solids.sandbox import Failure, Sandbox
 from pipeline.geometry.draw import DrawTask, draw
 from pipeline.runtime import interrupt
 from pipeline.runtime.errors import Reject
-from pipeline.settings.params import Data, Geometry, Kernel
+from pipeline.settings.data import Data, Geometry, Kernel
 from pipeline.shards.building import FinishedShard, publish_shards, shard_by_shard
 from pipeline.shards.manifest import reasons
 from pipeline.shards.reader import ShardReader, read_index

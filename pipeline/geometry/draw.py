@@ -16,7 +16,7 @@ from pipeline.cad.solids.occupancy import sample_occupancy
 from pipeline.cad.solids.rendering import encode_png, read_image, render_views
 from pipeline.cad.solids.sampling import sample_surface
 from pipeline.runtime.errors import RejectError
-from pipeline.settings.params import Geometry
+from pipeline.settings.data import Geometry
 from pipeline.shards.writer import encode_array
 
 DEFLECTION = 0.004  # of the longest half-side

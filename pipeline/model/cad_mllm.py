@@ -29,7 +29,7 @@ from pipeline.model.quantization import keep_unpacked, quantization_config
 from pipeline.model.vocabulary import CadEmbedding, CadHead, TextEmbedding, initial_rows, pretrained_rows
 from pipeline.runtime.errors import UserError
 from pipeline.settings.memory import is_out_of_memory
-from pipeline.settings.params import ModelParams
+from pipeline.settings.training import ModelParams
 
 INSTRUCTION = "CAD program: "
 CPU = torch.device("cpu")

@@ -33,8 +33,8 @@ from pipeline.runtime.device import DTYPES
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.state_dicts import check_fit
 from pipeline.settings.memory import is_out_of_memory
-from pipeline.settings.params import ModelParams
 from pipeline.settings.resolved import model_sha256
+from pipeline.settings.training import ModelParams
 
 TensorFiles = dict[str, dict[str, Tensor]]
 

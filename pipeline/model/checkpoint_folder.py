@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.runtime.errors import UserError
-from pipeline.settings.params import Dtype, ModelParams, Quantization
 from pipeline.settings.section import Section, validated
+from pipeline.settings.training import Dtype, ModelParams, Quantization
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER = "adapter_model.safetensors"

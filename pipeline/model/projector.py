@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline.settings.params import Projector
+from pipeline.settings.training import Projector
 
 
 class MlpProjector(nn.Module):

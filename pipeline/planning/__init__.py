@@ -1,1 +1,1 @@
-"""What a run will need, before it is begun."""
+"""Before a run: presets, what it will need, and studies of many."""

@@ -21,7 +21,8 @@ from pipeline.planning.sizes import (
     shards_bytes,
 )
 from pipeline.planning.training_memory import shown_tokens, step_memory
-from pipeline.settings.params import CurriculumStage, Params
+from pipeline.settings.curriculum import CurriculumStage
+from pipeline.settings.params import Params
 
 GIB = 1 << 30
 LIBRARIES = int(0.6 * GIB)  # torch, transformers and the CAD kernel, once in each process

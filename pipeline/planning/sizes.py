@@ -11,7 +11,8 @@ import numpy as np
 from pipeline.corpus.build import SPLITS
 from pipeline.encoders.michelangelo import MichelangeloConfig
 from pipeline.runtime.errors import UserError
-from pipeline.settings.params import Model, Params
+from pipeline.settings.data import Model
+from pipeline.settings.params import Params
 from pipeline.shards.embeddings import fields
 from pipeline.weights.resolve import SHIPPED
 

@@ -14,7 +14,9 @@ from pipeline.planning.sizes import (
     points_shape,
 )
 from pipeline.report.behaviour import TRAINED_BYTES
-from pipeline.settings.params import CurriculumStage, Params, Projector
+from pipeline.settings.curriculum import CurriculumStage
+from pipeline.settings.params import Params
+from pipeline.settings.training import Projector
 
 FLOAT32 = 4
 # What autograd keeps of a decoder layer for each position, in widths: around attention and norms, and inside the MLP,

@@ -1,1 +1,1 @@
-"""The ``report`` stage, and the table of a study."""
+"""The ``report`` stage: one page, its charts and pictures."""

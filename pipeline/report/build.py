@@ -12,7 +12,8 @@ from pipeline.report.behaviour import behaviour
 from pipeline.report.charts import disturbance_chart, line_chart, shown
 from pipeline.report.gallery import gallery, meshes_json
 from pipeline.runtime.errors import UserError
-from pipeline.settings.params import COMBINATIONS, Params
+from pipeline.settings.curriculum import COMBINATIONS
+from pipeline.settings.params import Params
 
 TEMPLATE = "report.html.j2"
 VIEWER = "viewer.js"

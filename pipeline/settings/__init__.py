@@ -1,1 +1,1 @@
-"""params.yaml: its sections, presets, and what they say of memory and of the models resolved."""
+"""params.yaml: its sections, and what they say of places, of memory and of the models resolved."""

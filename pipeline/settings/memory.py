@@ -5,7 +5,10 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from pipeline.runtime.errors import UserError
-from pipeline.settings.params import CurriculumStage, Evaluation, ImageFeatures, Params, PointFeatures, Training
+from pipeline.settings.curriculum import CurriculumStage
+from pipeline.settings.data import ImageFeatures, PointFeatures
+from pipeline.settings.params import Evaluation, Params
+from pipeline.settings.training import Training
 
 # CUDA's own words, malloc's in torch and in the kernel, cuBLAS'.
 SIGNS = ("out of memory", "allocate memory", "alloc_failed")

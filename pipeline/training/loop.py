@@ -26,7 +26,8 @@ from pipeline.runtime.device import autocast
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.prefetch import prefetch
 from pipeline.runtime.seeds import uniform
-from pipeline.settings.params import CurriculumStage, Training
+from pipeline.settings.curriculum import CurriculumStage
+from pipeline.settings.training import Training
 from pipeline.training.complexity import adaptations
 from pipeline.training.meters import RunningLoss, Speed, Tally
 from pipeline.training.optimizer import clip_gradients, make_optimizer, set_learning_rates

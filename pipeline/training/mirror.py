@@ -20,7 +20,8 @@ from pipeline.curriculum.schedule import objective
 from pipeline.model.checkpoint_folder import LOG
 from pipeline.runtime.atomic import write_text
 from pipeline.runtime.errors import UserError
-from pipeline.settings.params import MODALITIES, CurriculumStage, Params
+from pipeline.settings.curriculum import MODALITIES, CurriculumStage
+from pipeline.settings.params import Params
 
 if TYPE_CHECKING:
     from pipeline.training.parallel import Parallel

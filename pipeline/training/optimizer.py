@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from pipeline.model.cad_mllm import CadMllmModel
 from pipeline.model.checkpoint import whole
 from pipeline.runtime.errors import UserError
-from pipeline.settings.params import CurriculumStage, Training
+from pipeline.settings.curriculum import CurriculumStage
+from pipeline.settings.training import Training
 
 
 def make_optimizer(

@@ -17,7 +17,7 @@ from pipeline.model.cad_mllm import CadMllmModel
 from pipeline.runtime import interrupt
 from pipeline.runtime.device import choose_device, shared_device
 from pipeline.runtime.errors import UserError
-from pipeline.settings.params import Training
+from pipeline.settings.training import Training
 
 T = TypeVar("T")
 

@@ -13,7 +13,8 @@ from pipeline.runtime.device import autocast
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.prefetch import prefetch
 from pipeline.runtime.seeds import uniform
-from pipeline.settings.params import CurriculumStage, Training
+from pipeline.settings.curriculum import CurriculumStage
+from pipeline.settings.training import Training
 from pipeline.training.parallel import Parallel
 
 

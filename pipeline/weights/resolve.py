@@ -30,7 +30,7 @@ from pipeline.encoders.michelangelo import MichelangeloConfig, MichelangeloEncod
 from pipeline.runtime.atomic import publish, write_text
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.fingerprint import sha256_file, sha256_folder
-from pipeline.settings.params import Model, Models
+from pipeline.settings.data import Model, Models
 from pipeline.settings.resolved import MANIFEST, identity
 from pipeline.shards.seen import SEEN, read_seen, write_seen
 

@@ -14,7 +14,8 @@ import typer
 from pipeline.runtime.commands import command
 from pipeline.runtime.errors import UserError
 from pipeline.settings import params
-from pipeline.settings.params import Models, Params
+from pipeline.settings.data import Models
+from pipeline.settings.params import Params
 
 SYSTEM_LIBRARIES = {"libGL.so.1": "libgl1", "libX11.so.6": "libx11-6"}
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "dvc", "webdataset", "wandb", "cadquery-ocp-novtk")

@@ -25,12 +25,12 @@ def plan(
     import tempfile
     from pathlib import Path
 
+    from pipeline.planning import presets
     from pipeline.planning.measure import measure
     from pipeline.planning.plan import alternatives
     from pipeline.planning.plan import plan as make_plan
     from pipeline.planning.sizes import OMNICAD_MODELS
     from pipeline.runtime.device import choose_device
-    from pipeline.settings import presets
 
     p = params.load() if preset is None else params.parse(yaml_files.plain(presets.compose(preset)), f"preset {preset}")
     device, workers = choose_device("auto"), params.num_workers()

@@ -16,7 +16,7 @@ from pipeline.runtime.errors import UserError
 from pipeline.runtime.interrupt import stop_at_once
 
 if TYPE_CHECKING:
-    from pipeline.report.study import Trial
+    from pipeline.planning.study import Trial
 
 OUT = Path("studies")
 PLACE = Path("scratch/study")  # a clone of the project, in which the variants run
@@ -35,8 +35,8 @@ def study(
     by the code of the last commit. What has run is not run again, and a run that was stopped goes on where it was. Each
     run is an experiment: `dvc exp show` lists them.
     """
-    from pipeline.report.study import collect as figures_of
-    from pipeline.report.study import markdown, trials, write_plot
+    from pipeline.planning.study import collect as figures_of
+    from pipeline.planning.study import markdown, trials, write_plot
     from pipeline.settings import params
     from pipeline.settings.yaml_files import read_yaml
 
@@ -67,7 +67,8 @@ def study(
 
 def _run(trial: "Trial") -> None:
     """One experiment, in the clone, and fetched from there: the workspace stays as it is."""
-    from pipeline.settings import params, presets
+    from pipeline.planning import presets
+    from pipeline.settings import params
 
     commit = _clone()
     for model in trial.document["models"].values():  # weights of the workspace are not in the clone

@@ -19,7 +19,8 @@ DEFAULT = "A quarter of an hour on two CPU cores, nothing to download: the defau
 @command
 def list_presets() -> None:
     """Name the presets with what they are for."""
-    from pipeline.settings import params, presets
+    from pipeline.planning import presets
+    from pipeline.settings import params
 
     current = params.load().preset if params.PARAMS_FILE.is_file() else None
     for name in presets.names():
@@ -31,7 +32,7 @@ def list_presets() -> None:
 @command
 def show_preset(name: Annotated[str, typer.Argument(help="A preset.")]) -> None:
     """Say what a preset changes in the default one."""
-    from pipeline.settings import presets
+    from pipeline.planning import presets
 
     base, changed = presets.flatten(presets.compose(presets.BASE)), presets.flatten(presets.compose(name))
     for key in sorted(base.keys() | changed.keys()):
@@ -46,7 +47,8 @@ def use_preset(
     force: Annotated[bool, typer.Option("--force", help="Give up what you changed in params.yaml.")] = False,
 ) -> None:
     """Write params.yaml from a preset."""
-    from pipeline.settings import params, presets
+    from pipeline.planning import presets
+    from pipeline.settings import params
 
     if not force and (changed := presets.own_changes(params.PARAMS_FILE)):
         raise UserError(f"params.yaml has changes of yours ({', '.join(changed)}); --force gives them up")

@@ -10,7 +10,7 @@ from pipeline.curriculum.plan import Example
 from pipeline.curriculum.schedule import views_for
 from pipeline.evaluation.evaluate import Evaluator, Setting
 from pipeline.settings import params
-from pipeline.settings.params import CurriculumStage
+from pipeline.settings.curriculum import CurriculumStage
 from pipeline.shards.reader import ShardReader
 from pipeline.training.loop import Job, Trainer
 from pipeline.training.parallel import Parallel

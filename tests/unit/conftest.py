@@ -27,7 +27,7 @@ def smoke():
 def _compose():
     import os
 
-    from pipeline.settings import presets
+    from pipeline.planning import presets
 
     before = Path.cwd()
     os.chdir(ROOT)

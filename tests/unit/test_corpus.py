@@ -12,9 +12,9 @@ from pipeline.cad.parts import synthesis
 from pipeline.corpus.build import build_corpus
 from pipeline.corpus.prepare import model_id, read_texts
 from pipeline.geometry.build import build_geometry
+from pipeline.planning.presets import compose
 from pipeline.runtime.errors import UserError
 from pipeline.settings.params import parse
-from pipeline.settings.presets import compose
 from pipeline.shards.manifest import read_rejects
 from pipeline.shards.reader import INDEX, ShardReader
 from tests.unit.test_raw_files import IDS, make, pack

@@ -20,8 +20,10 @@ from pipeline.curriculum.schedule import (
     views_for,
     without,
 )
-from pipeline.settings import params, presets
-from pipeline.settings.params import CurriculumStage, EarlyStopping, parse
+from pipeline.planning import presets
+from pipeline.settings import params
+from pipeline.settings.curriculum import CurriculumStage, EarlyStopping
+from pipeline.settings.params import parse
 from pipeline.settings.yaml_files import plain
 from pipeline.training.meters import Tally
 

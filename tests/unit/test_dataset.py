@@ -13,7 +13,7 @@ from pipeline.cad.omnicad.dataset import Dataset, base_model
 from pipeline.cad.parts import synthesis
 from pipeline.corpus.build import assign_splits, make_synthetic_zip
 from pipeline.runtime.errors import RejectError, UserError
-from pipeline.settings.params import Data, Split
+from pipeline.settings.data import Data, Split
 from pipeline.shards.manifest import read_rejects, write_rejects
 
 MODEL = documents.dumps(synthesis.make_part(0, 0, ("washer",)).program)

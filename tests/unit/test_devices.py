@@ -18,7 +18,7 @@ from pipeline.model.inputs import Inputs, collate
 from pipeline.planning import measure
 from pipeline.runtime.device import DTYPES, autocast, choose_device, matrix_flops, shared_device
 from pipeline.runtime.errors import UserError
-from pipeline.settings.params import ImageFeatures, PointFeatures
+from pipeline.settings.data import ImageFeatures, PointFeatures
 from pipeline.settings.resolved import ENCODERS, read_models
 from pipeline.training.optimizer import clip_gradients, make_optimizer
 from pipeline.training.parallel import Parallel

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from pipeline.settings import params, presets, yaml_files
+from pipeline.planning import presets
+from pipeline.settings import params, yaml_files
 from stages.cli import app
 from stages.tools import doctor
 

@@ -13,9 +13,10 @@ from pipeline.cad.parts import synthesis
 from pipeline.corpus.build import build_corpus, drawn_split
 from pipeline.corpus.duplicates import known_to_training
 from pipeline.corpus.prepare import PrepareTask, model_id, prepare
+from pipeline.planning.presets import compose
 from pipeline.runtime.errors import UserError
-from pipeline.settings.params import Split, parse
-from pipeline.settings.presets import compose
+from pipeline.settings.data import Split
+from pipeline.settings.params import parse
 from pipeline.shards.manifest import Manifest, read_rejects
 from pipeline.shards.reader import read_index
 from pipeline.shards.seen import SEEN, read_seen, write_seen

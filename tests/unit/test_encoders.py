@@ -18,7 +18,7 @@ from pipeline.encoders.michelangelo import MichelangeloConfig, MichelangeloEncod
 from pipeline.encoders.tensors import read_tensors
 from pipeline.features.build import READERS, make_shard
 from pipeline.runtime.errors import UserError
-from pipeline.settings.params import Models
+from pipeline.settings.data import Models
 from pipeline.settings.resolved import read_models
 from pipeline.shards.seen import read_seen, write_seen
 from pipeline.weights import resolve as weights

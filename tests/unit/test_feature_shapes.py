@@ -18,9 +18,9 @@ from pipeline.encoders.dinov2 import DinoV2Encoder
 from pipeline.encoders.michelangelo import MichelangeloConfig, MichelangeloEncoder
 from pipeline.features.build import build_features, make_featurizer
 from pipeline.features.verify import verify_folder
-from pipeline.planning import sizes
-from pipeline.settings import params, presets, yaml_files
-from pipeline.settings.params import ImageFeatures, PointFeatures
+from pipeline.planning import presets, sizes
+from pipeline.settings import params, yaml_files
+from pipeline.settings.data import ImageFeatures, PointFeatures
 from pipeline.shards import embeddings
 from pipeline.shards.manifest import Manifest
 from pipeline.shards.writer import encode_array, write_shard

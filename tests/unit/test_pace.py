@@ -7,7 +7,7 @@ import pytest
 from pipeline.curriculum.pace import Pace, flat_loss_advice, new_modalities, paces
 from pipeline.report.behaviour import behaviour, in_words
 from pipeline.settings import params
-from pipeline.settings.params import EarlyStopping
+from pipeline.settings.curriculum import EarlyStopping
 
 PARAMS = params.load(Path(__file__).resolve().parents[2] / "presets" / "quickstart.yaml")
 STAGES = tuple(PARAMS.curriculum)

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from pipeline.planning import presets
 from pipeline.runtime.errors import UserError
-from pipeline.settings import params, presets, yaml_files
+from pipeline.settings import params, yaml_files
+from pipeline.settings.curriculum import COMBINATIONS
 from stages.cli import app
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -117,10 +119,10 @@ def test_every_stage_knows_what_can_be_asked_of_it():
     curriculum = params.parse(document(), "x").curriculum
     assert curriculum["stage1_text"].combinations == ("text",)
     assert curriculum["stage2_text_pc"].combinations == ("text", "text+point_cloud")
-    assert curriculum["stage3_all"].combinations == params.COMBINATIONS[:4]
+    assert curriculum["stage3_all"].combinations == COMBINATIONS[:4]
     dropping = document()
     dropping["curriculum"]["stage3_all"]["modality_dropout"] = {"text": 0.1}
-    assert params.parse(dropping, "x").curriculum["stage3_all"].combinations == params.COMBINATIONS
+    assert params.parse(dropping, "x").curriculum["stage3_all"].combinations == COMBINATIONS
     document_ = document()
     document_["curriculum"]["stage3_all"]["modality_sample_probs"] = {"point_cloud": 0.5, "image": 0.5}
     assert params.parse(document_, "x").curriculum["stage3_all"].combinations == ("point_cloud", "image")

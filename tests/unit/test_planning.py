@@ -9,6 +9,7 @@ import torch
 
 from pipeline.cad.omnicad import documents
 from pipeline.cad.parts import synthesis
+from pipeline.planning import presets
 from pipeline.planning.measure import Rates, measure
 from pipeline.planning.plan import alternatives, plan
 from pipeline.planning.sizes import (
@@ -21,8 +22,8 @@ from pipeline.planning.sizes import (
     shards_bytes,
 )
 from pipeline.runtime.errors import UserError
-from pipeline.settings import params, presets, yaml_files
-from pipeline.settings.params import Model
+from pipeline.settings import params, yaml_files
+from pipeline.settings.data import Model
 from pipeline.shards import embeddings
 from pipeline.shards.writer import write_shard
 

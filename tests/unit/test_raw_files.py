@@ -22,7 +22,7 @@ from pipeline.cad.solids.sandbox import Sandbox
 from pipeline.geometry.build import draw_task
 from pipeline.geometry.draw import draw
 from pipeline.runtime.errors import RejectError, UserError
-from pipeline.settings.params import Geometry
+from pipeline.settings.data import Geometry
 
 PROGRAM = synthesis.make_part(0, 0, ("washer",)).program
 IDS = [f"{folder:04d}/{number:08d}_00001" for folder in range(2) for number in range(folder * 3, folder * 3 + 3)]

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.report import study
-from pipeline.report.study import collect, markdown, trials, write_plot
+from pipeline.planning import presets, study
+from pipeline.planning.study import collect, markdown, trials, write_plot
 from pipeline.runtime.errors import UserError
-from pipeline.settings import params, presets, yaml_files
+from pipeline.settings import params, yaml_files
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -9,7 +9,8 @@ from typer.testing import CliRunner
 from pipeline.cad.omnicad.dataset import no_real_models, real_path
 from pipeline.corpus.build import EmptySplitError, build_corpus, drawn_split
 from pipeline.evaluation.transfer import SPLIT, prepare_real
-from pipeline.settings.params import Params, Split
+from pipeline.settings.data import Split
+from pipeline.settings.params import Params
 from pipeline.shards.manifest import Manifest
 from pipeline.shards.reader import read_index
 from pipeline.shards.seen import read_seen, write_seen

@@ -12,7 +12,8 @@ from typing import Any
 
 from pipeline.cad.omnicad.raw_files import NoDatasetError, RawFile, open_raw, view_name
 from pipeline.runtime.errors import Reject, RejectError, UserError
-from pipeline.settings.params import Data, Params
+from pipeline.settings.data import Data
+from pipeline.settings.params import Params
 
 ID = re.compile(r"[A-Za-z0-9]+/[A-Za-z0-9]+_[0-9]+")
 MODEL = re.compile(r"[^/]+/[^/]+\.json")

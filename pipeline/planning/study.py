@@ -16,8 +16,8 @@ from typing import Any
 from ruamel.yaml.comments import CommentedMap
 
 from pipeline.metrics.statistics import valid_share
+from pipeline.planning import presets
 from pipeline.runtime.errors import UserError
-from pipeline.settings import presets
 from pipeline.settings.params import Params, parse
 from pipeline.settings.yaml_files import plain, read_yaml
 

@@ -1,0 +1,123 @@
+"""The section `curriculum` of params.yaml: its stages, in the order of training."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from pipeline.settings.section import Fraction, Positive, Section
+
+MODALITIES = ("text", "point_cloud", "image")
+Encoded = Literal["point_cloud", "image"]  # modalities that come as features of an encoder
+COMBINATIONS = (  # modalities joined by "+", in the order of MODALITIES
+    "text",
+    "text+point_cloud",
+    "text+image",
+    "text+point_cloud+image",
+    "point_cloud",
+    "image",
+    "point_cloud+image",
+)
+Probabilities = dict[str, Fraction]
+
+
+class EarlyStopping(Section):
+    """Dynamic curriculum: the validation loss, weighted as samples are shown, decides how long a stage is.
+
+    Its learning rate warms up and stays until the loss no longer improves, or until there is no more time than the
+    decay needs; then it decays as `training.schedule` says, and the stage ends.
+    """
+
+    patience: Positive = Field(
+        description="validations without improvement before the rate decays; one is enough once `epochs` are over"
+    )
+    min_delta: Annotated[float, Field(ge=0)] = Field(0.0, description="an improvement is more than this share")
+    min_epochs: Annotated[float, Field(ge=0)] = Field(1.0, description="the rate never decays before")
+    max_epochs: Positive | None = Field(
+        None, description="a stage that still improves after `epochs` goes on, to this at most; null: it ends with them"
+    )
+    decay_fraction: Fraction = Field(
+        0.2, description="length of the decay, as a share of the steps before it; schedule constant has none"
+    )
+
+
+class CurriculumStage(Section):
+    """One stage of the curriculum. `init_from`, `point_cloud` and `image` are what DVC watches for it."""
+
+    init_from: str = Field(description="models/llm, or the checkpoint of the stage before, or `best` in it")
+    point_cloud: str = Field(description="data/features/point_cloud where the stage shows it, else data/corpus")
+    image: str = Field(description="data/features/image where the stage shows it, else data/corpus")
+    modality_sample_probs: Probabilities
+    final_modality_sample_probs: Probabilities | None = Field(
+        None, description="curriculum scheduling: probabilities shift linearly to these in the course of the stage"
+    )
+    modality_dropout: dict[Literal["text", "point_cloud", "image"], Fraction] = Field(
+        default_factory=dict, description="how often a modality is left out of what was drawn; one always stays"
+    )
+    epochs: Positive | None = Field(None, description="how long; or `steps`")
+    steps: Positive | None = Field(None, description="optimizer steps, in place of `epochs`")
+    early_stopping: EarlyStopping | None = None
+    lr: Annotated[float, Field(gt=0)]
+    train_llm: bool = Field(description="LoRA")
+    text_embeddings: Literal["new", "all", "none"] = Field(
+        description="new: the CAD vocabulary's rows; all: those of the captions' tokens too"
+    )
+    train_projectors: bool | tuple[Encoded, ...] = Field(description="true: of all modalities shown; or a list")
+
+    @property
+    def max_epochs(self) -> int | None:
+        """The most epochs that it may take; None where it is so many steps long."""
+        extended = self.early_stopping.max_epochs if self.early_stopping else None
+        return extended or self.epochs
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Modalities that the stage shows, in the order of ``MODALITIES``."""
+        given = (*self.modality_sample_probs, *(self.final_modality_sample_probs or ()))
+        shown = {m for combination in given for m in combination.split("+")}
+        return tuple(m for m in MODALITIES if m in shown)
+
+    @property
+    def encoded(self) -> tuple[str, ...]:
+        """Modalities shown that are features of an encoder."""
+        return tuple(m for m in self.modalities if m != "text")
+
+    @property
+    def trained_projectors(self) -> tuple[str, ...]:
+        """Modalities whose projector is trained."""
+        if isinstance(self.train_projectors, bool):
+            return self.encoded if self.train_projectors else ()
+        return self.train_projectors
+
+    @property
+    def combinations(self) -> tuple[str, ...]:
+        """Combinations that are asked of the model: all with text that it knows, and those without that were shown."""
+        given = {*self.modality_sample_probs, *(self.final_modality_sample_probs or ())}
+        without_text = self.modality_dropout.get("text", 0) > 0
+        return tuple(
+            c
+            for c in COMBINATIONS
+            if c in given or (("text" in c or without_text) and set(c.split("+")) <= set(self.modalities))
+        )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        for name in ("modality_sample_probs", "final_modality_sample_probs"):
+            given = getattr(self, name)
+            for combination in given or ():
+                if combination not in COMBINATIONS:
+                    raise ValueError(f"{name}.{combination}: one of {', '.join(COMBINATIONS)}")
+            if given is not None and abs(sum(given.values()) - 1) > 1e-6:
+                raise ValueError(f"{name} add up to {sum(given.values()):g}, not 1")
+        if (self.epochs is None) == (self.steps is None):
+            raise ValueError("either epochs or steps says how long the stage is")
+        rule = self.early_stopping
+        if rule and rule.max_epochs and (self.epochs is None or rule.max_epochs < self.epochs):
+            raise ValueError("early_stopping.max_epochs extends epochs: it needs them, and may not be less")
+        for modality in (*self.modality_dropout, *self.trained_projectors):
+            if modality not in self.modalities:
+                raise ValueError(f"{modality} has a dropout or a trained projector, but the stage never shows it")
+        for modality, given in (("point_cloud", self.point_cloud), ("image", self.image)):
+            due = f"data/features/{modality}" if modality in self.modalities else "data/corpus"
+            if given != due:
+                raise ValueError(f"{modality} must be {due}, since its probabilities say so (DVC watches it)")
+        return self
