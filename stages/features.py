@@ -7,6 +7,7 @@ import typer
 
 from pipeline.runtime.commands import command, stage
 from pipeline.runtime.errors import UserError
+from pipeline.runtime.fingerprint import libraries, other_versions
 from pipeline.runtime.progress import display
 from pipeline.runtime.scratch import work_folder
 from pipeline.settings import params
@@ -106,9 +107,12 @@ def _rebuild(modality: Modality, names: list[str]) -> None:
     if foreign:
         raise UserError(f"{folder / foreign[0]} has no geometry to be made from; remove it")
     device = choose_device(params.load().training.device)
+    made_with = Manifest.read(folder).details.get("libraries", {})
     with display(f"rebuild {modality.value}") as show:
         changed = rebuild_features(modality.value, names, GEOMETRY, MODELS, folder, device, show)
         same = len(names) - len(changed)
         show.say(f"{len(names)} shards made again, {same} with the bytes that the manifest knows")
         if changed:
+            if different := other_versions(made_with, libraries("pipeline.features.build")):
+                show.say(f"note: {folder} was made with {different}")
             show.say(f"the manifest has been changed for {', '.join(changed)}; `dvc commit` if these are what you want")

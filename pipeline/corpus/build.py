@@ -24,6 +24,7 @@ from pipeline.runtime import interrupt
 from pipeline.runtime.atomic import atomic_open, publish, write_text
 from pipeline.runtime.csv_files import csv_text
 from pipeline.runtime.errors import Reject, UserError
+from pipeline.runtime.fingerprint import libraries
 from pipeline.runtime.scratch import Journal, clean
 from pipeline.settings.data import Codec, Data, Kernel, Split
 from pipeline.shards.manifest import Manifest, reasons, write_rejects
@@ -270,6 +271,7 @@ def _write(
         "codec": {**codec.model_dump(mode="json"), "vocabulary_size": Grammar(codec.bits).size},
         "source": data.source,
         "counts": counts,
+        "libraries": libraries(__name__),
     }
     Manifest("corpus", fields, details, tuple(shards)).write(folder)
 

@@ -14,6 +14,7 @@ from pipeline.encoders.dinov2 import DinoV2Encoder, decode_png
 from pipeline.encoders.michelangelo import MichelangeloEncoder
 from pipeline.runtime import interrupt
 from pipeline.runtime.errors import Reject, UserError
+from pipeline.runtime.fingerprint import libraries
 from pipeline.runtime.prefetch import prefetch
 from pipeline.settings import memory
 from pipeline.settings.data import ImageFeatures, PointFeatures
@@ -193,6 +194,7 @@ def build_features(
         )
     details = {"encoder": {"source": entry["source"], "sha256": entry["sha256"]}}
     details |= {"settings": settings.model_dump(mode="json"), "geometry": geometry_settings}
+    details |= {"libraries": libraries(__name__)}
     fields = embeddings.fields(member_of(modality), featurizer.shape, settings.dtype)
     publish_shards(scratch, out, finished, f"features/{modality}", fields, details)
     rejects = [reject for each in finished for reject in each.rejects]

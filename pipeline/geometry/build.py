@@ -12,6 +12,7 @@ from pipeline.cad.solids.sandbox import Failure, Sandbox
 from pipeline.geometry.draw import DrawTask, draw
 from pipeline.runtime import interrupt
 from pipeline.runtime.errors import Reject
+from pipeline.runtime.fingerprint import libraries
 from pipeline.settings.data import Data, Geometry, Kernel
 from pipeline.shards.building import FinishedShard, publish_shards, shard_by_shard
 from pipeline.shards.manifest import reasons
@@ -73,7 +74,8 @@ def build_geometry(
     fields: dict[str, dict[str, Any]] = {"points.npy": {"shape": [geometry.num_points, 6], "dtype": "float32"}}
     if geometry.num_queries:
         fields["queries.npy"] = {"shape": [geometry.num_queries, 4], "dtype": "float32"}
-    publish_shards(scratch, out, finished, "geometry", fields, {"settings": geometry.model_dump(mode="json")})
+    details = {"settings": geometry.model_dump(mode="json"), "libraries": libraries(__name__)}
+    publish_shards(scratch, out, finished, "geometry", fields, details)
     rejects = [reject for each in finished for reject in each.rejects]
     return {"samples": sum(f.shard.count for f in finished), "rejected": len(rejects), "reasons": reasons(rejects)}
 

@@ -38,7 +38,8 @@ class Manifest:
     Attributes:
         kind: ``corpus``, ``geometry``, ``features/image`` …
         fields: shape and dtype of each array member.
-        details: whatever else identifies the content: the encoder and its sha256, the settings, counts.
+        details: whatever else identifies the content: the encoder and its sha256, the settings, counts; and
+            ``libraries``, the versions that it was made with.
         shards: in order.
     """
 

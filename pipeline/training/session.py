@@ -23,6 +23,7 @@ from pipeline.model.checkpoint_folder import BEST, LOG, CheckpointConfig
 from pipeline.runtime.atomic import atomic_folder, write_text
 from pipeline.runtime.device import DTYPES
 from pipeline.runtime.errors import UserError
+from pipeline.runtime.fingerprint import libraries, other_versions
 from pipeline.runtime.progress import Display, display
 from pipeline.runtime.scratch import clean, work_folder
 from pipeline.settings import memory
@@ -60,9 +61,10 @@ def run_stage(p: Params, place: Place, parallel: Parallel) -> None:
         UserError: an input does not fit, or memory runs out.
     """
     name, parent = place.name, parent_lineage(place)
+    inputs = place.inputs | _libraries(p)  # one of them no import shows
     with (
         display(f"train {name}", shown=parallel.is_main) as show,
-        work_folder(f"train-{name}", __name__, _sections(p, place), place.inputs, parallel.is_main) as scratch,
+        work_folder(f"train-{name}", __name__, _sections(p, place), inputs, parallel.is_main) as scratch,
         Mirror(p, name, scratch, parent, show.say, parallel) as mirror,
     ):
         session = Session(p, place, parent, scratch, parallel, show, mirror)
@@ -119,8 +121,9 @@ def _open_data(session: Session, model: CadMllmModel) -> dict[str, TrainingData]
     train, validation = (len(part.rows) for part in data.values())
     among = f", {parallel.size} processes" * (parallel.size > 1)
     say(f"{train} models to train on, {validation} to validate on, on {parallel.device}{among}")
-    if difference := _other_weights(session.p, place):
-        say(f"note: {difference}")
+    for difference in (_other_weights(session.p, place), _other_libraries(session)):
+        if difference:
+            say(f"note: {difference}")
     return data
 
 
@@ -194,6 +197,7 @@ def _lineage(session: Session, validation: dict[str, float], steps: int) -> dict
         "steps": steps,
         "init_from": place.stage.init_from,
         "inputs_sha256": place.inputs,
+        "libraries": _libraries(session.p),
         "params": {key: _plain(value) for key, value in _sections(session.p, place).items()},
         "validation": validation,
         "parent": session.parent,
@@ -203,6 +207,11 @@ def _lineage(session: Session, validation: dict[str, float], steps: int) -> dict
 def _sections(p: Params, place: Place) -> dict[str, Any]:
     """The parameters that training depends on."""
     return {"model": p.model, "training": p.training, "codec": p.codec, "seed": p.seed, "stage": place.stage}
+
+
+def _libraries(p: Params) -> dict[str, str]:
+    """Versions of what computes."""
+    return libraries(__name__, *(["bitsandbytes"] if p.training.quantization != "none" else []))
 
 
 def _plain(value: Any) -> Any:
@@ -252,3 +261,9 @@ def _other_weights(p: Params, place: Place) -> str | None:
     if now == before:
         return None
     return f"{parent} was trained on frozen weights in {before.weights}, this stage is on {now.weights}"
+
+
+def _other_libraries(session: Session) -> str | None:
+    """That the parent was trained with other versions than compute now; None where it was not."""
+    changed = other_versions((session.parent or {}).get("libraries", {}), _libraries(session.p))
+    return changed and f"{session.place.stage.init_from} was trained with {changed}"

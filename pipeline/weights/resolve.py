@@ -29,7 +29,7 @@ from pipeline.encoders.alignment import ALIGNMENT
 from pipeline.encoders.michelangelo import MichelangeloConfig, MichelangeloEncoder
 from pipeline.runtime.atomic import publish, write_text
 from pipeline.runtime.errors import UserError
-from pipeline.runtime.fingerprint import sha256_file, sha256_folder
+from pipeline.runtime.fingerprint import libraries, sha256_file, sha256_folder
 from pipeline.settings.data import Model, Models
 from pipeline.settings.resolved import MANIFEST, identity
 from pipeline.shards.seen import SEEN, read_seen, write_seen
@@ -52,8 +52,8 @@ def build_models(
     Beside them is written which programs they were trained on, as far as they say so.
 
     Returns:
-        The manifest: for each model its source, the hub's commit, sha256, number of parameters, and whether it was
-        ever trained.
+        The manifest: for each model its source, the hub's commit, sha256, number of parameters, whether it was ever
+        trained, and the libraries that read or made it.
 
     Raises:
         UserError: a source that cannot be had, and why.
@@ -79,6 +79,7 @@ def build_models(
                 "parameters": made.parameters,
                 "pretrained": model.source != "init",
                 **identity(folder),
+                "libraries": libraries(__name__),
             }
             write_text(record, json.dumps(entry))
             gc.collect()

@@ -107,5 +107,7 @@ def show_checkpoint(folder: Annotated[Path, typer.Argument(help="For example che
         typer.echo(f"{name:13} {shape} from {features.details['encoder']['source']}")
     for name, digest in lineage["inputs_sha256"].items():
         typer.echo(f"sha256        {digest[:16]}  {name}")
+    for library, version in lineage.get("libraries", {}).items():
+        typer.echo(f"trained with  {library} {version}")
     lora = config.model.lora
     typer.echo(f"lora          r {lora.r}, alpha {lora.alpha:g}, on {', '.join(lora.target_modules)}")

@@ -77,7 +77,19 @@ def test_each_stage_continues_the_one_before(done):
     assert len({parents["stage2_text_pc"], parents["stage3_all"]}) == 2
     config = json.loads(done.read("checkpoints/stage3_all/config.json"))
     assert set(config["features"]) == {"point_cloud", "image"}
-    assert "stage3_all, from checkpoints/stage2_text_pc" in done.call("checkpoint", "show", "checkpoints/stage3_all")
+    shown = done.call("checkpoint", "show", "checkpoints/stage3_all")
+    assert "stage3_all, from checkpoints/stage2_text_pc" in shown
+    assert "trained with  torch 2." in shown
+
+
+def test_what_was_made_says_with_which_libraries(done):
+    folders = {"corpus": "cadquery-ocp-novtk", "geometry": "embreex", "features/image": "transformers"}
+    for folder, library in folders.items():
+        assert library in Manifest.read(done.folder / "data" / folder).details["libraries"]
+    assert "torch" not in Manifest.read(done.folder / "data/corpus").details["libraries"]
+    models = json.loads(done.read("models/manifest.json"))
+    assert all("torch" in entry["libraries"] for entry in models.values())
+    assert f"peft {'':17} " in done.read("report/index.html").decode()
 
 
 def test_metrics_and_plots(done):

@@ -165,8 +165,17 @@ def test_a_checkpoint_knows_its_ancestors_and_the_best_is_one_too(copy):
     best = json.loads(copy.read("checkpoints/stage2_text_pc/best/lineage.json"))["validation"]
     assert best in list(validations.values())[1:]
     copy.change("init_from: checkpoints/stage2_text_pc", "init_from: checkpoints/stage2_text_pc/best")
-    copy.run("cadmllm", "train", "stage3_all")
+    pretend_older(copy.folder / "checkpoints/stage2_text_pc/best/lineage.json")
+    said = copy.run("cadmllm", "train", "stage3_all")
+    assert said.count("checkpoints/stage2_text_pc/best was trained with torch 2.0.0; this is torch 2.") == 1
     assert losses(copy, "stage3_all", "validation")[0]["text"] == best["text"]
+
+
+def pretend_older(path):
+    lineage = json.loads(path.read_text())
+    assert lineage["libraries"].keys() >= {"torch", "transformers", "peft", "tokenizers", "numpy"}
+    lineage["libraries"]["torch"] = "2.0.0"
+    path.write_text(json.dumps(lineage))
 
 
 def test_all_options_of_a_stage_work_together(copy):
