@@ -12,7 +12,7 @@ SmolLM2-135M with LoRA on real Omni-CAD models, stage 3 (text, points, images), 
   length, a sample at a time.
 
 The sides take turns and the medians of their ratios are reported, since machines drift. ``--folder`` keeps the prepared
-features for the next time.
+features for the next time. ``gemm_fraction`` is MFU: of what the machine reaches in square matrix products.
 """
 
 import argparse
@@ -103,9 +103,10 @@ def make_trainer(p: params.Params, stage: str, model: CadMllmModel, data: Traini
 
 
 def run_ours(p: params.Params, model: CadMllmModel, data: TrainingData) -> tuple[float, float, float]:
-    """One pass over the samples: seconds, share of the matrix rate, share of the time spent waiting for data.
+    """One pass over the samples: seconds, MFU, share of the time spent waiting for data.
 
-    The matrix rate is measured after every step, since it drifts within a pass, and left out of the seconds.
+    MFU is of square matrix products, measured after every step, since they drift within a pass; that takes no part in
+    the seconds.
     """
     trainer, count = make_trainer(p, "stage3_all", model, data), FlopCount(model)
     seconds = flops = waited = 0.0

@@ -1,4 +1,4 @@
-"""Floating-point operations of a training step: the useful ones, padding and recomputation left out."""
+"""Model FLOPs of a training step, as MFU counts them: padding and recomputation left out."""
 
 from pipeline.model.cad_mllm import Batch, CadMllmModel
 

@@ -64,7 +64,7 @@ def fastest_s(work: Callable[[], object], device: torch.device, runs: int = 3) -
 
 
 def matrix_flops(device: torch.device, dtype: torch.dtype = torch.float32, size: int | None = None) -> float:
-    """Operations per second of square matrix products: what a training step is compared with.
+    """FLOPs per second of square matrix products: what MFU is a share of.
 
     A GPU multiplies as large matrices as a 7B model's layers do, and many before it is waited for: a small product
     takes less time than asking for it.

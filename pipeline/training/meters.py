@@ -76,11 +76,15 @@ class Tally:
 
 
 class Speed:
-    """How fast this process is: tokens per second, time spent waiting for data, share of the matrix rate."""
+    """How fast this process is: tokens per second, time spent waiting for data, MFU.
+
+    MFU is model FLOPs utilisation (Chowdhery et al. 2022), of what the device reaches in square matrix products of the
+    frozen weights' dtype, measured when training begins, not of what its maker states.
+    """
 
     def __init__(self, model: CadMllmModel) -> None:
         self._count, self._device = FlopCount(model), model.device
-        self._peak = matrix_flops(model.device, model.dtype)
+        self._reached = matrix_flops(model.device, model.dtype)
         self._window, self._all = _Counts(), _Counts()
 
     def add(self, batch: Batch) -> None:
@@ -117,7 +121,7 @@ class Speed:
             "tokens_per_s": round(counts.tokens / elapsed, 3),
             "samples_per_s": round(counts.samples / elapsed, 4),
             "data_wait_share": round(counts.waited / elapsed, 5),
-            "matrix_rate_share": round(counts.flops / elapsed / self._peak, 4),
+            "mfu": round(counts.flops / elapsed / self._reached, 4),
             "peak_memory_gib": round(peak_memory(self._device) / GIB, 3),
         }
 
@@ -125,7 +129,7 @@ class Speed:
         """The whole run in a line."""
         figures = self._figures(self._all)
         return (
-            f"{figures['tokens_per_s']:.0f} tokens/s, {figures['matrix_rate_share']:.0%} of the matrix rate, "
+            f"{figures['tokens_per_s']:.0f} tokens/s, MFU {figures['mfu']:.0%}, "
             f"{figures['data_wait_share']:.1%} waiting for data, {figures['peak_memory_gib']:.2f} GiB at most"
         )
 

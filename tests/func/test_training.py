@@ -231,7 +231,7 @@ def test_other_ways_to_compute_a_step_give_the_same_losses(copy, old, new, rel):
 
 def test_how_fast_it_went_is_logged_apart(done):
     lines = [json.loads(line) for line in done.read("logs/train/stage3_all.jsonl").splitlines()]
-    assert {"tokens_per_s", "data_wait_share", "matrix_rate_share", "peak_memory_gib"} <= lines[-1].keys()
+    assert {"tokens_per_s", "data_wait_share", "mfu", "peak_memory_gib"} <= lines[-1].keys()
     assert all(0 <= line["data_wait_share"] < 1 and line["tokens_per_s"] > 0 for line in lines)
     assert "tokens_per_s" not in done.read("checkpoints/stage3_all/log.jsonl").decode()
 
