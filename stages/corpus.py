@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
-from pipeline.runtime.commands import stage
+from pipeline.runtime.commands import long_running
 from pipeline.runtime.progress import display
 from pipeline.runtime.scratch import work_folder
 from pipeline.settings import params
 from pipeline.settings.places import CORPUS, MODELS
 
 
-@stage
+@long_running
 def corpus() -> None:
     """Read Omni-CAD, or make the synthetic corpus, and write its captions and program tokens to data/corpus/."""
     from pipeline.cad.omnicad.watched import unwatched

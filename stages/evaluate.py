@@ -9,13 +9,13 @@ from pipeline.curriculum.place import find_trained
 from pipeline.evaluation.setup import make_evaluator, measuring, own_folders
 from pipeline.model.checkpoint_folder import LINEAGE, read_json
 from pipeline.runtime.atomic import publish, write_text
-from pipeline.runtime.commands import stage
+from pipeline.runtime.commands import long_running
 from pipeline.runtime.progress import display
 from pipeline.settings import params
 from pipeline.settings.places import CHECKPOINTS, EVALUATIONS, METRICS
 
 
-@stage
+@long_running
 def evaluate(
     name: Annotated[str, typer.Argument(metavar="STAGE", help="A stage of `curriculum` whose checkpoint is measured.")],
 ) -> None:

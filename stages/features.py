@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.runtime.commands import command, stage
+from pipeline.runtime.commands import command, long_running
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.fingerprint import libraries, other_versions
 from pipeline.runtime.progress import display
@@ -40,7 +40,7 @@ def encode(
     run(modality)
 
 
-@stage
+@long_running
 def run(modality: Modality) -> None:
     """Encode one modality."""
     p = params.load()

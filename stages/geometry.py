@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pipeline.runtime.commands import stage
+from pipeline.runtime.commands import long_running
 from pipeline.runtime.progress import display
 from pipeline.runtime.scratch import work_folder
 from pipeline.settings import params
@@ -10,7 +10,7 @@ from pipeline.settings.places import CORPUS, GEOMETRY
 from pipeline.shards.manifest import Manifest
 
 
-@stage
+@long_running
 def geometry() -> None:
     """Build every model's solid and draw points with normals and shaded views to data/geometry/."""
     p = params.load()

@@ -1,13 +1,13 @@
 """The ``models`` stage: language model and encoders into plain folders."""
 
-from pipeline.runtime.commands import stage
+from pipeline.runtime.commands import long_running
 from pipeline.runtime.progress import display
 from pipeline.runtime.scratch import work_folder
 from pipeline.settings import params
 from pipeline.settings.places import MODELS
 
 
-@stage
+@long_running
 def models() -> None:
     """Resolve the language model and the two encoders into models/. After this nothing needs a network."""
     from pipeline.weights.resolve import build_models, local_hashes

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from pipeline.runtime.atomic import atomic_folder, write_text
-from pipeline.runtime.commands import minutes_of, stage
+from pipeline.runtime.commands import long_running, minutes_of
 from pipeline.runtime.csv_files import csv_text
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.progress import display
@@ -25,7 +25,7 @@ from pipeline.settings.resolved import read_models
 from pipeline.shards.manifest import Manifest, read_rejects, reasons
 
 
-@stage
+@long_running
 def report() -> None:
     """Write report/index.html, metrics/summary.json and the plots over all stages."""
     p = params.load()
@@ -43,10 +43,10 @@ def report() -> None:
             )
         except FileNotFoundError as error:
             raise UserError(f"{error.filename} is missing; run `cadmllm {Path(error.filename).stem}`") from error
-        stages = [f"{step} {name}" for step in ("train", "evaluate") for name in p.curriculum]
+        curriculum = [f"{command} {name}" for command in ("train", "evaluate") for name in p.curriculum]
         features = [f"features --modality {modality}" for modality in ("image", "point_cloud")]
         minutes = minutes_of(
-            ["models", "corpus", "geometry", *features, *stages, "robustness", "retrieval", "transfer"]
+            ["models", "corpus", "geometry", *features, *curriculum, "robustness", "retrieval", "transfer"]
         )
         figures = summary(results[-1].evaluation, real)
         for name, table in plot_tables(results).items():

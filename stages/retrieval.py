@@ -3,7 +3,7 @@
 import json
 
 from pipeline.runtime.atomic import write_text
-from pipeline.runtime.commands import stage
+from pipeline.runtime.commands import long_running
 from pipeline.runtime.progress import display
 from pipeline.settings import params
 from pipeline.settings.places import CORPUS, FEATURES, GEOMETRY, METRICS, MODELS, Folders
@@ -11,7 +11,7 @@ from pipeline.settings.resolved import read_models
 from pipeline.shards.manifest import Manifest
 
 
-@stage
+@long_running
 def retrieval() -> None:
     """How often a cloud finds its own pictures among those of 500 models, and pictures their cloud."""
     p = params.load()

@@ -6,7 +6,7 @@ from typing import Any
 from pipeline.curriculum.place import find_trained
 from pipeline.evaluation.setup import make_evaluator, measuring, own_folders
 from pipeline.runtime.atomic import write_text
-from pipeline.runtime.commands import stage
+from pipeline.runtime.commands import long_running
 from pipeline.runtime.csv_files import csv_text
 from pipeline.runtime.progress import display
 from pipeline.runtime.scratch import clean
@@ -14,7 +14,7 @@ from pipeline.settings import params
 from pipeline.settings.places import METRICS, MODELS, PLOTS
 
 
-@stage
+@long_running
 def robustness() -> None:
     """Try the last checkpoint on noisy clouds, clouds with points missing, and parts seen from elsewhere."""
     p = params.load()

@@ -6,12 +6,12 @@ from typing import Annotated
 import typer
 
 from pipeline.curriculum.place import find_stage
-from pipeline.runtime.commands import stage
+from pipeline.runtime.commands import long_running
 from pipeline.settings import params
 from pipeline.training.launch import launch
 
 
-@stage
+@long_running
 def train(
     name: Annotated[str, typer.Argument(metavar="STAGE", help="A stage of `curriculum` in params.yaml.")],
     nproc: Annotated[

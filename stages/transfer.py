@@ -7,7 +7,7 @@ from typing import Any
 from pipeline.curriculum.place import Place, find_stage, find_trained
 from pipeline.evaluation.setup import make_evaluator, measuring
 from pipeline.runtime.atomic import atomic_folder, publish, write_text
-from pipeline.runtime.commands import stage
+from pipeline.runtime.commands import long_running
 from pipeline.runtime.fingerprint import sha256_file
 from pipeline.runtime.progress import Display, display
 from pipeline.runtime.scratch import clean
@@ -17,7 +17,7 @@ from pipeline.settings.places import CORPUS, EVALUATIONS, METRICS, MODELS, SKIPP
 from pipeline.shards.manifest import MANIFEST, Manifest
 
 
-@stage
+@long_running
 def transfer() -> None:
     """Measure the last checkpoint on the real models at `transfer.path`, where there are some."""
     from pipeline.cad.omnicad.dataset import no_real_models, real_path

@@ -19,7 +19,7 @@ def text_retention(lineage: dict[str, Any]) -> float | None:
     return losses[0] / losses[-1] if len(losses) > 1 and "text" in lineage["validation"] else None
 
 
-def retention_advice(retention: float | None, params: Params, stage: str) -> str | None:
+def retention_advice(retention: float | None, params: Params, name: str) -> str | None:
     """A warning with the document's remedy where text-only generation is being forgotten; None where it is not."""
     if retention is None or retention <= params.training.retention_threshold:
         return None
@@ -27,5 +27,5 @@ def retention_advice(retention: float | None, params: Params, stage: str) -> str
     return (
         f"text-only loss is {retention:.2f} times that of the first stage (training.retention_threshold is "
         f"{params.training.retention_threshold:g}): the model forgets text-only generation. Raise the share of text in "
-        f"curriculum.{stage}.modality_sample_probs, or give curriculum.{first} more epochs"
+        f"curriculum.{name}.modality_sample_probs, or give curriculum.{first} more epochs"
     )

@@ -1,4 +1,4 @@
-"""What every stage will need: disk from the shapes, time from measured rates, memory from the parts.
+"""What every pipeline stage will need: disk from the shapes, time from measured rates, memory from the parts.
 
 Sizes of feature shards are exact. What depends on the models themselves (programs, PNGs, kernel time) is that of the
 few that were measured.
@@ -29,8 +29,8 @@ LIBRARIES = int(0.6 * GIB)  # torch, transformers and the CAD kernel, once in ea
 
 
 @dataclass(frozen=True, slots=True)
-class StagePlan:
-    """What one stage needs.
+class Needs:
+    """What one pipeline stage needs.
 
     Attributes:
         disk, memory: bytes; memory is that of all its processes, on the GPU where there is one.
@@ -47,17 +47,15 @@ class StagePlan:
     absent: int = 0
 
 
-TRAINING_SHARE = 0.5  # of the matrix products' rate that a training step reaches
+MFU = 0.5  # of a training step, as `Speed` has it
 DECODING_STEP_S = 0.01  # of the smallest model: what transformers does between its matrices
 LONGEST_OF_BATCH = 2  # times the mean number of tokens
 PROGRAM_BYTES = 18_000  # of pictures and meshes in evaluations/, for each program that is written
 FIGURES_BYTES = 800  # of one disturbance in metrics/robustness.json
 
 
-def plan(
-    p: Params, num_models: int, rates: Rates, num_workers: int, counts: list[int] | None = None
-) -> list[StagePlan]:
-    """The needs of every stage for so many models.
+def plan(p: Params, num_models: int, rates: Rates, num_workers: int, counts: list[int] | None = None) -> list[Needs]:
+    """The needs of every pipeline stage, in order, for so many models.
 
     Args:
         counts: samples of each shard, where they are known.
@@ -68,24 +66,24 @@ def plan(
     built = f"measured on {rates.num_models} models"
     workers = LIBRARIES * (1 + num_workers)
     batch = encoder_bytes(p, p.geometry.num_views)
-    stages = [
-        StagePlan("models", int(2 * parameters), 0.0, LIBRARIES + int(4 * parameters), "parameters in 16 bits"),
-        StagePlan("corpus", shards_bytes(sum(rates.corpus_bytes), counts), rates.corpus_s * num_models, workers, built),
-        StagePlan(
+    before = [
+        Needs("models", int(2 * parameters), 0.0, LIBRARIES + int(4 * parameters), "parameters in 16 bits"),
+        Needs("corpus", shards_bytes(sum(rates.corpus_bytes), counts), rates.corpus_s * num_models, workers, built),
+        Needs(
             "geometry",
             shards_bytes(points + p.geometry.num_views * rates.png_bytes, counts),
             rates.geometry_s * num_models,
             workers,
             built,
         ),
-        StagePlan(
+        Needs(
             "features@image",
             shards_bytes(feature_bytes(image_shape(p), p.features.image.dtype), counts),
             rates.image_s * num_models,
             LIBRARIES + batch["image"],
             f"shape {image_shape(p)} {p.features.image.dtype}",
         ),
-        StagePlan(
+        Needs(
             "features@point_cloud",
             shards_bytes(feature_bytes(points_shape(p), p.features.point_cloud.dtype), counts),
             rates.points_s * num_models,
@@ -95,10 +93,10 @@ def plan(
     ]
     memory = workers + int(4 * parameters)
     training = _training(p, num_models, rates, parameters)
-    return [*stages, *training, *_measuring(p, num_models, rates, parameters, memory)]
+    return [*before, *training, *_measuring(p, num_models, rates, parameters, memory)]
 
 
-def _training(p: Params, num_models: int, rates: Rates, parameters: float) -> Iterator[StagePlan]:
+def _training(p: Params, num_models: int, rates: Rates, parameters: float) -> Iterator[Needs]:
     train = num_models * (1 - p.data.split.validation - p.data.split.test)
     shown = {modality: positions for modality, (_, _, positions) in shown_tokens(p).items()}
     text = rates.program_tokens + min(rates.caption_tokens, p.model.max_caption_tokens) + 8
@@ -110,15 +108,15 @@ def _training(p: Params, num_models: int, rates: Rates, parameters: float) -> It
         samples = train * stage.max_epochs if stage.max_epochs else (stage.steps or 0) * p.training.batch_size
         tokens = samples * (text + extra)
         # Forward, and backward through frozen weights: 4 operations for each parameter and token.
-        seconds = 4 * parameters * tokens / (rates.flops * TRAINING_SHARE)
+        seconds = 4 * parameters * tokens / (rates.flops * MFU)
         memory = step_memory(p, stage, text)
         basis = f"{tokens / 1e6:.3g} M tokens, {parameters / 1e6:.0f} M parameters"
         disk = int(0.02 * 4 * parameters)
-        yield StagePlan(f"train@{name}", disk, seconds, LIBRARIES + memory.needed, basis, memory.absent)
+        yield Needs(f"train@{name}", disk, seconds, LIBRARIES + memory.needed, basis, memory.absent)
 
 
-def _measuring(p: Params, num_models: int, rates: Rates, parameters: float, memory: int) -> Iterator[StagePlan]:
-    """Evaluation of each stage, and of the last one on worse inputs and on real models."""
+def _measuring(p: Params, num_models: int, rates: Rates, parameters: float, memory: int) -> Iterator[Needs]:
+    """Evaluation of each curriculum stage, and of the last one on worse inputs and on real models."""
     limits, last = p.evaluation, list(p.curriculum.values())[-1]
     tests = min(limits.num_test_models, int(num_models * p.data.split.test))
     steps = min(limits.max_new_tokens, int(LONGEST_OF_BATCH * rates.program_tokens))
@@ -126,7 +124,7 @@ def _measuring(p: Params, num_models: int, rates: Rates, parameters: float, memo
     def seconds(num_tests: int, sets: int) -> float:
         """To generate and measure so many sets of test models; of several candidates all are built."""
         rows = min(limits.batch_size, num_tests) * limits.num_candidates
-        step = DECODING_STEP_S + 2 * parameters * rows / (rates.flops * TRAINING_SHARE)
+        step = DECODING_STEP_S + 2 * parameters * rows / (rates.flops * MFU)
         batches = -(-num_tests // limits.batch_size)
         return sets * (batches * steps * step + num_tests * limits.num_candidates * rates.assess_s)
 
@@ -134,9 +132,9 @@ def _measuring(p: Params, num_models: int, rates: Rates, parameters: float, memo
         exchanged = conditioning_cases(stage.combinations) if limits.conditioning else {}
         return len(stage.combinations) + len(exchanged) + int(limits.completion)
 
-    def row(name: str, num_tests: int, sets: int, disk: int, more_s: float = 0.0) -> StagePlan:
+    def row(name: str, num_tests: int, sets: int, disk: int, more_s: float = 0.0) -> Needs:
         basis = f"{num_tests * sets} programs; {rates.assess_s:.2g} s to build and measure one"
-        return StagePlan(name, disk, more_s + seconds(num_tests, sets), memory, basis)
+        return Needs(name, disk, more_s + seconds(num_tests, sets), memory, basis)
 
     for name, stage in p.curriculum.items():
         sets = sets_of(stage)

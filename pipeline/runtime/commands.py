@@ -56,7 +56,7 @@ def typed() -> str:
     return shlex.join(["cadmllm", *sys.argv[1:]])
 
 
-def stage(function: Callable[P, None]) -> Callable[P, None]:
+def long_running(function: Callable[P, None]) -> Callable[P, None]:
     """A command that works for long: it also stops cleanly on SIGTERM and SIGINT."""
 
     @functools.wraps(function)

@@ -18,7 +18,7 @@ SHELLS = ("sh", "dash", "bash", "zsh", "ksh", "fish")
 
 
 class Interrupted(Exception):
-    """The user, or the system, asked the stage to stop. What was finished is kept."""
+    """The user, or the system, asked the command to stop. What was finished is kept."""
 
 
 class _Stop:
@@ -41,8 +41,8 @@ _stop = _Stop()
 def listen() -> None:
     """Turn SIGTERM and SIGINT into a request, and ask for SIGTERM when the parent dies.
 
-    ``dvc repro`` that is killed leaves its stages running; with this they stop, also where the shell that DVC
-    runs a stage in stands in between.
+    ``dvc repro`` that is killed leaves its commands running; with this they stop, also where the shell that DVC
+    runs one in stands in between.
     """
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGINT, _stop)

@@ -1,4 +1,4 @@
-"""How stages show progress: a bar in a terminal, plain lines elsewhere."""
+"""How commands show progress: a bar in a terminal, plain lines elsewhere."""
 
 import sys
 import time
@@ -39,7 +39,7 @@ class Display:
 
 @contextmanager
 def display(title: str, shown: bool = True) -> Iterator[Display]:
-    """A display for one stage; silent in a process that only helps another."""
+    """A display for one command; silent in a process that only helps another."""
     if not (console.is_terminal and shown):
         yield Display(None, title, shown)
         return

@@ -49,19 +49,19 @@ def plan(
             "preset": p.preset,
             "device": str(device),
             "rates": asdict(rates),
-            "plans": {str(number): [asdict(stage) for stage in stages] for number, stages in plans.items()},
+            "plans": {str(number): [asdict(needs) for needs in each] for number, each in plans.items()},
             "alternatives": [{"setting": name, "disk": disk, "seconds": seconds} for name, disk, seconds in others],
         }
         typer.echo(json.dumps(document))
         return
-    for number, stages in plans.items():
+    for number, each in plans.items():
         typer.echo(f"\n{p.preset}, {number:,} models, on {device} with {workers} workers")
         typer.echo(f"{'stage':24}{'disk':>12}{'time':>12}{'memory':>12}  basis")
-        for stage in stages:
-            row = f"{stage.name:24}{_bytes(stage.disk):>12}{_time(stage.seconds):>12}{_bytes(stage.memory):>12}"
-            saved = f"; {_bytes(stage.absent)} more with the encoders in the step" if stage.absent else ""
-            typer.echo(f"{row}  {stage.basis}{saved}")
-        disk, seconds = sum(stage.disk for stage in stages), sum(stage.seconds for stage in stages)
+        for needs in each:
+            row = f"{needs.name:24}{_bytes(needs.disk):>12}{_time(needs.seconds):>12}{_bytes(needs.memory):>12}"
+            saved = f"; {_bytes(needs.absent)} more with the encoders in the step" if needs.absent else ""
+            typer.echo(f"{row}  {needs.basis}{saved}")
+        disk, seconds = sum(needs.disk for needs in each), sum(needs.seconds for needs in each)
         typer.echo(f"{'total':24}{_bytes(disk):>12}{_time(seconds):>12}")
     typer.echo(f"\nimage features of {OMNICAD_MODELS:,} models, otherwise stored (DVC's cache holds a second copy)")
     for name, disk, seconds in others:

@@ -10,7 +10,7 @@ import typer
 
 from pipeline.curriculum.log import read_log
 from pipeline.runtime.atomic import atomic_folder, write_text
-from pipeline.runtime.commands import command, stage
+from pipeline.runtime.commands import command, long_running
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.fingerprint import sha256_file, sha256_folder
 from pipeline.runtime.progress import display
@@ -69,7 +69,7 @@ def speed_log(name: str) -> Path:
 
 
 @pretrain.command("shape-encoder")
-@stage
+@long_running
 def shape_encoder() -> None:
     """Train both encoders: solids are read back from clouds; clouds, pictures and captions find each other."""
     p, recipe = settings()
@@ -108,7 +108,7 @@ def shape_encoder() -> None:
 
 
 @pretrain.command("image-encoder")
-@stage
+@long_running
 def image_encoder() -> None:
     """Train the image encoder on: from pictures it learns the tokens of the finished point cloud encoder."""
     p, recipe = settings()
@@ -169,7 +169,7 @@ class Lessons(StrEnum):
 
 
 @pretrain.command("language-model")
-@stage
+@long_running
 def language_model(
     lessons: Annotated[
         Lessons,

@@ -14,7 +14,7 @@ BUSY = "runs now, or waits for what does"
 
 @command
 def status() -> None:
-    """Say for every stage whether it is done, half done in scratch, or would run, and why."""
+    """Say for every pipeline stage whether it is done, half done in scratch, or would run, and why."""
     from dvc.exceptions import DvcException
     from dvc.lock import LockError
     from dvc.repo import Repo
@@ -24,15 +24,15 @@ def status() -> None:
     try:
         repo = Repo()
         here = Path.cwd().resolve()  # pretraining/ is a pipeline of its own
-        stages = [stage for stage in repo.index.stages if Path(stage.path).resolve().parent == here]
+        stages = [each for each in repo.index.stages if Path(each.path).resolve().parent == here]
         changed: dict[str, list[Any]] = {}
         with repo.lock:  # Repo.status would read dvc.lock again for every stage
-            for stage in stages:
+            for each in stages:
                 try:
-                    changed |= stage.status(check_updates=True)
+                    changed |= each.status(check_updates=True)
                 except LockError:  # held by a command that writes what the stage reads or writes
-                    changed[stage.addressing] = [BUSY]
-        names = [stage.addressing for stage in stages]
+                    changed[each.addressing] = [BUSY]
+        names = [each.addressing for each in stages]
     except DvcException as error:
         typer.secho(f"error: dvc: {error}", err=True, fg="red")
         raise typer.Exit(1) from None

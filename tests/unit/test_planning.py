@@ -45,16 +45,16 @@ def test_every_preset_can_be_planned(name):
     counts = shard_counts(p, 1000)
     assert sum(counts) == 1000
     assert max(counts) <= p.data.shard_size
-    stages = plan(p, 1000, RATES, 2)
+    needs = plan(p, 1000, RATES, 2)
     worse = ["robustness"] if any(p.robustness.model_dump().values()) else []
     trained, measured = ([f"{verb}@{stage}" for stage in p.curriculum] for verb in ("train", "evaluate"))
-    assert [stage.name for stage in stages][5:] == [*trained, *measured, *worse, "transfer"]
-    assert all(stage.disk > 0 and stage.memory > 0 for stage in stages)
-    training = [stage for stage in stages if stage.name.startswith("train@")]
+    assert [each.name for each in needs][5:] == [*trained, *measured, *worse, "transfer"]
+    assert all(each.disk > 0 and each.memory > 0 for each in needs)
+    training = [each for each in needs if each.name.startswith("train@")]
     for before, after in itertools.pairwise(training):  # less, more, most
         assert before.memory < after.memory
         assert before.absent < after.absent
-    features = next(stage for stage in stages if stage.name == "features@image")
+    features = next(each for each in needs if each.name == "features@image")
     same = f"{p.geometry.num_views} views, pool {p.features.image.pool}, float16"
     listed = {name: disk for name, disk, _ in alternatives(p, 1000, RATES)}
     assert listed[same] == features.disk
