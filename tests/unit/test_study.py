@@ -41,7 +41,8 @@ def test_each_departure_takes_back_what_it_is_named_after():
         return [stage.lr for stage in chosen[name].curriculum.values()]
 
     assert as_it_is.training.projector_lr_multiplier == 5
-    first, second, third = rates("as_it_is")
+    assert len(set(rates("as_it_is"))) == 1
+    first, second, third = rates("order_of_rates")
     assert first == second == 2 * third  # the document's order
     assert rates("rates") == [
         stage.lr for stage in params.parse(yaml_files.plain(presets.compose("paper")), "paper").curriculum.values()
