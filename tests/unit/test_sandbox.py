@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 
 from pipeline.cad.parts import synthesis
@@ -104,3 +105,22 @@ def test_a_script_can_give_a_function_of_its_own(tmp_path):
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     found = subprocess.run([sys.executable, script], env=env, capture_output=True, text=True, check=False)
     assert found.stdout == "[0, 2, 4, 6, 8]\n", found.stderr
+
+
+def test_a_worker_that_hangs_dies_with_the_process_that_started_it(tmp_path):
+    script = tmp_path / "hangs.py"
+    script.write_text(
+        "import os, time\n"
+        "from pipeline.cad.solids.sandbox import Sandbox\n"
+        "def work(path):\n"
+        "    os.write(1, str(os.getpid()).encode() + b'\\n')\n"
+        "    time.sleep(600)\n"
+        "if __name__ == '__main__':\n"
+        "    with Sandbox(work, 1, timeout_s=600.0, memory_mib=256) as sandbox:\n"
+        "        list(sandbox.map([0]))\n"
+    )
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, env=env) as process:
+        worker = psutil.Process(int(process.stdout.readline()))
+        process.kill()
+    assert psutil.wait_procs([worker], timeout=30)[1] == []

@@ -185,7 +185,9 @@ def _death(exitcode: int | None) -> Failure:
 
 def _serve(function: Callable[[Any], Any], connection: Connection, memory_mib: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
-    die_with_parent(signal.SIGKILL)  # also one that hangs
+    # The fork server ends when nobody holds its alive pipe, and a worker with it, also one that hangs.
+    os.close(forkserver._forkserver._forkserver_alive_fd)  # type: ignore[attr-defined]
+    die_with_parent(signal.SIGKILL)
     limit = (memory_mib + IDLE_MIB) << 20
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
