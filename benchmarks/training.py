@@ -183,6 +183,7 @@ class DocumentWay:
         self.optimizer = torch.optim.AdamW(self.trained, lr=1e-3)
 
     def json_tokens(self, row: int) -> list[int]:
+        """A sample's JSON without spaces, in the language model's tokens."""
         document = json.loads(self.dataset.read(f"json/{self.data.rows[row].id}.json"))
         text = json.dumps(document, separators=(",", ":"))
         ids: list[int] = self.model.tokenizer(text, add_special_tokens=False)["input_ids"]

@@ -31,6 +31,7 @@ class InOrder(TyperGroup):
     """Lists commands and groups of commands as they are listed here; Typer would list groups first."""
 
     def list_commands(self, _ctx: Any) -> list[str]:
+        """As ``COMMANDS`` has them."""
         return [name for commands in COMMANDS.values() for name in commands]
 
 

@@ -26,6 +26,7 @@ class AlignmentHead(nn.Module):
         self.project = nn.Linear(width, embedding_width, bias=False)
 
     def forward(self, tokens_BTW: Tensor) -> Tensor:
+        """(B, T, W) tokens to (B, E), each of length 1."""
         return F.normalize(self.project(self.norm(tokens_BTW.mean(dim=1))), dim=-1)
 
     def save(self, folder: Path) -> None:

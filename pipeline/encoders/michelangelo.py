@@ -52,6 +52,7 @@ class Mlp(nn.Module):
         self.c_proj = nn.Linear(4 * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(…, W) to the same shape."""
         out: Tensor = self.c_proj(F.gelu(self.c_fc(x)))
         return out
 
@@ -67,6 +68,7 @@ class CrossAttention(nn.Module):
         self.c_proj = nn.Linear(width, width)
 
     def forward(self, x_BLW: Tensor, data_BNW: Tensor) -> Tensor:
+        """(B, L, W) queries and (B, N, W) data to (B, L, W)."""
         q = self.c_q(x_BLW).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
         k, v = self.c_kv(data_BNW).unflatten(-1, (self.num_heads, -1)).transpose(1, 2).chunk(2, dim=-1)
         out: Tensor = self.c_proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(-2))
@@ -83,6 +85,7 @@ class SelfAttention(nn.Module):
         self.c_proj = nn.Linear(width, width)
 
     def forward(self, x_BLW: Tensor) -> Tensor:
+        """(B, L, W) to the same shape."""
         q, k, v = self.c_qkv(x_BLW).unflatten(-1, (self.num_heads, -1)).transpose(1, 2).chunk(3, dim=-1)
         out: Tensor = self.c_proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(-2))
         return out
@@ -100,6 +103,7 @@ class CrossBlock(nn.Module):
         self.ln_3 = nn.LayerNorm(width)
 
     def forward(self, x_BLW: Tensor, data_BNW: Tensor) -> Tensor:
+        """(B, L, W) queries and (B, N, W) data to (B, L, W)."""
         x_BLW = x_BLW + self.attn(self.ln_1(x_BLW), self.ln_2(data_BNW))
         out: Tensor = x_BLW + self.mlp(self.ln_3(x_BLW))
         return out
@@ -116,6 +120,7 @@ class SelfBlock(nn.Module):
         self.ln_2 = nn.LayerNorm(width)
 
     def forward(self, x_BLW: Tensor) -> Tensor:
+        """(B, L, W) to the same shape."""
         x_BLW = x_BLW + self.attn(self.ln_1(x_BLW))
         out: Tensor = x_BLW + self.mlp(self.ln_2(x_BLW))
         return out

@@ -172,6 +172,7 @@ class CadMllmModel(nn.Module):
 
     @property
     def device(self) -> torch.device:
+        """Where all of it is; of a sharded model, this process' part."""
         return next(self.parameters()).device
 
     def add_projector(self, modality: str, shape: tuple[int, ...], details: dict[str, Any]) -> None:

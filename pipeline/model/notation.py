@@ -32,12 +32,15 @@ class CadNotation:
     end = TOKEN["END"]
 
     def write(self, program: Sequence[int]) -> list[int]:
+        """As they come: a program ends in END already."""
         return list(program)
 
     def start(self, program: Sequence[int]) -> list[int]:
+        """As they come."""
         return list(program)
 
     def read(self, ids: Sequence[int]) -> list[int]:
+        """Up to END; without one, all."""
         ids = list(ids)
         return ids[: ids.index(self.end) + 1] if self.end in ids else ids
 
@@ -55,14 +58,17 @@ class TextNotation:
         self.end: int = tokenizer.eos_token_id
 
     def write(self, program: Sequence[int]) -> list[int]:
+        """The names of its tokens, then the tokenizer's end in place of END."""
         return [*self.start([token for token in program if token != TOKEN["END"]]), self.end]
 
     def start(self, program: Sequence[int]) -> list[int]:
+        """The names of these tokens, with a space between."""
         text = " ".join(self.grammar.name(token) for token in program)
         ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
 
     def read(self, ids: Sequence[int]) -> list[int]:
+        """The names that the text begins with, up to the first that the grammar does not know."""
         ids = list(ids)
         whole = self.end in ids
         tokens: list[int] = []

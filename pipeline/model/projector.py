@@ -24,9 +24,11 @@ class MlpProjector(nn.Module):
         nn.init.zeros_(self.down.bias)
 
     def num_tokens(self, num_inputs: int) -> int:
+        """Tokens out for so many in: as many."""
         return num_inputs
 
     def forward(self, tokens_BTD: Tensor) -> Tensor:
+        """(B, T, D) to (B, T, E)."""
         out: Tensor = self.down(F.gelu(self.up(tokens_BTD)))
         return out
 
@@ -43,9 +45,11 @@ class ResamplerProjector(nn.Module):
         self.mlp = MlpProjector(params, width_in, width_out, output_std)
 
     def num_tokens(self, num_inputs: int) -> int:  # noqa: ARG002 - the same whatever comes in
+        """Tokens out, Q, for however many in."""
         return len(self.queries)
 
     def forward(self, tokens_BTD: Tensor) -> Tensor:
+        """(B, T, D) to (B, Q, E)."""
         queries_BQD = self.queries.expand(len(tokens_BTD), -1, -1)
         context = self.norm(tokens_BTD)
         attended, _ = self.attention(queries_BQD, context, context, need_weights=False)

@@ -34,6 +34,7 @@ class TextEmbedding(nn.Module):
 
     @property
     def embedding_dim(self) -> int:
+        """E, as ``nn.Embedding`` calls it."""
         return self.table.embedding_dim
 
     def trained_ids(self) -> Tensor:
@@ -53,6 +54,7 @@ class TextEmbedding(nn.Module):
         self.rows = nn.Parameter(rows)
 
     def forward(self, ids: Tensor) -> Tensor:
+        """(…) token ids to (…, E) in the table's dtype; gradients reach the trained rows alone."""
         frozen: Tensor = self.table(ids)
         if self.rows is None:
             return frozen
@@ -72,6 +74,7 @@ class CadEmbedding(nn.Embedding):
         self.compute_dtype = dtype
 
     def forward(self, ids: Tensor) -> Tensor:
+        """(…) CAD token ids to (…, E) in the compute dtype."""
         return super().forward(ids).to(self.compute_dtype)
 
 
@@ -83,6 +86,7 @@ class CadHead(nn.Linear):
         self.weight = nn.Parameter(rows)
 
     def forward(self, hidden: Tensor) -> Tensor:
+        """(…, E) hidden states to (…, tokens) logits in float32."""
         with torch.autocast(hidden.device.type, enabled=False):
             return super().forward(hidden.to(self.weight.dtype))
 

@@ -49,6 +49,7 @@ class StepMemory:
 
     @property
     def needed(self) -> int:
+        """Bytes of a step: all parts but the encoders', which have run before."""
         return self.weights + self.trained + self.activations + self.features
 
 

@@ -26,6 +26,7 @@ class CaptionTower(nn.Module):
         self.layers = nn.TransformerEncoder(layer, num_layers, enable_nested_tensor=False)
 
     def forward(self, ids_BL: Tensor) -> Tensor:
+        """(B, L) token ids to (B, 1, W)."""
         padding = ids_BL == 0
         x_BLW = self.tokens(ids_BL) + self.positions[: ids_BL.shape[1]]
         x_BLW = self.layers(x_BLW, src_key_padding_mask=padding)

@@ -31,6 +31,7 @@ class RunningLoss:
         }
 
     def add(self, loss: Tensor, tokens: int) -> None:
+        """Count a step: its mean loss, a scalar on the device, and its number of target tokens."""
         self._sums = {name: (total + loss.double() * tokens, n + tokens) for name, (total, n) in self._sums.items()}
 
     def take(self, name: str) -> tuple[float, int]:
@@ -40,6 +41,7 @@ class RunningLoss:
         return float(total) / max(1, tokens), tokens
 
     def state(self) -> dict[str, list[float]]:
+        """Plain numbers to begin with again; waits for the device."""
         return {name: [float(total), tokens] for name, (total, tokens) in self._sums.items()}
 
 
@@ -53,6 +55,7 @@ class Tally:
         self.meant: defaultdict[str, float] = defaultdict(float)
 
     def add(self, step: Step, expected: Mapping[str, float]) -> None:
+        """Count a step, and the share of samples that each combination was meant to have in it."""
         examples = step.examples
         self.samples += len(examples)
         self.targets += step.num_targets

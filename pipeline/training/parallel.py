@@ -55,6 +55,7 @@ class Parallel:
 
     @property
     def is_main(self) -> bool:
+        """Whether this process is the one that reads and writes files."""
         return self.rank == 0
 
     @property

@@ -49,6 +49,7 @@ class Codec:
 
     @property
     def grammar(self) -> Grammar:
+        """What its token ids may follow one another as."""
         return Grammar(self.bits)
 
     @property

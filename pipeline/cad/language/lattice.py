@@ -54,6 +54,7 @@ class Lattice:
 
     @property
     def fine_step(self) -> float:
+        """Distance of neighbouring refined numbers: a ``FINE``-th of ``step``."""
         return self.step / FINE
 
     def forget(self) -> None:

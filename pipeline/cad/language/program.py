@@ -31,6 +31,7 @@ class Line:
     end: Point2
 
     def reversed(self) -> "Line":
+        """The same edge from its end to its start."""
         return Line(self.end, self.start)
 
 
@@ -54,6 +55,7 @@ class Arc:
 
     @property
     def radius(self) -> float:
+        """In the sketch's unit."""
         return math.dist(self.start, self.centre)
 
     def at(self, fraction: float) -> Point2:
@@ -62,6 +64,7 @@ class Arc:
         return (self.centre[0] + self.radius * math.cos(angle), self.centre[1] + self.radius * math.sin(angle))
 
     def reversed(self) -> "Arc":
+        """The same edge from its end to its start; the sweep changes its sign."""
         return Arc(self.end, self.start, self.centre, -self.sweep)
 
 
@@ -116,6 +119,7 @@ class Loop:
         return points
 
     def reversed(self) -> "Loop":
+        """The same loop the other way round; a circle has no way, and stays."""
         if isinstance(self.curves[0], Circle):
             return self
         return Loop(tuple(edge.reversed() for edge in reversed(self.edges)))
@@ -130,6 +134,7 @@ class Profile:
 
     @property
     def loops(self) -> tuple[Loop, ...]:
+        """The outer loop, then the holes."""
         return (self.outer, *self.holes)
 
 
@@ -143,6 +148,7 @@ class Plane:
 
     @property
     def y_axis(self) -> Vec3:
+        """The second axis in the plane."""
         return cross(self.normal, self.x_axis)
 
     def to_world(self, point: Point2, height: float = 0.0) -> Vec3:
@@ -263,6 +269,7 @@ class CadProgram:
 
     @property
     def num_curves(self) -> int:
+        """Lines, arcs and circles of all extrusions."""
         return sum(
             len(loop.curves)
             for extrude in self.extrudes

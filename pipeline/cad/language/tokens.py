@@ -48,10 +48,12 @@ class Vocabulary:
 
     @property
     def levels(self) -> int:
+        """How many tokens there are for values."""
         return 1 << self.bits
 
     @property
     def half(self) -> int:
+        """Levels on one side of zero."""
         return self.levels // 2
 
     @property
