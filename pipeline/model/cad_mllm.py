@@ -29,7 +29,7 @@ from pipeline.model.quantization import keep_unpacked, quantization_config
 from pipeline.model.vocabulary import CadEmbedding, CadHead, TextEmbedding, initial_rows, pretrained_rows
 from pipeline.runtime.errors import UserError
 from pipeline.settings.memory import is_out_of_memory
-from pipeline.settings.training import ModelParams
+from pipeline.settings.training import Lora, ModelParams
 
 INSTRUCTION = "CAD program: "
 CPU = torch.device("cpu")
@@ -106,21 +106,7 @@ class CadMllmModel(nn.Module):
         super().__init__()
         self.params, self.grammar, self.seed = params, grammar, seed
         self.dtype, self.quantization = dtype, quantization
-        try:
-            self.tokenizer: Any = AutoTokenizer.from_pretrained(llm_folder, local_files_only=True)
-            base = AutoModelForCausalLM.from_pretrained(
-                llm_folder,
-                dtype=dtype,
-                local_files_only=True,
-                quantization_config=quantization_config(quantization, llm_folder, dtype),
-                # Put into 4 bits where they are to stay: transformers alone would take any GPU that it finds.
-                device_map=None if quantization == "none" else {"": device},
-            )
-            keep_unpacked(base)
-        except (OSError, ValueError) as error:
-            if is_out_of_memory(error):
-                raise
-            raise UserError(f"{llm_folder} holds no language model ({error}); run `cadmllm models`") from error
+        base = self._read(llm_folder, device)
         self.text_embedding = TextEmbedding(base.get_input_embeddings())
         if params.vocabulary == "cad":
             self.notation: Notation = CadNotation()
@@ -129,26 +115,36 @@ class CadMllmModel(nn.Module):
             self.notation = TextNotation(grammar, self.tokenizer)
             base.set_input_embeddings(self.text_embedding)
         set_seed(seed)
-        lora = params.lora
-        config = LoraConfig(
-            r=lora.r,
-            lora_alpha=lora.alpha,
-            lora_dropout=lora.dropout,
-            target_modules=list(lora.target_modules),
-            task_type="CAUSAL_LM",
-        )
-        try:
-            self.llm = get_peft_model(base, config)
-        except ValueError as error:
-            raise UserError(
-                f"model.lora.target_modules {list(lora.target_modules)} do not fit {llm_folder}: {error}"
-            ) from error
+        self.llm = _with_lora(base, params.lora, llm_folder)
         fuse(self.llm)
         prepare(self.causal_lm)
         self.feature_shapes: dict[str, tuple[int, ...]] = {}
         self.feature_details: dict[str, dict[str, Any]] = {}
         self.projectors = nn.ModuleDict()
         self.to(device)
+
+    def _read(self, llm_folder: Path, device: torch.device) -> Any:
+        """The frozen language model; its tokenizer is kept.
+
+        Raises:
+            UserError: there is none.
+        """
+        try:
+            self.tokenizer: Any = AutoTokenizer.from_pretrained(llm_folder, local_files_only=True)
+            base = AutoModelForCausalLM.from_pretrained(
+                llm_folder,
+                dtype=self.dtype,
+                local_files_only=True,
+                quantization_config=quantization_config(self.quantization, llm_folder, self.dtype),
+                # Put into 4 bits where they are to stay: transformers alone would take any GPU that it finds.
+                device_map=None if self.quantization == "none" else {"": device},
+            )
+        except (OSError, ValueError) as error:
+            if is_out_of_memory(error):
+                raise
+            raise UserError(f"{llm_folder} holds no language model ({error}); run `cadmllm models`") from error
+        keep_unpacked(base)
+        return base
 
     def _set_vocabulary(self, base: Any) -> None:
         """Let the language model read and write CAD tokens in place of its own."""
@@ -291,3 +287,20 @@ class CadMllmModel(nn.Module):
         return sum(
             (0 * p.flatten()[0] for p in unused if p.requires_grad), torch.zeros((), device=batch.gather_BL.device)
         )
+
+
+def _with_lora(base: Any, lora: Lora, llm_folder: Path) -> Any:
+    """PEFT's model around the language model."""
+    config = LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=list(lora.target_modules),
+        task_type="CAUSAL_LM",
+    )
+    try:
+        return get_peft_model(base, config)
+    except ValueError as error:
+        raise UserError(
+            f"model.lora.target_modules {list(lora.target_modules)} do not fit {llm_folder}: {error}"
+        ) from error

@@ -3,17 +3,20 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.curriculum.pace import flat_loss_advice
 from pipeline.curriculum.retention import lineage_chain, retention_advice
 from pipeline.metrics.statistics import COMPLETION, valid_share
 from pipeline.report.behaviour import behaviour
 from pipeline.report.charts import disturbance_chart, line_chart, shown
-from pipeline.report.gallery import gallery, meshes_json
+from pipeline.report.gallery import Gallery, gallery, meshes_json
 from pipeline.runtime.errors import UserError
 from pipeline.settings.curriculum import COMBINATIONS
 from pipeline.settings.params import Params
+
+if TYPE_CHECKING:
+    import jinja2
 
 TEMPLATE = "report.html.j2"
 VIEWER = "viewer.js"
@@ -106,61 +109,68 @@ def _with_starts(results: list[StageResult]) -> list[tuple[int, StageResult]]:
 
 def render(params: Params, results: list[StageResult], inputs: Inputs) -> str:
     """The page."""
+    ranked_by = list(results[-1].evaluation["combinations"])[-1]
+    parts, real = _galleries(results[-1], inputs, ranked_by)
+    trained = {result.name: result.training["trainable_parameters"] for result in results}
+    return _template().render(
+        params=params,
+        results=results,
+        last=results[-1],
+        validity=valid_share(results[-1].evaluation["combinations"]),
+        inputs=inputs,
+        forgotten=retention_advice(results[-1].training["retention_text"], params, results[-1].name),
+        flat=[advice for result in results if (advice := flat_loss_advice(result.log, params, result.name))],
+        behaviour=behaviour(params, {result.name: result.log for result in results}, trained, inputs.models),
+        untrained=[name for name, entry in inputs.models.items() if not entry["pretrained"]],
+        paper=PAPER,
+        **_charts(results, inputs),
+        gallery=parts,
+        real=real,
+        meshes=meshes_json([*parts.values(), *real.values()]),
+        ranked_by=ranked_by,
+        chains=[(result.name, lineage_chain(result.lineage)) for result in results],
+        viewer=Path(__file__).with_name(VIEWER).read_text(encoding="utf-8"),
+    )
+
+
+def _template() -> "jinja2.Template":
     import jinja2
 
-    tables = plot_tables(results)
-    boundaries = [(start, result.name) for start, result in _with_starts(results)]
-    validation = {
-        name: [(step, loss) for step, _, combination, loss in tables["validation_loss"][1] if combination == name]
-        for name in COMBINATIONS
-    }
-    here, last = Path(__file__).parent, results[-1]
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(here),
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters |= {"number": _number, "percent": _percent, "times": _times, "shown": _shown}
-    ranked_by = list(last.evaluation["combinations"])[-1]
-    parts = gallery(last.generated, last.pictures, ranked_by)
-    real = (
-        gallery(read_generated(inputs.transfer_pictures), inputs.transfer_pictures, ranked_by, REAL_EACH)
-        if inputs.transfer
-        else {}
+    return environment.get_template(TEMPLATE)
+
+
+def _galleries(last: StageResult, inputs: Inputs, ranked_by: str) -> tuple[Gallery, Gallery]:
+    """Test models of the corpus, and real ones where there are some, by how well they were met."""
+    real = inputs.transfer_pictures
+    return (
+        gallery(last.generated, last.pictures, ranked_by),
+        gallery(read_generated(real), real, ranked_by, REAL_EACH) if inputs.transfer else {},
     )
-    return environment.get_template(TEMPLATE).render(
-        params=params,
-        results=results,
-        last=last,
-        validity=valid_share(last.evaluation["combinations"]),
-        inputs=inputs,
-        forgotten=retention_advice(last.training["retention_text"], params, last.name),
-        flat=[advice for result in results if (advice := flat_loss_advice(result.log, params, result.name))],
-        behaviour=behaviour(
-            params,
-            {result.name: result.log for result in results},
-            {result.name: result.training["trainable_parameters"] for result in results},
-            inputs.models,
-        ),
-        untrained=[name for name, entry in inputs.models.items() if not entry["pretrained"]],
-        paper=PAPER,
-        train_chart=line_chart(
-            {"loss": [(step, loss) for step, _, loss in tables["train_loss"][1]]},
-            "training loss",
-            boundaries,
-            smooth=True,
-        ),
-        validation_chart=line_chart({k: v for k, v in validation.items() if v}, "validation loss", boundaries),
-        robustness_chart=disturbance_chart(inputs.robustness) if inputs.robustness else "",
-        gallery=parts,
-        real=real,
-        meshes=meshes_json([*parts.values(), *real.values()]),
-        ranked_by=ranked_by,
-        chains=[(result.name, lineage_chain(result.lineage)) for result in results],
-        viewer=(here / VIEWER).read_text(encoding="utf-8"),
-    )
+
+
+def _charts(results: list[StageResult], inputs: Inputs) -> dict[str, str]:
+    """SVG by the template's names for it."""
+    tables = plot_tables(results)
+    boundaries = [(start, result.name) for start, result in _with_starts(results)]
+    train = [(step, loss) for step, _, loss in tables["train_loss"][1]]
+    validation = {
+        name: points
+        for name in COMBINATIONS
+        if (points := [(step, loss) for step, _, shows, loss in tables["validation_loss"][1] if shows == name])
+    }
+    return {
+        "train_chart": line_chart({"loss": train}, "training loss", boundaries, smooth=True),
+        "validation_chart": line_chart(validation, "validation loss", boundaries),
+        "robustness_chart": disturbance_chart(inputs.robustness) if inputs.robustness else "",
+    }
 
 
 def _shown(name: str) -> str:

@@ -13,9 +13,10 @@ EACH = 4  # models in each part of the gallery
 PARTS = ("best", "middle", "worst")
 
 
-def gallery(
-    generated: list[dict[str, Any]], pictures: Path, ranked_by: str, each: int = EACH
-) -> dict[str, list[dict[str, Any]]]:
+Gallery = dict[str, list[dict[str, Any]]]
+
+
+def gallery(generated: list[dict[str, Any]], pictures: Path, ranked_by: str, each: int = EACH) -> Gallery:
     """Models in parts ``best``, ``middle`` and ``worst`` by the chamfer distance of one combination's programs.
 
     Args:

@@ -1,6 +1,5 @@
 """``cadmllm generate``: a model from a caption, a cloud and pictures."""
 
-import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,69 +14,75 @@ from pipeline.model.checkpoint_folder import check_checkpoint
 from pipeline.runtime.commands import command
 from pipeline.runtime.errors import RejectError, UserError
 from pipeline.settings import memory, params
+from pipeline.settings.params import Params
 from pipeline.settings.places import CHECKPOINTS, MODELS
 from stages.tools.cad import facts_text, program_in
 
 if TYPE_CHECKING:
     from pipeline.cad.language.program import CadProgram
     from pipeline.generation.inputs import UserInputs
-    from pipeline.generation.pretrained import CadMllm
+    from pipeline.generation.pretrained import CadMllm, Generated
 
 ANOTHER_SHAPE = 0.15  # a misfit: the same part has 0.02, two different ones 0.26 in the median
+
+
+Out = Annotated[
+    Path, typer.Option(help=".step, .stl, .ply, .obj, .glb, .png, .json (Omni-CAD) or .tokens", dir_okay=False)
+]
+Caption = Annotated[str, typer.Argument(help="What to build, in words; none for a checkpoint trained without.")]
+Points = Annotated[
+    Path | None,
+    typer.Option(
+        help="What it looks like. A cloud: .npy, .npz, .xyz, .pts, .txt, .csv, .ply, .obj, (N, 3) or with normals "
+        "(N, 6). A mesh: .stl, .ply, .obj, .glb. A solid: .step. Numbers are metres, STEP's of its own unit."
+    ),
+]
+Images = Annotated[list[Path] | None, typer.Option(help="A picture; repeat for more views, in their order.")]
+Start = Annotated[
+    Path | None, typer.Option(help="A program to go on from, .json (Omni-CAD) or .tokens.", dir_okay=False)
+]
+Steps = Annotated[int | None, typer.Option(min=1, help="Take only so many extrusions of --start.")]
+Candidates = Annotated[
+    int, typer.Option(min=1, help="Write so many, keep the best: nearest to the cloud, or likeliest.")
+]
+Checkpoint = Annotated[Path | None, typer.Option(help="Default: that of the last curriculum stage.")]
+SizeMm = Annotated[
+    float, typer.Option(min=0.001, help="Longest side of the result, where no cloud and no start gives it.")
+]
+Temperature = Annotated[
+    float | None,
+    typer.Option(min=0.0, help="0 is greedy. Default: the first candidate greedy, the others sampled at 0.7."),
+]
+TopP = Annotated[float, typer.Option(min=0.01, max=1.0, help="For sampling: the likeliest of this share.")]
+Beams = Annotated[
+    int, typer.Option(min=1, help="Above 1: candidates are the likeliest of a beam search; at least as many.")
+]
+Seed = Annotated[int, typer.Option(min=0, help="For sampling.")]
+MaxTokens = Annotated[int, typer.Option(min=16, help="Length limit of the program.")]
 
 
 @command
 @memory.explained(lambda: "with the model and its candidates", lambda: memory.FOR_ONE_PROMPT)
 def generate(
-    out: Annotated[
-        Path, typer.Option(help=".step, .stl, .ply, .obj, .glb, .png, .json (Omni-CAD) or .tokens", dir_okay=False)
-    ],
-    caption: Annotated[
-        str, typer.Argument(help="What to build, in words; none for a checkpoint trained without.")
-    ] = "",
-    points: Annotated[
-        Path | None,
-        typer.Option(
-            help="What it looks like. A cloud: .npy, .npz, .xyz, .pts, .txt, .csv, .ply, .obj, (N, 3) or with normals "
-            "(N, 6). A mesh: .stl, .ply, .obj, .glb. A solid: .step. Numbers are metres, STEP's of its own unit."
-        ),
-    ] = None,
-    image: Annotated[list[Path] | None, typer.Option(help="A picture; repeat for more views, in their order.")] = None,
-    start: Annotated[
-        Path | None, typer.Option(help="A program to go on from, .json (Omni-CAD) or .tokens.", dir_okay=False)
-    ] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Take only so many extrusions of --start.")] = None,
-    candidates: Annotated[
-        int, typer.Option(min=1, help="Write so many, keep the best: nearest to the cloud, or likeliest.")
-    ] = 1,
-    checkpoint: Annotated[Path | None, typer.Option(help="Default: that of the last curriculum stage.")] = None,
-    size_mm: Annotated[
-        float, typer.Option(min=0.001, help="Longest side of the result, where no cloud and no start gives it.")
-    ] = 100.0,
-    temperature: Annotated[
-        float | None,
-        typer.Option(min=0.0, help="0 is greedy. Default: the first candidate greedy, the others sampled at 0.7."),
-    ] = None,
-    top_p: Annotated[float, typer.Option(min=0.01, max=1.0, help="For sampling: the likeliest of this share.")] = 1.0,
-    beams: Annotated[
-        int, typer.Option(min=1, help="Above 1: candidates are the likeliest of a beam search; at least as many.")
-    ] = 1,
-    seed: Annotated[int, typer.Option(min=0, help="For sampling.")] = 0,
-    max_tokens: Annotated[int, typer.Option(min=16, help="Length limit of the program.")] = 512,
+    out: Out,
+    caption: Caption = "",
+    points: Points = None,
+    image: Images = None,
+    start: Start = None,
+    steps: Steps = None,
+    candidates: Candidates = 1,
+    checkpoint: Checkpoint = None,
+    size_mm: SizeMm = 100.0,
+    temperature: Temperature = None,
+    top_p: TopP = 1.0,
+    beams: Beams = 1,
+    seed: Seed = 0,
+    max_tokens: MaxTokens = 512,
 ) -> None:
     """Generate a CAD model and write it as a solid, a mesh, a picture or a program."""
     caption, images = caption.strip(), image or []
     check_writable(out)
-    if not caption and points is None and not images and start is None:
-        raise UserError("what is to be built? Give a caption, --points, --image or --start")
-    if steps is not None and start is None:
-        raise UserError("--steps says how much of --start is taken; give --start too")
-    if start is not None:
-        check_program(start)
-    if points is not None:
-        check_file(points, SCANS)
-    for path in images:
-        check_file(path)
+    _check_given(caption, points, images, start, steps)
     decodings(candidates, max_tokens, temperature, top_p, beams, seed)
     p = params.load()
     folder = checkpoint or CHECKPOINTS / list(p.curriculum)[-1]
@@ -87,15 +92,13 @@ def generate(
     num_points = check_known(config, MODELS, points is not None, len(images))
     start_server("pipeline.cad.exchange.files", "pipeline.generation.select")
     first = None if start is None else read_start(start, steps)
-    given = read_inputs(caption, points, images, num_points, functools.partial(typer.echo, err=True))
-    from pipeline.cad.exchange.files import WriteOptions
+    given = read_inputs(caption, points, images, num_points, _say)
     from pipeline.generation.pretrained import CadMllm
 
     model = CadMllm.from_pretrained(folder, MODELS, p.training.device)
     for note in _notes(model, given, folder):
-        typer.echo(f"note: {note}", err=True)
-    typer.echo(f"writing on {model.model.device}", err=True)
-    workers = min(candidates, params.num_workers())
+        _say(f"note: {note}")
+    _say(f"writing on {model.model.device}")
     found = model.generate_from(
         given,
         candidates,
@@ -106,28 +109,49 @@ def generate(
         num_beams=beams,
         max_new_tokens=max_tokens,
         seed=seed,
-        num_workers=workers,
+        num_workers=min(candidates, params.num_workers()),
     )
-    best, bits = found[0], model.model.grammar.bits
-    options = WriteOptions(bits, p.codec.tolerance)
+    _write_best(found, model.model.grammar.bits, out, p, best_of=candidates > 1)
+
+
+def _say(text: str) -> None:
+    typer.echo(text, err=True)
+
+
+def _check_given(caption: str, points: Path | None, images: list[Path], start: Path | None, steps: int | None) -> None:
+    """Raise ``UserError`` where nothing is asked for, or a file is not there or of no known kind."""
+    if not caption and points is None and not images and start is None:
+        raise UserError("what is to be built? Give a caption, --points, --image or --start")
+    if steps is not None and start is None:
+        raise UserError("--steps says how much of --start is taken; give --start too")
+    if start is not None:
+        check_program(start)
+    if points is not None:
+        check_file(points, SCANS)
+    for path in images:
+        check_file(path)
+
+
+def _write_best(found: "list[Generated]", bits: int, out: Path, p: Params, best_of: bool) -> None:
+    """Write the first of the candidates, and say what it is."""
+    from pipeline.cad.exchange.files import WriteOptions
+
+    best, options = found[0], WriteOptions(bits, p.codec.tolerance)
     try:
         facts = best.write(out, options, p.kernel.timeout_s, p.kernel.memory_mib)
     except RejectError as error:
         hint = "another caption, more --candidates, --temperature 0.7 or another --seed may do better"
         raise RejectError(error.reason, f"{error.detail}; {hint}") from error
     solids = sum(candidate.is_valid for candidate in found)
-    shown = "" if candidates == 1 else f" (best of {count(len(found), 'different candidate')}, {solids} of them solid)"
-    typer.echo(
-        f"{out}: {len(best.candidate.tokens)} tokens{shown}"
-        f"{facts_text({'extrusions': len(best.program.extrudes), **facts})}"
-    )
+    shown = f" (best of {count(len(found), 'different candidate')}, {solids} of them solid)" if best_of else ""
+    facts = {"extrusions": len(best.program.extrudes), **facts}
+    typer.echo(f"{out}: {len(best.candidate.tokens)} tokens{shown}{facts_text(facts)}")
     if (misfit := best.candidate.misfit) is not None:
         typer.echo(f"misfit to the cloud: {misfit:.4f} of its longest half-side")
         if misfit > ANOTHER_SHAPE:
-            typer.echo(
+            _say(
                 "note: this is another shape than the cloud's; more --candidates may find it, or a caption in the "
-                "words of the corpus",
-                err=True,
+                "words of the corpus"
             )
 
 

@@ -1,15 +1,19 @@
 """``cadmllm plan``: the disk, time and memory that a run will need, before it is begun."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipeline.runtime.commands import command
 from pipeline.settings import params, yaml_files
 from pipeline.settings.places import CORPUS
-from pipeline.shards.manifest import Manifest
+from pipeline.shards.manifest import MANIFEST, Manifest
+
+if TYPE_CHECKING:
+    from pipeline.planning.plan import Needs
 
 
 @command
@@ -35,7 +39,7 @@ def plan(
     p = params.load() if preset is None else params.parse(yaml_files.plain(presets.compose(preset)), f"preset {preset}")
     device, workers = choose_device("auto"), params.num_workers()
     counts = None
-    if models is None and preset is None and (CORPUS / "manifest.json").is_file():
+    if models is None and preset is None and (CORPUS / MANIFEST).is_file():
         counts = [shard.count for shard in Manifest.read(CORPUS, "corpus").shards]
         models = sum(counts)
     models = models or (p.data.synthetic.num_models if p.data.source == "synthetic" else OMNICAD_MODELS)
@@ -56,16 +60,20 @@ def plan(
         return
     for number, each in plans.items():
         typer.echo(f"\n{p.preset}, {number:,} models, on {device} with {workers} workers")
-        typer.echo(f"{'stage':24}{'disk':>12}{'time':>12}{'memory':>12}  basis")
-        for needs in each:
-            row = f"{needs.name:24}{_bytes(needs.disk):>12}{_time(needs.seconds):>12}{_bytes(needs.memory):>12}"
-            saved = f"; {_bytes(needs.absent)} more with the encoders in the step" if needs.absent else ""
-            typer.echo(f"{row}  {needs.basis}{saved}")
-        disk, seconds = sum(needs.disk for needs in each), sum(needs.seconds for needs in each)
-        typer.echo(f"{'total':24}{_bytes(disk):>12}{_time(seconds):>12}")
+        _print_needs(each)
     typer.echo(f"\nimage features of {OMNICAD_MODELS:,} models, otherwise stored (DVC's cache holds a second copy)")
     for name, disk, seconds in others:
         typer.echo(f"{name:32}{_bytes(disk):>12}{_time(seconds):>12}")
+
+
+def _print_needs(plan: "Sequence[Needs]") -> None:
+    typer.echo(f"{'stage':24}{'disk':>12}{'time':>12}{'memory':>12}  basis")
+    for needs in plan:
+        row = f"{needs.name:24}{_bytes(needs.disk):>12}{_time(needs.seconds):>12}{_bytes(needs.memory):>12}"
+        saved = f"; {_bytes(needs.absent)} more with the encoders in the step" if needs.absent else ""
+        typer.echo(f"{row}  {needs.basis}{saved}")
+    disk, seconds = sum(needs.disk for needs in plan), sum(needs.seconds for needs in plan)
+    typer.echo(f"{'total':24}{_bytes(disk):>12}{_time(seconds):>12}")
 
 
 def _bytes(size: float) -> str:

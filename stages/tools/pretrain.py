@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -21,7 +21,7 @@ from pipeline.settings.places import CORPUS, GEOMETRY, LOGS, MODELS, PRETRAINED
 from pipeline.settings.recipes import Pretraining
 from pipeline.settings.resolved import read_models
 from pipeline.shards.manifest import MANIFEST, Manifest
-from pipeline.shards.reader import read_index
+from pipeline.shards.reader import IndexRow, read_index
 from pipeline.shards.seen import write_seen
 
 if TYPE_CHECKING:
@@ -168,18 +168,19 @@ class Lessons(StrEnum):
     CAPTIONS = "captions"
 
 
+From = Annotated[
+    Lessons,
+    typer.Option(
+        "--from",
+        help="all: programs from captions, and from what the encoders see; text: from captions alone; captions: "
+        "the captions themselves, and no program.",
+    ),
+]
+
+
 @pretrain.command("language-model")
 @long_running
-def language_model(
-    lessons: Annotated[
-        Lessons,
-        typer.Option(
-            "--from",
-            help="all: programs from captions, and from what the encoders see; text: from captions alone; captions: "
-            "the captions themselves, and no program.",
-        ),
-    ] = Lessons.ALL,
-) -> None:
+def language_model(lessons: From = Lessons.ALL) -> None:
     """A small language model: programs from captions, and from what the encoders see.
 
     Those that learn from less are what the curriculum's order is measured on: there is more left to learn.
@@ -187,20 +188,7 @@ def language_model(
     p, recipe = settings()
     if lessons is Lessons.ALL and not IMAGES.is_dir():
         raise UserError(f"{IMAGES} is missing; run `cadmllm pretrain image-encoder` first")
-    limits = p.model.max_caption_tokens
-    described = {
-        "recipe": recipe.language_model,
-        "from": lessons,
-        "seed": p.seed,
-        "llm": p.models.llm,
-        "limit": limits,
-        "bits": p.codec.bits,
-        "pool": recipe.image_encoder.pool,
-        "num_points": recipe.shape_encoder.num_points,
-    }
-    inputs = {"corpus": sha256_file(CORPUS / MANIFEST)}
-    if lessons is Lessons.ALL:
-        inputs = corpus_inputs() | {path.name: sha256_folder(path) for path in (ALIGNED, IMAGES)}
+    described, inputs = language_identity(p, recipe, lessons)
     out = LANGUAGE if lessons is Lessons.ALL else LANGUAGE.with_name(f"{LANGUAGE.name}_{lessons}")
     from pipeline.cad.language.grammar import Grammar
     from pipeline.pretraining.data import program_hashes
@@ -213,23 +201,17 @@ def language_model(
     )
     from pipeline.pretraining.loop import LOG, Pretrainer
 
-    grammar = Grammar(p.codec.bits)
+    notation = None if lessons is Lessons.CAPTIONS else Grammar(p.codec.bits)
     with (
         display("pretrain language-model") as show,
         work_folder("pretrain-language-model", __name__, described, inputs) as scratch,
     ):
-        rows, features = {}, {}
-        for split in ("train", "validation"):
-            if lessons is Lessons.ALL:
-                data = shape_data(split, p.seed)
-                rows[split], features[split] = data.rows, seen(data, recipe, scratch / split, show)
-            else:
-                rows[split], features[split] = read_index(CORPUS, split), {}
-        captions = [row.caption for row in rows["train"]]
-        size, notation = recipe.language_model.vocabulary_size, None if lessons is Lessons.CAPTIONS else grammar
+        rows, features = language_data(p, recipe, lessons, scratch, show)
+        captions, size = [row.caption for row in rows["train"]], recipe.language_model.vocabulary_size
         tokenizer, llm = make_language_model(p.models.llm.architecture, captions, notation, size, p.seed)
         train, validation = (
-            ProgramTexts(CORPUS, rows[split], tokenizer, notation, limits, features[split]) for split in rows
+            ProgramTexts(CORPUS, rows[split], tokenizer, notation, p.model.max_caption_tokens, features[split])
+            for split in rows
         )
         module = LanguageTraining(llm, {name: array.shape[-1] for name, array in train.features.items()})
         batches = TextBatches(train, recipe.language_model, p.seed)
@@ -247,6 +229,38 @@ def language_model(
             write_text(folder / SCORES, json.dumps({"validation_loss": losses}) + "\n")
             write_text(folder / LOG, (scratch / LOG).read_text(encoding="utf-8"))
         clean(scratch)
+
+
+def language_identity(p: Params, recipe: Pretraining, lessons: Lessons) -> tuple[dict[str, Any], dict[str, str]]:
+    """Parameters, and sha256 of inputs, that a language model depends on."""
+    described = {
+        "recipe": recipe.language_model,
+        "from": lessons,
+        "seed": p.seed,
+        "llm": p.models.llm,
+        "limit": p.model.max_caption_tokens,
+        "bits": p.codec.bits,
+        "pool": recipe.image_encoder.pool,
+        "num_points": recipe.shape_encoder.num_points,
+    }
+    if lessons is not Lessons.ALL:
+        return described, {"corpus": sha256_file(CORPUS / MANIFEST)}
+    return described, corpus_inputs() | {path.name: sha256_folder(path) for path in (ALIGNED, IMAGES)}
+
+
+def language_data(
+    p: Params, recipe: Pretraining, lessons: Lessons, scratch: Path, show: Callable[[int, int, str], None]
+) -> tuple[dict[str, list[IndexRow]], dict[str, dict[str, "np.ndarray"]]]:
+    """Of each split the models, and what the encoders see of them where the lessons have it."""
+    rows: dict[str, list[IndexRow]] = {}
+    features: dict[str, dict[str, np.ndarray]] = {}
+    for split in ("train", "validation"):
+        if lessons is Lessons.ALL:
+            data = shape_data(split, p.seed)
+            rows[split], features[split] = data.rows, seen(data, recipe, scratch / split, show)
+        else:
+            rows[split], features[split] = read_index(CORPUS, split), {}
+    return rows, features
 
 
 def seen(
