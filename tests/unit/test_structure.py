@@ -64,6 +64,43 @@ def test_the_code_is_in_rooms_of_a_dozen():
     assert {room.name: number for room, number in rooms.items() if number > 12} == {}
 
 
+def sources(*folders):
+    for folder in folders:
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            yield path.relative_to(ROOT).as_posix(), path.read_text()
+
+
+def public_names(body, prefix=""):
+    """Functions, classes and their methods that have no underscore before them, as syntax trees by their names."""
+    for node in body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+            yield f"{prefix}{node.name}", node
+            if isinstance(node, ast.ClassDef):
+                yield from public_names(node.body, f"{node.name}.")
+
+
+def test_every_public_name_has_a_docstring():
+    names = [
+        (f"{file}: {name}", ast.get_docstring(node))
+        for file, text in sources("pipeline", "stages", "benchmarks")
+        for name, node in public_names(ast.parse(text).body)
+    ]
+    assert len(names) > 900
+    assert [name for name, docstring in names if not docstring] == []
+
+
+def test_a_function_fits_a_screen_and_a_file_has_400_lines_at_most():
+    files = dict(sources("pipeline", "stages", "benchmarks", "tests"))
+    assert [file for file, text in files.items() if text.count("\n") > 400] == []
+    functions = [
+        (f"{file}: {node.name}", node.end_lineno - node.lineno + 1)
+        for file, text in files.items()
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.FunctionDef)
+    ]
+    assert {name: lines for name, lines in functions if lines > 50} == {}
+
+
 @pytest.mark.parametrize(
     ("edited", "repeated"),
     [
