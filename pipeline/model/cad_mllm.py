@@ -23,7 +23,7 @@ from pipeline.cad.language.grammar import Grammar
 from pipeline.model.fused import fuse
 from pipeline.model.loss import cross_entropy_sum
 from pipeline.model.notation import CadNotation, Notation, TextNotation
-from pipeline.model.packing import decode_row, prepare
+from pipeline.model.packing import decode_row, enable_packing
 from pipeline.model.projector import ModalityProjector
 from pipeline.model.quantization import keep_unpacked, quantization_config
 from pipeline.model.vocabulary import CadEmbedding, CadHead, TextEmbedding, initial_rows, pretrained_rows
@@ -117,7 +117,7 @@ class CadMllmModel(nn.Module):
         set_seed(seed)
         self.llm = _with_lora(base, params.lora, llm_folder)
         fuse(self.llm)
-        prepare(self.causal_lm)
+        enable_packing(self.causal_lm)
         self.feature_shapes: dict[str, tuple[int, ...]] = {}
         self.feature_details: dict[str, dict[str, Any]] = {}
         self.projectors = nn.ModuleDict()

@@ -56,7 +56,7 @@ AttentionInterface.register(ATTENTION, _attention)
 AttentionMaskInterface.register(ATTENTION, sdpa_mask)
 
 
-def prepare(llm: Any) -> None:
+def enable_packing(llm: Any) -> None:
     """Let a transformers model read sequences in a row, if its layers look elsewhere through plain attention alone.
 
     Not those with attention of their own, and none with convolutions, states or chunks that would reach over the ends.

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from pipeline.model.packing import ATTENTION, decode_row, prepare
+from pipeline.model.packing import ATTENTION, decode_row, enable_packing
 
 LENGTHS = (9, 1, 14, 5)
 TINY = {"vocab_size": 50, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -36,7 +36,7 @@ def test_a_row_of_sequences_is_each_of_them_alone(kind):
     row = torch.randn(1, sum(LENGTHS), 32, requires_grad=True)
     alone = [decoder(inputs_embeds=part, use_cache=False).last_hidden_state for part in row.split(LENGTHS, dim=1)]
     (alone_grad,) = torch.autograd.grad(sum(part.square().sum() for part in alone), row)
-    prepare(llm)
+    enable_packing(llm)
     assert (llm.config._attn_implementation == ATTENTION) == (kind in IN_A_ROW)
     together = decode_row(decoder, row, LENGTHS)
     (together_grad,) = torch.autograd.grad(together.square().sum(), row)
@@ -50,5 +50,5 @@ def test_what_was_prepared_still_reads_a_rectangle_with_its_mask():
     ids, mask = torch.randint(50, (2, 7)), torch.tensor([[0, 0, 1, 1, 1, 1, 1], [1] * 7])
     options = {"attention_mask": mask, "max_new_tokens": 6, "do_sample": False, "pad_token_id": 0}
     before = llm.generate(ids, **options)
-    prepare(llm)
+    enable_packing(llm)
     assert torch.equal(llm.generate(ids, **options), before)
