@@ -109,16 +109,17 @@ def _with_starts(results: list[StageResult]) -> list[tuple[int, StageResult]]:
 
 def render(params: Params, results: list[StageResult], inputs: Inputs) -> str:
     """The page."""
-    ranked_by = list(results[-1].evaluation["combinations"])[-1]
-    parts, real = _galleries(results[-1], inputs, ranked_by)
+    last = results[-1]
+    ranked_by = list(last.evaluation["combinations"])[-1]
+    parts, real = _galleries(last, inputs, ranked_by)
     trained = {result.name: result.training["trainable_parameters"] for result in results}
     return _template().render(
         params=params,
         results=results,
-        last=results[-1],
-        validity=valid_share(results[-1].evaluation["combinations"]),
+        last=last,
+        validity=valid_share(last.evaluation["combinations"]),
         inputs=inputs,
-        forgotten=retention_advice(results[-1].training["retention_text"], params, results[-1].name),
+        forgotten=retention_advice(last.training["retention_text"], params, last.name),
         flat=[advice for result in results if (advice := flat_loss_advice(result.log, params, result.name))],
         behaviour=behaviour(params, {result.name: result.log for result in results}, trained, inputs.models),
         untrained=[name for name, entry in inputs.models.items() if not entry["pretrained"]],
