@@ -21,7 +21,7 @@ from pipeline.settings.places import CORPUS, GEOMETRY, LOGS, MODELS, PRETRAINED
 from pipeline.settings.recipes import Pretraining
 from pipeline.settings.resolved import read_models
 from pipeline.shards.manifest import MANIFEST, Manifest
-from pipeline.shards.reader import read_index
+from pipeline.shards.reader import CorpusReader
 from pipeline.shards.seen import write_seen
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def shape_encoder() -> None:
         scores = occupancy_scores(module, test, range(min(len(test), MAX_TEST_MODELS)))
         with atomic_folder(ALIGNED) as folder:
             module.save(folder / SHAPES.name, folder / IMAGES.name)
-            write_seen(folder / SHAPES.name, program_hashes(CORPUS, data.rows))
+            write_seen(folder / SHAPES.name, program_hashes(data.corpus, data.rows))
             write_text(folder / SCORES, json.dumps(scores, indent=1, sort_keys=True) + "\n")
             write_text(folder / LOG, (scratch / LOG).read_text(encoding="utf-8"))
         clean(scratch)
@@ -153,7 +153,7 @@ def image_encoder() -> None:
         )
         with atomic_folder(IMAGES) as folder:
             save_image_encoder(images, module.image_head, folder)
-            write_seen(folder, program_hashes(CORPUS, data.rows))
+            write_seen(folder, program_hashes(data.corpus, data.rows))
             write_text(folder / SCORES, json.dumps(found, indent=1, sort_keys=True) + "\n")
             write_text(folder / LOG, (scratch / LOG).read_text(encoding="utf-8"))
         clean(scratch)
@@ -218,18 +218,18 @@ def language_model(
         display("pretrain language-model") as show,
         work_folder("pretrain-language-model", __name__, described, inputs) as scratch,
     ):
-        rows, features = {}, {}
+        corpus, rows, features = CorpusReader(CORPUS), {}, {}
         for split in ("train", "validation"):
             if lessons is Lessons.ALL:
                 data = shape_data(split, p.seed)
                 rows[split], features[split] = data.rows, seen(data, recipe, scratch / split, show)
             else:
-                rows[split], features[split] = read_index(CORPUS, split), {}
-        captions = [row.caption for row in rows["train"]]
+                rows[split], features[split] = corpus.rows(split), {}
+        captions = [corpus.caption(row) for row in rows["train"]]
         size, notation = recipe.language_model.vocabulary_size, None if lessons is Lessons.CAPTIONS else grammar
         tokenizer, llm = make_language_model(p.models.llm.architecture, captions, notation, size, p.seed)
         train, validation = (
-            ProgramTexts(CORPUS, rows[split], tokenizer, notation, limits, features[split]) for split in rows
+            ProgramTexts(corpus, rows[split], tokenizer, notation, limits, features[split]) for split in rows
         )
         module = LanguageTraining(llm, {name: array.shape[-1] for name, array in train.features.items()})
         batches = TextBatches(train, recipe.language_model, p.seed)
@@ -243,7 +243,7 @@ def language_model(
         with atomic_folder(out) as folder:
             llm.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
-            write_seen(folder, frozenset() if lessons is Lessons.CAPTIONS else program_hashes(CORPUS, rows["train"]))
+            write_seen(folder, frozenset() if lessons is Lessons.CAPTIONS else program_hashes(corpus, rows["train"]))
             write_text(folder / SCORES, json.dumps({"validation_loss": losses}) + "\n")
             write_text(folder / LOG, (scratch / LOG).read_text(encoding="utf-8"))
         clean(scratch)
