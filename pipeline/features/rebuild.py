@@ -54,7 +54,7 @@ def rebuild_features(
         if finished.shard != shards.get(name):
             changed.append(name)
             shards[name] = finished.shard
-        keys = {reader.key(row) for row in reader.rows_of(name)}
+        keys = set(reader.keys(name))
         rejects = [reject for reject in rejects if reject.id not in keys] + list(finished.rejects)
         progress(number, len(names), name)
     counts = {"samples": sum(shard.count for shard in shards.values()), "rejected": len(rejects)}

@@ -60,7 +60,7 @@ def _expected_keys(folder: Path, corpus: Path, upstream: tuple[Path, ...]) -> di
     """For each shard its keys in order, and those that may be missing."""
     rejected = {r.id.replace("/", "") for place in (folder, *upstream) for r in read_rejects(place)}
     reader = CorpusReader(corpus)
-    keys = {shard.name: [reader.key(row) for row in reader.rows_of(shard.name)] for shard in reader.manifest.shards}
+    keys = {shard.name: reader.keys(shard.name) for shard in reader.manifest.shards}
     return {name: (listed, rejected.intersection(listed)) for name, listed in keys.items()}
 
 

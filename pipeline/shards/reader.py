@@ -67,6 +67,10 @@ class ShardReader:
                 return range(end - shard.count, end)
         return range(0)
 
+    def keys(self, name: str) -> list[str]:
+        """Keys of one shard, in order."""
+        return [self.key(row) for row in self.rows_of(name)]
+
     def find(self, keys: np.ndarray | Iterable[str]) -> np.ndarray:
         """(N,) rows of samples by their keys; -1 where there is none.
 
