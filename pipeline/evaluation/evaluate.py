@@ -119,10 +119,11 @@ class Evaluator:
 
     def cases(self, combination: str) -> list[Case]:
         """Every test model, shown by a combination."""
+        examples = [
+            Example(row, combination, self.views[row] if "image" in combination else (), 0) for row in self.rows
+        ]
         found = []
-        for row in self.rows:
-            views = self.views[row] if "image" in combination else ()
-            (inputs,) = self.test.load([Example(row, combination, views, 0)], with_programs=False)
+        for row, inputs in zip(self.rows, self.test.load(examples, with_programs=False), strict=True):
             cloud = self.clouds[row] if "point_cloud" in combination else None
             found.append(Case(row, inputs, cloud, self.clouds[row]))
         return found
