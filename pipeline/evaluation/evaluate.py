@@ -81,6 +81,10 @@ class Evaluator:
         geometry: true clouds and views of the corpus.
         folder: pictures and finished results go there; what is finished is not done again.
 
+    Attributes:
+        rows: of the test models in ``test``; ``drawn`` has those in ``geometry``.
+        views: that each is shown by.
+
     Raises:
         UserError: there is no test model.
     """
@@ -119,9 +123,8 @@ class Evaluator:
 
     def cases(self, combination: str) -> list[Case]:
         """Every test model, shown by a combination."""
-        examples = [
-            Example(row, combination, self.views[row] if "image" in combination else (), 0) for row in self.rows
-        ]
+        views = self.views if "image" in combination else dict.fromkeys(self.rows, ())
+        examples = [Example(row, combination, views[row], 0) for row in self.rows]
         found = []
         for row, inputs in zip(self.rows, self.test.load(examples, with_programs=False), strict=True):
             cloud = self.clouds[row] if "point_cloud" in combination else None

@@ -11,6 +11,7 @@ All of it follows from the tars. The manifest has its sha256.
 """
 
 import json
+import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -73,18 +74,22 @@ def write_index(folder: Path, shards: Sequence[Shard], rows_of: Callable[[Path],
     """Write the index of finished shards, with no more memory than one of them takes.
 
     Args:
-        rows_of: gives what ``shard_rows`` does; it is asked twice for each tar.
+        rows_of: gives the rows of a tar, as ``shard_rows`` does.
 
     Returns:
         The sha256 of the index.
     """
-    paths = [folder / shard.name for shard in shards]
-    dtype = _joined(rows_of(path).dtype for path in paths)
-    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False}
-    with atomic_open(folder / INDEX, "wb") as file:
-        np.lib.format.write_array_header_1_0(file, {**header, "shape": (sum(shard.count for shard in shards),)})
-        for path in paths:
-            file.write(_widened(rows_of(path), dtype).tobytes())
+    dtype, number = _joined([]), sum(shard.count for shard in shards)
+    with tempfile.TemporaryFile() as each, atomic_open(folder / INDEX, "wb") as file:
+        for shard in shards:  # all of them have to be seen before it is known how wide a row is
+            rows = rows_of(folder / shard.name)
+            np.save(each, rows, allow_pickle=False)
+            dtype = _joined([dtype, rows.dtype])
+        each.seek(0)
+        described = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (number,)}
+        np.lib.format.write_array_header_1_0(file, described)
+        for _ in shards:
+            file.write(_widened(np.load(each, allow_pickle=False), dtype).tobytes())
     return sha256_file(folder / INDEX)
 
 
