@@ -54,7 +54,10 @@ class TrainingData:
         # Their tokens by the index; what other notations make of them is found as it is needed.
         is_cad = isinstance(notation, CadNotation)
         self._num_targets = self.corpus.index["program_tokens"][self.rows] if is_cad else np.full(len(keys), UNKNOWN)
-        self.keep(np.flatnonzero(np.all([np.ones(len(keys), bool), *(r >= 0 for r in self.feature_rows.values())], 0)))
+        lacking = np.zeros(len(keys), bool)
+        for found in self.feature_rows.values():
+            lacking |= found < 0
+        self.keep(~lacking)
         if len(keys) and not len(self):
             raise UserError(
                 f"none of the {len(keys)} samples of {split} has features; were they made from this corpus?"
@@ -65,7 +68,7 @@ class TrainingData:
         return len(self.rows)
 
     def keep(self, rows: Sequence[int] | np.ndarray) -> None:
-        """Leave out all samples but these."""
+        """Leave out all samples but these: their rows, or which of all they are."""
         self.rows, self._num_targets = self.rows[rows], self._num_targets[rows]
         self.feature_rows = {modality: found[rows] for modality, found in self.feature_rows.items()}
 

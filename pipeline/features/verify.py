@@ -11,7 +11,7 @@ import numpy as np
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.fingerprint import sha256_file
 from pipeline.shards.embeddings import restore
-from pipeline.shards.index import INDEX, open_index, same_rows, shard_rows
+from pipeline.shards.index import INDEX, open_index, rows_of, same_rows
 from pipeline.shards.manifest import Manifest, Shard, read_rejects
 from pipeline.shards.reader import CorpusReader
 from pipeline.shards.tars import TarFile, decode_array, scan
@@ -82,7 +82,8 @@ def _verify_shard(
         cut = f": {size} bytes of {shard.bytes}" if size != shard.bytes else ""
         return [f"has changed since it was written (sha256 differs{cut})"]
     try:
-        samples, found = scan(path), shard_rows(path)
+        samples = scan(path)
+        found = rows_of(path, samples)
     except UserError as error:
         return [str(error)]
     faults = [] if len(samples) == shard.count else [f"holds {len(samples)} samples of {shard.count}"]

@@ -46,10 +46,10 @@ def write_manifest(
     fields: dict[str, dict[str, Any]],
     details: dict[str, Any],
     shards: Sequence[Shard],
-    rows_of: Callable[[Path], np.ndarray] = shard_rows,
+    rows_by: Callable[[Path], np.ndarray] = shard_rows,
 ) -> None:
     """Write the index and the manifest of finished shards; arguments as of ``Manifest`` and ``write_index``."""
-    Manifest(kind, fields, details, tuple(shards), write_index(folder, shards, rows_of)).write(folder)
+    Manifest(kind, fields, details, tuple(shards), write_index(folder, shards, rows_by)).write(folder)
 
 
 @dataclass(frozen=True, slots=True)

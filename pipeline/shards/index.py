@@ -36,7 +36,11 @@ def shard_rows(path: Path) -> np.ndarray:
     Raises:
         UserError: it is missing or damaged.
     """
-    samples = scan(path)
+    return rows_of(path, scan(path))
+
+
+def rows_of(path: Path, samples: Mapping[str, Mapping[str, Place]]) -> np.ndarray:
+    """The rows of a tar, given what ``scan`` finds in it."""
     columns: dict[str, np.ndarray] = {
         "key": np.array([key.encode() for key in samples], "S"),
         "digest": np.array([digest(key) for key in samples], "<u8"),
@@ -70,11 +74,11 @@ def _program_columns(path: Path, samples: Mapping[str, Mapping[str, Place]]) -> 
     return {"id": np.array(ids, "S"), **columns, "caption": np.array(captions, "<i4")}
 
 
-def write_index(folder: Path, shards: Sequence[Shard], rows_of: Callable[[Path], np.ndarray] = shard_rows) -> str:
+def write_index(folder: Path, shards: Sequence[Shard], rows_by: Callable[[Path], np.ndarray] = shard_rows) -> str:
     """Write the index of finished shards, with no more memory than one of them takes.
 
     Args:
-        rows_of: gives the rows of a tar, as ``shard_rows`` does.
+        rows_by: gives the rows of a tar, as ``shard_rows`` does.
 
     Returns:
         The sha256 of the index.
@@ -82,7 +86,7 @@ def write_index(folder: Path, shards: Sequence[Shard], rows_of: Callable[[Path],
     dtype, number = _joined([]), sum(shard.count for shard in shards)
     with tempfile.TemporaryFile() as each, atomic_open(folder / INDEX, "wb") as file:
         for shard in shards:  # all of them have to be seen before it is known how wide a row is
-            rows = rows_of(folder / shard.name)
+            rows = rows_by(folder / shard.name)
             np.save(each, rows, allow_pickle=False)
             dtype = _joined([dtype, rows.dtype])
         each.seek(0)
