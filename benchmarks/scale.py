@@ -8,8 +8,8 @@ figure of training is taken in a process of its own:
 - ``train_start_s``: from the start of the process to the end of the first step, what is imported and the validation
   before it included;
 - ``plan_epoch_s``: all steps of one epoch drawn, with what each sample shows;
-- ``rss_mib``: the most resident memory, files that are mapped included (VmHWM), of a process that trains so many steps
-  and reads the batches of a whole epoch.
+- ``rss_mib``: the most resident memory, mapped files included (VmHWM), of a process that has trained some steps and
+  read 45,000 samples, which lie in all parts of the index.
 """
 
 import argparse
@@ -40,6 +40,7 @@ from pipeline.settings import params
 from pipeline.settings.places import CORPUS, FEATURES, MODELS
 from pipeline.shards import embeddings
 from pipeline.shards.building import write_manifest
+from pipeline.shards.index import shard_rows
 from pipeline.shards.manifest import Shard
 from pipeline.shards.writer import write_shard
 
@@ -47,6 +48,7 @@ STAGE = "stage3_all"
 PARTS = 16  # different programs; all others are these under other names
 SHAPES = {"point_cloud": (4, 16), "image": (2, 4, 16)}
 TRAINED_STEPS = 20
+READ_SAMPLES = 45_000
 MIB = 1 << 20
 
 
@@ -74,17 +76,19 @@ def make_project(folder: Path, num_models: int, per_shard: int) -> None:
         for start in range(0, len(own), per_shard)
     ]
     with multiprocessing.get_context("spawn").Pool() as pool:
-        shards = pool.starmap(functools.partial(_write_shards, records), jobs, chunksize=1)
-    details = {"codec": {"bits": p.codec.bits}}
-    write_manifest(CORPUS, "corpus", {}, details, [corpus for corpus, *_ in shards])
-    for number, (modality, shape) in enumerate(SHAPES.items(), 1):
-        fields = embeddings.fields(f"{modality}.npy", shape, "float16")
+        made = pool.starmap(functools.partial(_write_shards, records), jobs, chunksize=1)
+    shards = {place: [each[place][0] for each in made] for place in made[0]}
+    rows = {place / each[place][0].name: each[place][1] for each in made for place in each}
+    details: dict[str, Any] = {"codec": {"bits": p.codec.bits}}
+    write_manifest(CORPUS, "corpus", {}, details, shards[CORPUS], rows.__getitem__)
+    for modality, shape in SHAPES.items():
+        place, fields = FEATURES / modality, embeddings.fields(f"{modality}.npy", shape, "float16")
         details = {"encoder": {"source": "init", "sha256": "none"}}
-        write_manifest(FEATURES / modality, f"features/{modality}", fields, details, [each[number] for each in shards])
+        write_manifest(place, f"features/{modality}", fields, details, shards[place], rows.__getitem__)
 
 
-def _write_shards(records: list[dict[str, Any]], name: str, numbers: range) -> list[Shard]:
-    """A shard of the corpus and those of the features of the same models."""
+def _write_shards(records: list[dict[str, Any]], name: str, numbers: range) -> dict[Path, tuple[Shard, np.ndarray]]:
+    """A shard of the corpus and those of the features of the same models, with their rows of the index."""
     entries = [
         Entry(f"{number // 10_000:04d}/{number:08d}_00001", f"Part {number}: {records[number % PARTS]['caption']}")
         for number in numbers
@@ -100,8 +104,10 @@ def _write_shards(records: list[dict[str, Any]], name: str, numbers: range) -> l
         made = embeddings.members(f"{modality}.npy", np.resize(tokens, shape), "float16")
         return ((entry.key, made) for entry in entries)
 
-    written = [write_shard(FEATURES / modality / name, features(modality, shape)) for modality, shape in SHAPES.items()]
-    return [write_shard(CORPUS / name, models()), *written]
+    written = {CORPUS: models()} | {
+        FEATURES / modality: features(modality, shape) for modality, shape in SHAPES.items()
+    }
+    return {place: (write_shard(place / name, samples), shard_rows(place / name)) for place, samples in written.items()}
 
 
 def train() -> dict[str, float]:
@@ -126,7 +132,7 @@ def train() -> dict[str, float]:
     samples = sum(len(step.examples) for step in itertools.islice(trainer.plan.steps(), per_epoch))
     planned = time.perf_counter() - started
     assert samples == len(data)
-    for step in itertools.islice(trainer.plan.steps(), per_epoch):
+    for step in itertools.islice(trainer.plan.steps(), min(per_epoch, READ_SAMPLES // p.training.batch_size)):
         for _ in data.batches(step.examples, p.training.tokens_per_batch, trainer.num_tokens, 0, 1):
             pass
     memory = peak_memory(torch.device("cpu")) / MIB

@@ -72,6 +72,18 @@ def test_damage_is_found_named_and_repaired(copy):
     assert "didn't change" in copy.run("dvc", "repro", "--dry", "features@image")
 
 
+def test_a_damaged_index_is_told_and_mended(copy):
+    folder = copy.folder / "data/features/image"
+    before = contents(folder)
+    data = bytearray(copy.read("data/features/image/index.npy"))
+    data[-1] ^= 1
+    (folder / "index.npy").write_bytes(data)
+    assert "index.npy is damaged" in copy.call("train", "stage3_all", code=1)
+    assert "index.npy is damaged" in copy.call("features", "verify", "--modality", "image", code=1)
+    copy.call("features", "verify", "--rebuild")
+    assert contents(folder) == before
+
+
 def test_rebuild_wants_the_encoder_that_was_used(copy):
     folder = copy.folder / "data/features/image"
     damage(folder, "missing")
