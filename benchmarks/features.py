@@ -23,7 +23,7 @@ from _common import ROOT, parse
 from pipeline.cad.solids.rendering import encode_png
 from pipeline.features.build import Featurizer, make_featurizer, make_shard
 from pipeline.settings import params
-from pipeline.shards.manifest import Manifest
+from pipeline.shards.building import write_manifest
 from pipeline.shards.reader import ShardReader
 from pipeline.shards.writer import encode_array, write_shard
 from pipeline.weights.resolve import build_models
@@ -60,15 +60,14 @@ def write_geometry(folder: Path, num_models: int, num_views: int, num_points: in
     shard = write_shard(folder / SHARD, samples())
     fields = {"points.npy": {"shape": [num_points, 6], "dtype": "float32"}}
     settings = {"num_views": num_views, "num_points": num_points, "image_size": size}
-    Manifest("geometry", fields, {"settings": settings}, (shard,)).write(folder)
+    write_manifest(folder, "geometry", fields, {"settings": settings}, [shard])
 
 
 @torch.inference_mode()
 def measure(featurizer: Featurizer, folder: Path, dtype: str, rounds: int) -> dict[str, float]:
     """Models per second of the stage and of the bare encoder."""
     reader = ShardReader(folder, "geometry")
-    keys = reader.keys(SHARD)
-    batches = [featurizer.load(reader, SHARD, key)[None] for key in keys]
+    batches = [featurizer.load(reader, row)[None] for row in range(len(reader))]
     featurizer.encode(batches[0])  # warm
 
     def bare() -> None:
@@ -79,7 +78,7 @@ def measure(featurizer: Featurizer, folder: Path, dtype: str, rounds: int) -> di
         make_shard(featurizer, reader, folder / featurizer.modality / SHARD, dtype)
 
     found = [(seconds(bare), seconds(stage)) for _ in range(rounds)]
-    each = len(keys) * (featurizer.shape[0] if featurizer.modality == "image" else 1)
+    each = len(reader) * (featurizer.shape[0] if featurizer.modality == "image" else 1)
     return {
         "per_s": round(each / statistics.median(taken for _, taken in found), 2),
         "bare_per_s": round(each / statistics.median(taken for taken, _ in found), 2),

@@ -19,7 +19,7 @@ import psutil
 from _common import parse
 
 from pipeline.shards import embeddings
-from pipeline.shards.manifest import Manifest
+from pipeline.shards.building import write_manifest
 from pipeline.shards.reader import ShardReader
 from pipeline.shards.writer import write_shard
 
@@ -50,7 +50,7 @@ def main() -> None:
             samples = ((key, embeddings.members("image.npy", tokens, "float16")) for key in keys)
             shards.append(write_shard(folder / f"train-{start // arguments.per_shard:06d}.tar", samples))
         fields = embeddings.fields("image.npy", SHAPE, "float16")
-        Manifest("features/image", fields, {}, tuple(shards)).write(folder)
+        write_manifest(folder, "features/image", fields, {}, shards)
         paths = [str(folder / shard.name) for shard in shards]
         subprocess.run(["cat", *paths], stdout=subprocess.DEVNULL, check=True)  # the page cache is warm for both
         # Through a pipe: to /dev/null nothing would be copied.
@@ -64,14 +64,12 @@ def main() -> None:
         cat_rate = total / (time.perf_counter() - started)
 
         reader = ShardReader(folder, "features/image")
-        places = [(shard.name, key) for shard in shards for key in reader.keys(shard.name)]
-        order = rng.permutation(len(places))
+        order = rng.permutation(len(reader)).tolist()
         rss, done, size = {}, 0, 0
         started = time.perf_counter()
         while done < arguments.samples:
-            for at in order[: arguments.samples - done]:
-                shard, key = places[at]
-                size += reader.embeddings(shard, key, "image.npy").nbytes
+            for row in order[: arguments.samples - done]:
+                size += reader.embeddings(row, "image.npy").nbytes
                 done += 1
                 if done in (1_000, arguments.samples):
                     rss[done] = resident_mib()

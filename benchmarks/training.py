@@ -40,7 +40,7 @@ from pipeline.cad.omnicad.dataset import open_dataset
 from pipeline.curriculum.data import TrainingData
 from pipeline.curriculum.log import StageLog
 from pipeline.curriculum.place import Place
-from pipeline.curriculum.plan import Example
+from pipeline.curriculum.plan import Example, Step
 from pipeline.model.cad_mllm import CadMllmModel
 from pipeline.model.flops import FlopCount
 from pipeline.model.inputs import Inputs, collate
@@ -74,23 +74,27 @@ def prepare(folder: Path, arguments: argparse.Namespace) -> None:
             subprocess.run([sys.executable, "-m", "stages.cli", *command.split()], check=True, capture_output=True)
 
 
-def set_up(stage: str) -> tuple[params.Params, CadMllmModel, TrainingData]:
-    """The model of a stage, fresh, and its training split."""
+def set_up(
+    stage: str, splits: Sequence[str] = ("train",)
+) -> tuple[params.Params, CadMllmModel, *tuple[TrainingData, ...]]:
+    """The model of a stage, fresh, and splits of the corpus."""
     p = params.load()
     place = Place(stage, 1, p.curriculum[stage], {})
     model = make_model(p, place, CPU)
-    limit = p.model.max_caption_tokens
-    return p, model, TrainingData(Path("data/corpus"), place.features, "train", model.tokenizer, limit, model.notation)
+    common = model.tokenizer, p.model.max_caption_tokens, model.notation
+    return p, model, *(TrainingData(Path("data/corpus"), place.features, split, *common) for split in splits)
 
 
-def make_trainer(p: params.Params, stage: str, model: CadMllmModel, data: TrainingData) -> Trainer:
+def make_trainer(
+    p: params.Params, stage: str, model: CadMllmModel, data: TrainingData, validation: TrainingData | None = None
+) -> Trainer:
     """A trainer of the stage as ``cadmllm train`` makes it, in a scratch folder of its own."""
     scratch = Path(tempfile.mkdtemp())
     job = Job(
         stage=p.curriculum[stage],
         training=p.training,
         train=data,
-        validation=data,
+        validation=validation or data,
         seed=p.seed,
         scratch=scratch,
         parallel=Parallel(p.training),
@@ -146,7 +150,7 @@ def run_plain(model: CadMllmModel, data: TrainingData, examples: Sequence[Exampl
     started = time.perf_counter()
     for first in range(0, len(examples), batch_size):
         chosen = examples[first : first + batch_size]
-        loss = plain_loss(model, [data.load(example) for example in chosen]) / sum(e.num_targets for e in chosen)
+        loss = plain_loss(model, data.load(chosen)) / sum(e.num_targets for e in chosen)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
@@ -184,7 +188,7 @@ class DocumentWay:
 
     def json_tokens(self, row: int) -> list[int]:
         """A sample's JSON without spaces, in the language model's tokens."""
-        document = json.loads(self.dataset.read(f"json/{self.data.rows[row].id}.json"))
+        document = json.loads(self.dataset.read(f"json/{self.data.id(row)}.json"))
         text = json.dumps(document, separators=(",", ":"))
         ids: list[int] = self.model.tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
@@ -192,13 +196,12 @@ class DocumentWay:
     def step(self, row: int, max_length: int) -> float:
         """One sample: seconds."""
         started = time.perf_counter()
-        where = self.data.rows[row]
-        cloud = torch.from_numpy(self.geometry.array(where.shard, where.key, "points.npy"))[None]
+        cloud = torch.from_numpy(self.geometry.array(self.geometry.row(self.data.key(row)), "points.npy"))[None]
         with torch.no_grad():
             seen = self.images(pixel_values=torch.zeros(self.num_views, 3, 224, 224)).last_hidden_state[:, :1]
             shape = self.points(cloud)
         shape = shape if isinstance(shape, Tensor) else shape[0]
-        ids = [*self.data.prompts[row], *self.json_tokens(row)][:max_length]
+        ids = [*self.data.tokenised([row])[0], *self.json_tokens(row)][:max_length]
         ids += [self.model.tokenizer.eos_token_id] * (max_length - len(ids))
         table = self.model.text_embedding.table.weight
         text = F.embedding(torch.tensor(ids), table)
@@ -228,7 +231,11 @@ def peak_memory(stage: str, encoders: bool) -> float:
     p, model, data = set_up(stage)
     loaded = document_encoders(p.preset == "smoke") if encoders else ()
     trainer = make_trainer(p, stage, model, data)
-    longest = sorted(trainer.plan.steps(), key=lambda s: sum(e.length for e in s.examples))
+
+    def length(step: Step) -> int:
+        return sum(data.lengths(step.examples, data.prompts(step.examples), trainer.num_tokens))
+
+    longest = sorted(trainer.plan.steps(), key=length)
     for step in longest[-2:]:
         if loaded:
             with torch.no_grad():
@@ -247,11 +254,6 @@ def in_child(stage: str, encoders: bool) -> float:
     return round(float(answer.stdout), 2)
 
 
-def keep(data: TrainingData, rows: Sequence[int]) -> None:
-    """Leave only these rows in a split."""
-    data.rows, data.prompts = [data.rows[row] for row in rows], [data.prompts[row] for row in rows]
-
-
 def against_plain(
     p: params.Params, ours: CadMllmModel, plain: CadMllmModel, data: TrainingData, rounds: int
 ) -> dict[str, Any]:
@@ -261,7 +263,7 @@ def against_plain(
     examples = sorted((example for step in epoch for example in step.examples), key=lambda e: e.row)
     batch_size = p.training.batch_size
     with torch.no_grad():
-        loaded = [data.load(example) for example in examples[:batch_size]]
+        loaded = data.load(examples[:batch_size])
         one, other = ours(collate(loaded, ours.num_tokens())).item(), plain_loss(plain, loaded).item()
     assert abs(one - other) / other < 1e-3, (one, other)
     over_plain, fractions, waits, per_sample = [], [], [], []
@@ -288,10 +290,10 @@ def against_document(
     """Median over rounds of the seconds of a sample; at 4,096 on models whose JSON fits."""
     document = DocumentWay(p, plain, data)
     if max_length >= 4096:
-        keep(data, [row for row in range(len(data.rows)) if len(document.json_tokens(row)) < max_length - 80])
+        data.keep([row for row in range(len(data)) if len(document.json_tokens(row)) < max_length - 80])
     ratios = []
     for number in range(rounds):
-        seconds = run_ours(p, ours, data)[0] / len(data.rows)
+        seconds = run_ours(p, ours, data)[0] / len(data)
         ratios.append(document.step(number, max_length) / seconds)
         print(f"document at {max_length}: {ratios[-1]:.1f} times as long", file=sys.stderr, flush=True)
     return round(statistics.median(ratios), 1)
@@ -305,8 +307,8 @@ def main(arguments: argparse.Namespace) -> dict[str, Any]:
     plain = set_up("stage3_all")[1]
     as_peft_has_it(plain)
     plain.set_trainable_params(True, ("point_cloud", "image"), "new")
-    chosen = np.random.default_rng(0).permutation(len(data.rows))[: arguments.samples]
-    keep(data, sorted(chosen.tolist()))
+    chosen = np.random.default_rng(0).permutation(len(data))[: arguments.samples]
+    data.keep(sorted(chosen.tolist()))
     return {
         **against_plain(p, ours, plain, data, rounds),
         f"over_document_{short}": against_document(p, ours, plain, data, rounds, short),

@@ -68,11 +68,12 @@ def verify_features(
     modality: Annotated[Modality | None, typer.Option(help="Default: all that are there.")] = None,
     rebuild: Annotated[bool, typer.Option("--rebuild", help="Make faulty shards again, and only those.")] = False,
 ) -> None:
-    """Check every feature shard: sha256, counts, keys and their order, shapes, dtypes, finiteness.
+    """Check every feature shard: sha256, counts, keys and their order, shapes, dtypes, finiteness; and the index.
 
     Exits with 1 where something is wrong and was not rebuilt.
     """
     from pipeline.features.verify import verify_folder
+    from pipeline.shards.index import INDEX
 
     chosen = [modality] if modality else [m for m in Modality if (FEATURES / m.value).is_dir()]
     if not chosen:
@@ -86,7 +87,7 @@ def verify_features(
         for fault in faults:
             typer.echo(f"  {folder / fault.shard}: {fault.text}")
         if faults and rebuild:
-            _rebuild(each, sorted({fault.shard for fault in faults}))
+            _rebuild(each, sorted({fault.shard for fault in faults} - {INDEX}))
             faults = verify_folder(folder, params.num_workers(), CORPUS, (GEOMETRY,))
             for fault in faults:
                 typer.echo(f"  still: {folder / fault.shard}: {fault.text}")

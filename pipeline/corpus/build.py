@@ -1,6 +1,5 @@
 """The corpus stage: Omni-CAD, or a synthetic corpus in its layout, to shards of captions and program tokens."""
 
-import hashlib
 import json
 import os
 import zipfile
@@ -21,14 +20,14 @@ from pipeline.cad.solids.sandbox import Failure, Sandbox
 from pipeline.corpus.duplicates import Record, known_to_training
 from pipeline.corpus.prepare import PrepareTask, model_id, prepare, read_texts
 from pipeline.runtime import interrupt
-from pipeline.runtime.atomic import atomic_open, publish, write_text
-from pipeline.runtime.csv_files import csv_text
+from pipeline.runtime.atomic import atomic_open, publish
 from pipeline.runtime.errors import Reject, UserError
 from pipeline.runtime.fingerprint import libraries
 from pipeline.runtime.scratch import Journal, clean
+from pipeline.runtime.seeds import uniform
 from pipeline.settings.data import Codec, Data, Kernel, Split
-from pipeline.shards.manifest import Manifest, reasons, write_rejects
-from pipeline.shards.reader import INDEX
+from pipeline.shards.building import keep_rows, kept_rows, write_manifest
+from pipeline.shards.manifest import reasons, write_rejects
 from pipeline.shards.seen import write_seen
 from pipeline.shards.writer import encode_array, encode_json, write_shard
 
@@ -86,7 +85,7 @@ def make_synthetic_zip(path: Path, data: Data, seed: int) -> None:
 
 def _draw(base: str, seed: int) -> float:
     """A number in [0, 1) that depends on the name alone."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/split/{base}".encode()).digest()[:8], "big") / 2**64
+    return uniform(seed, "split", base)
 
 
 def drawn_split(base: str, split: Split, seed: int) -> str:
@@ -251,19 +250,14 @@ def _write(
     folder: Path,
 ) -> None:
     """Shards, index, rejects, manifest, and which programs the train split has."""
-    header = ("key", "id", "shard", "program_tokens", "num_extrudes", "num_curves", "caption")
-    shards, rows = [], []
+    shards = []
     for split in SPLITS:
         members = by_split[split]
         for start in range(0, len(members), data.shard_size):
             chunk = members[start : start + data.shard_size]
             name = f"{split}-{start // data.shard_size:06d}.tar"
             shards.append(write_shard(folder / name, ((record["key"], members_of(record)) for record in chunk)))
-            for record in chunk:
-                statistics = record["statistics"]
-                size = len(record["tokens"]), statistics["num_extrudes"], statistics["num_curves"]
-                rows.append((record["key"], record["id"], name, *size, record["caption"]))
-    write_text(folder / INDEX, csv_text(header, rows))
+            keep_rows(folder / name)
     write_rejects(folder, rejects)
     write_seen(folder, frozenset(record["program_hash"] for record in by_split["train"]))
     fields = {"program.npy": {"shape": [None], "dtype": "uint16"}}
@@ -273,7 +267,7 @@ def _write(
         "counts": counts,
         "libraries": libraries(__name__),
     }
-    Manifest("corpus", fields, details, tuple(shards)).write(folder)
+    write_manifest(folder, "corpus", fields, details, shards, kept_rows)
 
 
 def members_of(record: Record) -> dict[str, bytes]:

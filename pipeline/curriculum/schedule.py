@@ -3,12 +3,13 @@
 Nothing here depends on workers, ranks or restarts: the position in training is (stage, optimizer step).
 """
 
-import itertools
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from pipeline.runtime.seeds import uniform
+import numpy as np
+
+from pipeline.runtime.seeds import draws
 from pipeline.settings.curriculum import COMBINATIONS, MODALITIES, CurriculumStage, EarlyStopping
 
 
@@ -23,18 +24,22 @@ def probabilities(stage: CurriculumStage, progress: float) -> dict[str, float]:
     return {combination: share for combination, share in mixed.items() if share > 0}
 
 
-def combination_for(stage: CurriculumStage, seed: int, epoch: int, key: str, progress: float = 0.0) -> str:
-    """Which modalities the sample ``key`` shows in this epoch, after modality dropout."""
-    at = uniform(seed, "modality", epoch, key)
+def combinations_for(
+    stage: CurriculumStage, seed: int, epoch: int, names: np.ndarray, progress: float = 0.0
+) -> list[str]:
+    """Which modalities each sample shows in this epoch, after modality dropout.
+
+    Args:
+        names: (N,) the digests of the samples' keys.
+    """
     given = probabilities(stage, progress)
-    ends = itertools.accumulate(given.values())
-    drawn = next((combination for combination, end in zip(given, ends) if at < end), list(given)[-1])
-    dropped = {
-        modality
-        for modality, share in stage.modality_dropout.items()
-        if uniform(seed, "drop", epoch, key, modality) < share
-    }
-    return without(drawn, dropped)
+    ends = np.cumsum(list(given.values()))[:-1]  # what rounding leaves below 1 is the last one's
+    combinations = list(given)
+    drawn = [combinations[at] for at in np.searchsorted(ends, draws(names, seed, "modality", epoch), "right").tolist()]
+    drops = {m: draws(names, seed, "drop", epoch, m) < share for m, share in stage.modality_dropout.items()}
+    for at in np.flatnonzero(np.any(list(drops.values()), axis=0)) if drops else ():
+        drawn[at] = without(drawn[at], {modality for modality, dropped in drops.items() if dropped[at]})
+    return drawn
 
 
 def without(combination: str, dropped: Collection[str]) -> str:
@@ -58,10 +63,17 @@ def expected_shares(stage: CurriculumStage, progress: float) -> dict[str, float]
     return {combination: share for combination, share in shares.items() if share > 0}
 
 
-def views_for(num_views: int, shown: int, seed: int, epoch: int, key: str) -> tuple[int, ...]:
-    """Which views the sample shows in this epoch, in ascending order."""
-    ranked = sorted(range(num_views), key=lambda view: uniform(seed, "view", epoch, key, view))
-    return tuple(sorted(ranked[:shown]))
+def views_for(num_views: int, shown: int, seed: int, epoch: int, names: np.ndarray) -> list[tuple[int, ...]]:
+    """Which views each sample shows in this epoch, in ascending order.
+
+    Args:
+        names: (N,) the digests of the samples' keys.
+    """
+    if not num_views:
+        return [()] * len(names)
+    drawn = np.stack([draws(names, seed, "view", epoch, view) for view in range(num_views)], axis=1)
+    chosen = np.sort(np.argsort(drawn, axis=1)[:, :shown], axis=1)
+    return list(map(tuple, chosen.tolist()))
 
 
 def learning_rate_factor(step: int, num_steps: int, schedule: str, warmup: int, decays_from: int = 0) -> float:

@@ -31,7 +31,7 @@ from pipeline.model.inputs import Inputs
 from pipeline.runtime import interrupt
 from pipeline.runtime.atomic import write_text
 from pipeline.runtime.errors import RejectError, UserError
-from pipeline.runtime.seeds import uniform
+from pipeline.runtime.seeds import shuffled
 from pipeline.settings.curriculum import MODALITIES, CurriculumStage
 from pipeline.settings.data import Kernel
 from pipeline.settings.params import Evaluation
@@ -81,6 +81,10 @@ class Evaluator:
         geometry: true clouds and views of the corpus.
         folder: pictures and finished results go there; what is finished is not done again.
 
+    Attributes:
+        rows: of the test models in ``test``; ``drawn`` has those in ``geometry``.
+        views: that each is shown by.
+
     Raises:
         UserError: there is no test model.
     """
@@ -98,12 +102,16 @@ class Evaluator:
         self.num_workers = num_workers
         limits = num_workers, setting.kernel.timeout_s, setting.kernel.memory_mib
         self.builders, self.assessors = Sandbox(build_candidate, *limits), Sandbox(assess, *limits)
-        rows = [row for row in range(len(test.rows)) if geometry.has(test.rows[row].shard, test.rows[row].key)]
-        rows = sorted(rows, key=lambda row: uniform(setting.seed, "test", test.keys[row]))
-        if not rows:
+        places = geometry.find(test.corpus.index["key"][test.rows])
+        order = shuffled(test.names, setting.seed, "test")
+        self.rows: list[int] = order[places[order] >= 0][: setting.evaluation.num_test_models].tolist()
+        if not self.rows:
             raise UserError("the test split is empty: raise data.split.test, or take more models")
-        self.rows = rows[: setting.evaluation.num_test_models]
-        self.clouds = {row: self._array(row, "points.npy") for row in self.rows}
+        self.drawn = {row: int(places[row]) for row in self.rows}
+        self.clouds = {row: geometry.array(drawn, "points.npy") for row, drawn in self.drawn.items()}
+        num_views, shown = model.feature_shapes.get("image", (0,))[0], model.params.views_per_sample
+        views = views_for(num_views, shown, setting.seed, -1, test.names[self.rows])
+        self.views = dict(zip(self.rows, views, strict=True))
         folder.mkdir(parents=True, exist_ok=True)
 
     def __enter__(self) -> Self:
@@ -113,21 +121,12 @@ class Evaluator:
         for sandbox in (self.builders, self.assessors):
             sandbox.__exit__(*raised)
 
-    def _array(self, row: int, member: str) -> np.ndarray:
-        where = self.test.rows[row]
-        return self.geometry.array(where.shard, where.key, member)
-
-    def views(self, row: int) -> tuple[int, ...]:
-        """The views that a test model is shown by."""
-        num_views, shown = self.model.feature_shapes.get("image", (0,))[0], self.model.params.views_per_sample
-        return views_for(num_views, shown, self.setting.seed, -1, self.test.keys[row])
-
     def cases(self, combination: str) -> list[Case]:
         """Every test model, shown by a combination."""
+        views = self.views if "image" in combination else dict.fromkeys(self.rows, ())
+        examples = [Example(row, combination, views[row], 0) for row in self.rows]
         found = []
-        for row in self.rows:
-            views = self.views(row) if "image" in combination else ()
-            inputs = self.test.load(Example(row, combination, views, 0, 0), with_program=False)
+        for row, inputs in zip(self.rows, self.test.load(examples, with_programs=False), strict=True):
             cloud = self.clouds[row] if "point_cloud" in combination else None
             found.append(Case(row, inputs, cloud, self.clouds[row]))
         return found
@@ -236,7 +235,7 @@ class Evaluator:
                 self.model.grammar.bits,
                 case.true_points,
                 self.setting.evaluation.num_points,
-                sample_seed(self.setting.seed, self.test.keys[case.row]),
+                sample_seed(self.setting.seed, self.test.key(case.row)),
                 PICTURE_SIZE if pictures else None,
             )
             for case, tokens in zip(cases, programs, strict=True)
@@ -248,14 +247,14 @@ class Evaluator:
         self, name: str, case: Case, task: AssessTask, answer: dict[str, Any] | Failure, pictures: bool
     ) -> dict[str, Any]:
         """One line of ``generated.jsonl``; the picture goes beside it."""
-        where = self.test.rows[case.row]
+        key = self.test.key(case.row)
         predicted, true = _parsed(task.tokens, task.bits), _parsed(task.true_tokens, task.bits)
         assert true is not None, "the corpus holds programs that parse"
         result: dict[str, Any] = {
-            "id": where.id,
-            "key": where.key,
+            "id": self.test.id(case.row),
+            "key": key,
             "combination": name,
-            "caption": where.caption,
+            "caption": self.test.caption(case.row),
             "views": list(case.inputs.views),
             "tokens": list(task.tokens),
             "true_tokens": list(task.true_tokens),
@@ -268,7 +267,7 @@ class Evaluator:
             nothing = no_answer_metrics(case.true_points)
             return {**result, "valid": False, "reason": answer.reason, "detail": answer.detail, "metrics": nothing}
         if pictures:
-            (self.folder / f"{where.key}.{name}.png").write_bytes(answer["picture"])
+            (self.folder / f"{key}.{name}.png").write_bytes(answer["picture"])
             result["mesh"], result["true_mesh"] = packed(answer["body"]), packed(answer["true_body"])
             result["volume"] = answer["volume"]
         result |= {"metrics": answer["metrics"], "valid": answer["watertight"]}
@@ -277,13 +276,13 @@ class Evaluator:
     def finish(self, names: Sequence[str]) -> None:
         """Write all results to one file, the true pictures and shown views beside it; the parts go."""
         for row in self.rows:
-            where = self.test.rows[row]
+            key = self.test.key(row)
             shown = [("true", 0)]
             if "image" in self.model.feature_shapes:
-                shown += [(f"view{number}", view) for number, view in enumerate(self.views(row))]
+                shown += [(f"view{number}", view) for number, view in enumerate(self.views[row])]
             for name, view in shown:
-                picture = self.geometry.bytes(where.shard, where.key, f"view{view}.png")
-                (self.folder / f"{where.key}.{name}.png").write_bytes(picture)
+                picture = self.geometry.bytes(self.drawn[row], f"view{view}.png")
+                (self.folder / f"{key}.{name}.png").write_bytes(picture)
         lines = [line for name in names for line in json.loads((self.folder / f"{name}.json").read_text("utf-8"))]
         write_text(self.folder / GENERATED, "".join(json.dumps(line, sort_keys=True) + "\n" for line in lines))
         for part in self.folder.glob("*.json"):

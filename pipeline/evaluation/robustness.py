@@ -134,8 +134,8 @@ def _disturbed_cases(
     level: float,
 ) -> list[Case]:
     """Every test model with a worse cloud; the truth to measure against is the whole one."""
-    cases, seed, keys = evaluator.cases(combination), evaluator.setting.seed, evaluator.test.keys
-    clouds = [disturb(case.true_points, level, sample_seed(seed, keys[case.row])) for case in cases]
+    cases, seed, test = evaluator.cases(combination), evaluator.setting.seed, evaluator.test
+    clouds = [disturb(case.true_points, level, sample_seed(seed, test.key(case.row))) for case in cases]
     with _encoding(evaluator, "point_cloud"):
         encoded = encoders.points(clouds)
     return [

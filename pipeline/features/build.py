@@ -43,7 +43,7 @@ class Featurizer(Protocol):
     shape: tuple[int, ...]
     batch_size: int
 
-    def load(self, reader: ShardReader, shard: str, key: str) -> Tensor:
+    def load(self, reader: ShardReader, row: int) -> Tensor:
         """One sample, preprocessed."""
 
     def encode(self, batch: Tensor) -> Tensor:
@@ -62,9 +62,9 @@ class ImageFeaturizer:
         self.device = device
         self.shape: tuple[int, ...] = (num_views, *self.encoder.token_shape)
 
-    def load(self, reader: ShardReader, shard: str, key: str) -> Tensor:
+    def load(self, reader: ShardReader, row: int) -> Tensor:
         """(V, 3, H, W) preprocessed pixels."""
-        views = [decode_png(reader.bytes(shard, key, f"view{i}.png")) for i in range(self.num_views)]
+        views = [decode_png(reader.bytes(row, f"view{i}.png")) for i in range(self.num_views)]
         return self.encoder.preprocess(views)
 
     def encode(self, batch: Tensor) -> Tensor:
@@ -85,9 +85,9 @@ class PointFeaturizer:
         num_tokens = len(range(1 + self.encoder.config.num_latents)[self.tokens])
         self.shape: tuple[int, ...] = (num_tokens, self.encoder.config.width)
 
-    def load(self, reader: ShardReader, shard: str, key: str) -> Tensor:
+    def load(self, reader: ShardReader, row: int) -> Tensor:
         """(N, 6) xyz and normal."""
-        return torch.from_numpy(reader.array(shard, key, "points.npy"))
+        return torch.from_numpy(reader.array(row, "points.npy"))
 
     def encode(self, batch: Tensor) -> Tensor:
         """(B, N, 6) to (B, T, D)."""
@@ -130,24 +130,24 @@ def make_shard(featurizer: Featurizer, reader: ShardReader, path: Path, dtype: s
     A sample that cannot be read, or whose embeddings are not finite, is left out and listed.
     """
     rejects: list[Reject] = []
-    step, keys = f"features/{featurizer.modality}", reader.keys(path.name)
+    step, rows = f"features/{featurizer.modality}", reader.rows_of(path.name)
 
-    def load(key: str) -> Tensor | Reject:
+    def load(row: int) -> Tensor | Reject:
         try:
-            return featurizer.load(reader, path.name, key)
+            return featurizer.load(reader, row)
         except (UserError, OSError, ValueError, SyntaxError) as error:
-            return Reject(key, step, "unreadable_input", str(error))
+            return Reject(reader.key(row), step, "unreadable_input", str(error))
 
     def batches() -> Iterator[tuple[list[str], Tensor]]:
         with ThreadPoolExecutor(READERS) as pool:
-            for start in range(0, len(keys), featurizer.batch_size):
-                chunk = keys[start : start + featurizer.batch_size]
+            for start in range(0, len(rows), featurizer.batch_size):
+                chunk = rows[start : start + featurizer.batch_size]
                 good: dict[str, Tensor] = {}
-                for key, loaded in zip(chunk, pool.map(load, chunk), strict=True):
+                for row, loaded in zip(chunk, pool.map(load, chunk), strict=True):
                     if isinstance(loaded, Reject):
                         rejects.append(loaded)
                     else:
-                        good[key] = loaded
+                        good[reader.key(row)] = loaded
                 if good:
                     # With numpy: torch would start OpenMP threads for this thread too, and where there are more of them
                     # than cores, the encoder's go to sleep whenever they wait for one another.

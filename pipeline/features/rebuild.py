@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -11,6 +10,7 @@ from pipeline.features.build import Settings, make_featurizer, make_shard
 from pipeline.runtime.errors import UserError
 from pipeline.settings.data import ImageFeatures, PointFeatures
 from pipeline.settings.resolved import ENCODERS, read_models
+from pipeline.shards.building import write_manifest
 from pipeline.shards.manifest import Manifest, read_rejects, write_rejects
 from pipeline.shards.reader import ShardReader
 
@@ -24,7 +24,7 @@ def rebuild_features(
     device: torch.device,
     progress: Callable[[int, int, str], None],
 ) -> list[str]:
-    """Make the named shards of ``out`` again with the settings in its manifest, and leave the others alone.
+    """Make the named shards of ``out`` again with the settings in its manifest, and the index of all of them.
 
     Returns:
         Those that differ from what the manifest said; it then says what they are now.
@@ -57,9 +57,8 @@ def rebuild_features(
         keys = set(reader.keys(name))
         rejects = [reject for reject in rejects if reject.id not in keys] + list(finished.rejects)
         progress(number, len(names), name)
-    if changed:
-        counts = {"samples": sum(shard.count for shard in shards.values()), "rejected": len(rejects)}
-        write_rejects(out, rejects)
-        ordered = tuple(shards[shard.name] for shard in reader.manifest.shards if shard.name in shards)
-        replace(manifest, details={**details, "counts": counts}, shards=ordered).write(out)
+    counts = {"samples": sum(shard.count for shard in shards.values()), "rejected": len(rejects)}
+    write_rejects(out, rejects)
+    ordered = [shards[shard.name] for shard in reader.manifest.shards if shard.name in shards]
+    write_manifest(out, manifest.kind, manifest.fields, {**details, "counts": counts}, ordered)
     return changed

@@ -1,6 +1,7 @@
-"""Checking a folder of shards: against its manifest, and against the corpus whose samples it holds."""
+"""Checking a folder of shards, from the tars themselves: against its manifest and its index, and against the corpus
+whose samples it holds.
+"""
 
-from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,13 +11,15 @@ import numpy as np
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.fingerprint import sha256_file
 from pipeline.shards.embeddings import restore
+from pipeline.shards.index import INDEX, open_index, rows_of, same_rows
 from pipeline.shards.manifest import Manifest, Shard, read_rejects
-from pipeline.shards.reader import TarIndex, decode_array, read_index
+from pipeline.shards.reader import CorpusReader
+from pipeline.shards.tars import TarFile, decode_array, scan
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What is wrong with a shard, which rebuilding it mends."""
+    """What is wrong with a shard, or with the index, which rebuilding it mends."""
 
     shard: str
     text: str
@@ -25,7 +28,7 @@ class Fault:
 def verify_folder(
     folder: Path, num_workers: int, corpus: Path | None = None, upstream: tuple[Path, ...] = ()
 ) -> list[Fault]:
-    """All faults of a folder of shards: counts, names, sizes, sha256, shapes, dtypes, finiteness, keys, order.
+    """All faults of a folder of shards: counts, names, sizes, sha256, shapes, dtypes, finiteness, keys, order, index.
 
     Args:
         corpus: where given, each shard must hold the keys of the corpus' shard, in its order, less what is rejected.
@@ -36,9 +39,16 @@ def verify_folder(
     """
     manifest = Manifest.read(folder)
     expected = _expected_keys(folder, corpus, upstream) if corpus is not None else None
+    faults: list[Fault] = []
+    rows: list[np.ndarray | None] = [None] * len(manifest.shards)
+    try:
+        index = open_index(folder, manifest)
+        rows = [index[end - shard.count : end] for shard, end in zip(manifest.shards, manifest.ends, strict=True)]
+    except UserError as error:
+        faults.append(Fault(INDEX, str(error)))
     with ThreadPoolExecutor(num_workers) as pool:
-        found = pool.map(lambda s: _verify_shard(folder, s, manifest, expected), manifest.shards)
-        faults = [Fault(s.name, text) for s, texts in zip(manifest.shards, found, strict=True) for text in texts]
+        found = pool.map(lambda s, rows: _verify_shard(folder, s, manifest, rows, expected), manifest.shards, rows)
+        faults += [Fault(s.name, text) for s, texts in zip(manifest.shards, found, strict=True) for text in texts]
     known = {shard.name for shard in manifest.shards}
     unknown = sorted(set(expected or ()) - known)
     faults += [Fault(name, "is missing, and the manifest does not know it") for name in unknown]
@@ -49,14 +59,17 @@ def verify_folder(
 def _expected_keys(folder: Path, corpus: Path, upstream: tuple[Path, ...]) -> dict[str, tuple[list[str], set[str]]]:
     """For each shard its keys in order, and those that may be missing."""
     rejected = {r.id.replace("/", "") for place in (folder, *upstream) for r in read_rejects(place)}
-    keys: dict[str, list[str]] = defaultdict(list)
-    for row in read_index(corpus):
-        keys[row.shard].append(row.key)
+    reader = CorpusReader(corpus)
+    keys = {shard.name: reader.keys(shard.name) for shard in reader.manifest.shards}
     return {name: (listed, rejected.intersection(listed)) for name, listed in keys.items()}
 
 
 def _verify_shard(
-    folder: Path, shard: Shard, manifest: Manifest, expected: dict[str, tuple[list[str], set[str]]] | None
+    folder: Path,
+    shard: Shard,
+    manifest: Manifest,
+    rows: np.ndarray | None,
+    expected: dict[str, tuple[list[str], set[str]]] | None,
 ) -> list[str]:
     path = folder / shard.name
     if not path.is_file():
@@ -69,15 +82,20 @@ def _verify_shard(
         cut = f": {size} bytes of {shard.bytes}" if size != shard.bytes else ""
         return [f"has changed since it was written (sha256 differs{cut})"]
     try:
-        index = TarIndex(path)
+        samples = scan(path)
+        found = rows_of(path, samples)
     except UserError as error:
         return [str(error)]
-    faults = [] if len(index.rows) == shard.count else [f"holds {len(index.rows)} samples of {shard.count}"]
+    faults = [] if len(samples) == shard.count else [f"holds {len(samples)} samples of {shard.count}"]
+    if rows is not None and not same_rows(rows, found):
+        faults.append(f"is not what {INDEX} says")
     if expected is not None:
-        faults += _key_faults(list(index.rows), *expected.get(shard.name, ([], set())))
-    for key in index.rows:
+        faults += _key_faults(list(samples), *expected.get(shard.name, ([], set())))
+    file = TarFile(path)
+    for key, places in samples.items():
         for name, field in manifest.fields.items():
-            faults += _array_faults(index, key, name, field)
+            data = file.read(places[name]) if name in places else None
+            faults += [f"{key} has no {name}"] if data is None else _array_faults(data, f"{key}.{name}", field)
     return faults
 
 
@@ -92,20 +110,18 @@ def _key_faults(present: list[str], keys: list[str], rejected: set[str]) -> list
     return faults
 
 
-def _array_faults(index: TarIndex, key: str, name: str, field: dict[str, object]) -> list[str]:
-    if name not in index.extensions(key):
-        return [f"{key} has no {name}"]
+def _array_faults(data: bytes, name: str, field: dict[str, object]) -> list[str]:
     try:
-        array = decode_array(index.read(key, name), f"{key}.{name}")
+        array = decode_array(data, name)
     except UserError as error:
         return [str(error)]
     due = field["shape"]
     assert isinstance(due, list)
     fits = len(array.shape) == len(due) and all(d in (None, size) for d, size in zip(due, array.shape, strict=True))
     if not fits or str(array.dtype) != field["dtype"]:
-        return [f"{key}.{name} is {array.dtype}{list(array.shape)}, not {field['dtype']}{due}"]
+        return [f"{name} is {array.dtype}{list(array.shape)}, not {field['dtype']}{due}"]
     if field.get("encoding") == "bfloat16":
         array = restore(array, None, "bfloat16")
     if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
-        return [f"{key}.{name} has NaN or infinity"]
+        return [f"{name} has NaN or infinity"]
     return []

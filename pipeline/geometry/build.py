@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,8 @@ from pipeline.runtime.errors import Reject
 from pipeline.runtime.fingerprint import libraries
 from pipeline.settings.data import Data, Geometry, Kernel
 from pipeline.shards.building import FinishedShard, publish_shards, shard_by_shard
-from pipeline.shards.manifest import reasons
-from pipeline.shards.reader import ShardReader, read_index
+from pipeline.shards.manifest import Shard, reasons
+from pipeline.shards.reader import CorpusReader
 from pipeline.shards.writer import write_shard
 
 
@@ -42,24 +41,24 @@ def build_geometry(
     Raises:
         UserError: the dataset's zip changed meanwhile.
     """
-    reader, path = ShardReader(corpus, "corpus"), dataset_path(data, corpus).absolute()
+    reader, path = CorpusReader(corpus), dataset_path(data, corpus).absolute()
     dataset = Dataset(path)
 
     with Sandbox(draw, num_workers, kernel.timeout_s, kernel.memory_mib) as sandbox:
 
         def make(shard_path: Path) -> FinishedShard:
-            keys = reader.keys(shard_path.name)
-            samples = [reader.json(shard_path.name, key) for key in keys]
+            rows = reader.rows_of(shard_path.name)
+            samples = [reader.json(row) for row in rows]
             rejects: list[Reject] = []
 
             def drawn() -> Iterator[tuple[str, dict[str, bytes]]]:
                 tasks = (draw_task(dataset, sample, geometry, seed) for sample in samples)
-                for key, sample, answer in zip(keys, samples, sandbox.map(tasks), strict=True):
+                for row, sample, answer in zip(rows, samples, sandbox.map(tasks), strict=True):
                     interrupt.check()
                     if isinstance(answer, Failure):
                         rejects.append(Reject(sample["id"], "geometry", answer.reason, answer.detail))
                     else:
-                        yield key, answer
+                        yield reader.key(row), answer
 
             shard = write_shard(shard_path, drawn())
             dataset.check()
@@ -80,15 +79,14 @@ def build_geometry(
     return {"samples": sum(f.shard.count for f in finished), "rejected": len(rejects), "reasons": reasons(rejects)}
 
 
-def _sources(corpus: ShardReader, dataset: Dataset) -> dict[str, str]:
+def _sources(corpus: CorpusReader, dataset: Dataset) -> dict[str, str]:
     """What each shard is made from, by sha256: its models, and the user's own clouds and pictures of them."""
-    own: dict[str, list[tuple[str, int, int]]] = defaultdict(list)
-    for row in read_index(corpus.folder):
-        own[row.shard] += [file.told for file in dataset.own_files(row.id)]
-    return {
-        shard.name: hashlib.sha256(json.dumps([shard.sha256, own[shard.name]]).encode()).hexdigest()
-        for shard in corpus.manifest.shards
-    }
+
+    def source(shard: Shard) -> str:
+        own = [file.told for row in corpus.rows_of(shard.name) for file in dataset.own_files(corpus.id(row))]
+        return hashlib.sha256(json.dumps([shard.sha256, own]).encode()).hexdigest()
+
+    return {shard.name: source(shard) for shard in corpus.manifest.shards}
 
 
 def draw_task(dataset: Dataset, sample: dict[str, Any], geometry: Geometry, seed: int) -> DrawTask:

@@ -1,6 +1,5 @@
 """One model's points and views, in a sandboxed worker: the user's own where there are any, else from the solid."""
 
-import hashlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +15,7 @@ from pipeline.cad.solids.occupancy import sample_occupancy
 from pipeline.cad.solids.rendering import encode_png, read_image, render_views
 from pipeline.cad.solids.sampling import sample_surface
 from pipeline.runtime.errors import RejectError
+from pipeline.runtime.seeds import digest
 from pipeline.settings.data import Geometry
 from pipeline.shards.writer import encode_array
 
@@ -64,7 +64,7 @@ def draw(task: DrawTask) -> dict[str, bytes]:
 
 def sample_seed(seed: int, name: str) -> int:
     """A seed of its own for each sample."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/points/{name}".encode()).digest()[:8], "big")
+    return digest(seed, "points", name)
 
 
 def normalised_mesh(program: CadProgram, frame: Frame | None = None) -> Mesh:

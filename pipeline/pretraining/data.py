@@ -12,28 +12,32 @@ from torch import Tensor
 
 from pipeline.encoders.dinov2 import DinoV2Encoder, decode_png
 from pipeline.runtime.errors import UserError
-from pipeline.shards.reader import IndexRow, ShardReader, read_index
+from pipeline.shards.reader import CorpusReader, ShardReader
 
 
-def program_hashes(corpus: Path, rows: Sequence[IndexRow]) -> frozenset[str]:
-    """Hashes of the programs of some models."""
-    reader = ShardReader(corpus, "corpus")
-    return frozenset(reader.json(row.shard, row.key)["program_hash"] for row in rows)
+def program_hashes(corpus: CorpusReader, rows: np.ndarray) -> frozenset[str]:
+    """Hashes of the programs of some models of the corpus."""
+    return frozenset(corpus.json(row)["program_hash"] for row in rows)
 
 
 class ShapeData:
     """Models of one split that have a geometry.
+
+    Attributes:
+        rows: (N,) of each model in the corpus.
 
     Raises:
         UserError: there is none.
     """
 
     def __init__(self, corpus: Path, geometry: Path, split: str, seed: int) -> None:
-        self.corpus, self.reader = ShardReader(corpus, "corpus"), ShardReader(geometry, "geometry")
+        self.corpus, self.reader = CorpusReader(corpus), ShardReader(geometry, "geometry")
         self.num_views: int = self.reader.manifest.details["settings"]["num_views"]
-        self.rows = [row for row in read_index(corpus, split) if self.reader.has(row.shard, row.key)]
+        rows = self.corpus.rows(split)
+        drawn = self.reader.find(self.corpus.index["key"][rows])
+        self.rows, self._drawn = rows[drawn >= 0], drawn[drawn >= 0]
         self.seed = seed
-        if not self.rows:
+        if not len(self.rows):
             raise UserError(f"{geometry} holds no model of the {split} split")
 
     def __len__(self) -> int:
@@ -62,7 +66,7 @@ class ShapeData:
     def _sampled(self, rows: Sequence[int], member: str, number: int, rng: np.random.Generator | None) -> Tensor:
         found = []
         for row in rows:
-            array = self.reader.array(self.rows[row].shard, self.rows[row].key, member)
+            array = self.reader.array(self._drawn[row], member)
             if len(array) < number:
                 raise UserError(f"{self.reader.folder}: {member} has {len(array)} points, {number} are asked for")
             found.append(array[:number] if rng is None else array[rng.permutation(len(array))[:number]])
@@ -71,7 +75,7 @@ class ShapeData:
     def views(self, rows: Sequence[int], views: np.ndarray, encoder: DinoV2Encoder) -> Tensor:
         """(B, V, 3, S, S) preprocessed pixels of the views (B, V) of each model."""
         pictures = [
-            decode_png(self.reader.bytes(self.rows[row].shard, self.rows[row].key, f"view{view}.png"))
+            decode_png(self.reader.bytes(self._drawn[row], f"view{view}.png"))
             for row, shown in zip(rows, views, strict=True)
             for view in shown.tolist()
         ]

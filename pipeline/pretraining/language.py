@@ -11,7 +11,6 @@ Shapes: B samples, L positions, S positions of a cloud or of pictures, E the mod
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,7 +26,7 @@ from pipeline.pretraining.contrastive import caption_tokenizer
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.seeds import uniform
 from pipeline.settings.recipes import LanguagePretraining
-from pipeline.shards.reader import IndexRow, ShardReader
+from pipeline.shards.reader import CorpusReader
 
 IGNORED = -100
 SHOWN = ("image", "point_cloud")  # before the caption, in this order
@@ -50,6 +49,7 @@ class ProgramTexts:
     """Prompts and programs of some models, in the language model's tokens.
 
     Args:
+        rows: of these models in the corpus.
         grammar: of the CAD tokens; None where the captions are learnt themselves, each after its first token.
         features: (models, S, width) of each modality, in the same order.
 
@@ -59,26 +59,25 @@ class ProgramTexts:
 
     def __init__(
         self,
-        corpus: Path,
-        rows: Sequence[IndexRow],
+        corpus: CorpusReader,
+        rows: np.ndarray,
         tokenizer: Any,
         grammar: Grammar | None,
         max_caption_tokens: int,
         features: dict[str, np.ndarray],
     ) -> None:
         self.features = features
-        self.prompts = tokenise_prompts(tokenizer, [row.caption for row in rows], max_caption_tokens)
+        self.prompts = tokenise_prompts(tokenizer, [corpus.caption(row) for row in rows], max_caption_tokens)
         self.programs: list[list[int]] = []
         if grammar is None:
             self.prompts, self.programs = [p[:1] for p in self.prompts], [p[1:] for p in self.prompts]
             return
-        reader = ShardReader(corpus, "corpus")
-        bits = reader.manifest.details["codec"]["bits"]
+        bits = corpus.manifest.details["codec"]["bits"]
         if bits != grammar.bits:
-            raise UserError(f"{corpus} is encoded with {bits} bits, codec.bits is {grammar.bits}")
+            raise UserError(f"{corpus.folder} is encoded with {bits} bits, codec.bits is {grammar.bits}")
         vocabulary = tokenizer.get_vocab()
         ids = np.array([vocabulary[name] for name in cad_token_names(grammar)])
-        self.programs = [ids[reader.array(row.shard, row.key, "program.npy")].tolist() for row in rows]
+        self.programs = [ids[corpus.array(row, "program.npy")].tolist() for row in rows]
 
     def batch(self, rows: Sequence[int], shown: Sequence[str]) -> TextBatch:
         """These samples in one rectangle, padded on the right, with the modalities that are ``shown``."""

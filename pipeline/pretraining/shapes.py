@@ -137,7 +137,7 @@ class ShapeBatches:
 
     def __init__(self, data: ShapeData, images: DinoV2Encoder, settings: ShapePretraining) -> None:
         self.data, self.images, self.settings = data, images, settings
-        texts = [row.caption for row in data.rows]
+        texts = [data.corpus.caption(row) for row in data.rows]
         tokenizer = caption_tokenizer(texts, CAPTION_VOCABULARY)
         self.ids = tokenizer(texts, add_special_tokens=False)["input_ids"]
 

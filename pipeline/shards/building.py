@@ -1,24 +1,55 @@
-"""Folders of shards, made shard by shard so that a stop costs one of them, and published when all are there."""
+"""Folders of shards, made shard by shard so that a stop costs one of them, and published when all are there.
+
+What scratch has of a finished shard beside its tar: a record of it, and its rows of the index.
+"""
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pipeline.runtime import interrupt
-from pipeline.runtime.atomic import publish, write_text
+from pipeline.runtime.atomic import atomic_open, publish, write_text
 from pipeline.runtime.errors import Reject
 from pipeline.runtime.scratch import clean
+from pipeline.shards.index import shard_rows, write_index
 from pipeline.shards.manifest import Manifest, Shard, write_rejects
 
 SHARDS = "shards"  # in the folder of a stage that makes such: what is published of it
+RECORD, ROWS = ".done.json", ".rows.npy"
 
 
-def shard_record(path: Path) -> Path:
-    """Where scratch keeps the description of a finished shard: beside the folder that is published."""
-    return path.parent.parent / path.with_suffix(".done.json").name
+def beside(path: Path, suffix: str) -> Path:
+    """Where scratch keeps what belongs to a shard: beside the folder that is published."""
+    return path.parent.parent / path.with_suffix(suffix).name
+
+
+def keep_rows(path: Path) -> None:
+    """Keep the rows of a finished shard, so that none is looked through twice."""
+    with atomic_open(beside(path, ROWS), "wb") as file:
+        np.save(file, shard_rows(path), allow_pickle=False)
+
+
+def kept_rows(path: Path) -> np.ndarray:
+    """The rows that ``keep_rows`` kept."""
+    rows: np.ndarray = np.load(beside(path, ROWS), allow_pickle=False)
+    return rows
+
+
+def write_manifest(
+    folder: Path,
+    kind: str,
+    fields: dict[str, dict[str, Any]],
+    details: dict[str, Any],
+    shards: Sequence[Shard],
+    rows_by: Callable[[Path], np.ndarray] = shard_rows,
+) -> None:
+    """Write the index and the manifest of finished shards; arguments as of ``Manifest`` and ``write_index``."""
+    Manifest(kind, fields, details, tuple(shards), write_index(folder, shards, rows_by)).write(folder)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,17 +60,19 @@ class FinishedShard:
     rejects: tuple[Reject, ...]
 
     def write(self, path: Path, source: str) -> None:
+        keep_rows(path)
         document = {"source": source, "shard": asdict(self.shard), "rejects": [asdict(r) for r in self.rejects]}
-        write_text(shard_record(path), json.dumps(document))
+        write_text(beside(path, RECORD), json.dumps(document))
 
     @classmethod
     def read(cls, path: Path, source: str) -> "FinishedShard | None":
         """The record beside a tar, or None where either is missing or cut off, or was made from something else."""
         try:
-            document = json.loads(shard_record(path).read_text(encoding="utf-8"))
+            document = json.loads(beside(path, RECORD).read_text(encoding="utf-8"))
             finished = cls(Shard(**document["shard"]), tuple(Reject(**r) for r in document["rejects"]))
             fits = document["source"] == source and path.stat().st_size == finished.shard.bytes
-        except (OSError, ValueError, KeyError, TypeError):
+            kept_rows(path)
+        except (OSError, EOFError, ValueError, KeyError, TypeError):
             return None
         return finished if fits else None
 
@@ -61,8 +94,9 @@ def shard_by_shard(
     shards.mkdir(parents=True, exist_ok=True)
     read = {name: FinishedShard.read(shards / name, source) for name, source in sources.items()}
     found = {name: finished for name, finished in read.items() if finished is not None}
-    kept = {path for name in found for path in (shards / name, shard_record(shards / name))}
-    for path in (*folder.glob(shard_record(shards / "*").name), *shards.iterdir()):
+    kept = {shards / name for name in found}
+    kept |= {beside(path, suffix) for path in kept for suffix in (RECORD, ROWS)}
+    for path in (*folder.glob(f"*{RECORD}"), *folder.glob(f"*{ROWS}"), *shards.iterdir()):
         if path not in kept:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     if found:
@@ -94,6 +128,6 @@ def publish_shards(
     shards = tuple(each.shard for each in finished)
     counts = {"samples": sum(shard.count for shard in shards), "rejected": len(rejects)}
     write_rejects(place, rejects)
-    Manifest(kind, fields, {**details, "counts": counts}, shards).write(place)
+    write_manifest(place, kind, fields, {**details, "counts": counts}, shards, kept_rows)
     publish(place, out)
     clean(folder)

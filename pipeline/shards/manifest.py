@@ -1,6 +1,7 @@
 """What a folder of shards holds: ``manifest.json`` beside them."""
 
 import csv
+import itertools
 import json
 from collections import Counter
 from collections.abc import Iterable
@@ -12,7 +13,7 @@ from pipeline.runtime.atomic import write_text
 from pipeline.runtime.csv_files import csv_text
 from pipeline.runtime.errors import Reject, UserError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 1 had no index.npy
 MANIFEST = "manifest.json"
 REJECTS = "rejects.csv"
 
@@ -41,12 +42,19 @@ class Manifest:
         details: whatever else identifies the content: the encoder and its sha256, the settings, counts; and
             ``libraries``, the versions that it was made with.
         shards: in order.
+        index_sha256: of the index beside it (``pipeline.shards.index``).
     """
 
     kind: str
     fields: dict[str, dict[str, Any]]
     details: dict[str, Any]
     shards: tuple[Shard, ...]
+    index_sha256: str
+
+    @property
+    def ends(self) -> list[int]:
+        """The row of the index after the last one of each shard."""
+        return list(itertools.accumulate(shard.count for shard in self.shards))
 
     def write(self, folder: Path) -> None:
         """Write ``manifest.json``."""
@@ -64,6 +72,11 @@ class Manifest:
         try:
             document = json.loads(path.read_text(encoding="utf-8"))
             version = document.pop("schema_version")
+            if version != SCHEMA_VERSION:
+                raise UserError(
+                    f"{path} was made by another version of this program: it has schema version {version}, not "
+                    f"{SCHEMA_VERSION}; run its stage again"
+                )
             shards = tuple(Shard(**shard) for shard in document.pop("shards"))
             manifest = cls(**document, shards=shards)
         except FileNotFoundError as error:
@@ -72,8 +85,6 @@ class Manifest:
             ) from error
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path} is damaged ({error}); run its stage again") from error
-        if version != SCHEMA_VERSION:
-            raise UserError(f"{path} has schema version {version}; this program reads {SCHEMA_VERSION}")
         if kind is not None and manifest.kind != kind:
             raise UserError(f"{folder} holds {manifest.kind}, not {kind}")
         return manifest

@@ -7,7 +7,7 @@ import webdataset
 
 from pipeline.runtime.errors import UserError
 from pipeline.shards.embeddings import restore, scale_member
-from pipeline.shards.reader import decode_array
+from pipeline.shards.tars import decode_array
 
 
 def stream(urls: str | Sequence[str], fields: dict[str, dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -5,9 +5,9 @@ A projector whose input spreads over many directions has more to align before it
 
 import numpy as np
 
-from pipeline.curriculum.data import MEMBERS, TrainingData
+from pipeline.curriculum.data import TrainingData
 from pipeline.model.cad_mllm import CadMllmModel
-from pipeline.runtime.seeds import uniform
+from pipeline.runtime.seeds import shuffled
 
 SAMPLES = 256
 TOKENS = 32  # of each sample
@@ -33,15 +33,14 @@ def adaptations(model: CadMllmModel, data: TrainingData, strength: float, seed: 
     """
     if strength == 0:
         return {}
-    rows = sorted(range(len(data.rows)), key=lambda row: uniform(seed, "complexity", data.keys[row]))[:SAMPLES]
-    ids = np.unique(np.concatenate([data.prompts[row] for row in rows]))
+    rows = shuffled(data.names, seed, "complexity")[:SAMPLES].tolist()
+    ids = np.unique(np.concatenate(data.tokenised(rows)))
     text = participation_ratio(model.text_embedding.table.weight[ids.tolist()].detach().float().cpu().numpy())
     factors = {}
-    for modality, reader in data.features.items():
+    for modality in data.features:
         found = []
         for row in rows:
-            where = data.rows[row]
-            tokens = reader.embeddings(where.shard, where.key, MEMBERS[modality])
+            tokens = data.feature(row, modality)
             tokens = tokens.reshape(-1, tokens.shape[-1])
             found.append(tokens[np.linspace(0, len(tokens) - 1, min(TOKENS, len(tokens))).astype(int)])
         ratio = participation_ratio(np.concatenate(found)) / text

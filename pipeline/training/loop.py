@@ -73,7 +73,7 @@ class Trainer:
         stage, training, parallel = job.stage, job.training, job.parallel
         self.num_tokens = model.num_tokens()
         views = (model.feature_shapes.get("image", (0,))[0], model.params.views_per_sample)
-        self.plan = StagePlan(job.train.keys, job.train.lengths(self.num_tokens), stage, training, views, job.seed)
+        self.plan = StagePlan(job.train.names, job.train.num_targets, stage, training, views, job.seed)
 
         free_trained_parts(model, stage, training, job.train, parallel.device)
         states = parallel.from_main(lambda: saved_states(job.scratch))
@@ -286,7 +286,7 @@ def free_trained_parts(
     if training.compile:
         for layer in model.causal_lm.model.layers:
             layer.compile(dynamic=True)
-    text_ids = {token for prompt in data.prompts for token in prompt} if stage.text_embeddings == "all" else set()
+    text_ids = data.text_ids() if stage.text_embeddings == "all" else set()
     model.set_trainable_params(stage.train_llm, stage.trained_projectors, stage.text_embeddings, text_ids)
 
 

@@ -118,7 +118,7 @@ def _open_data(session: Session, model: CadMllmModel) -> dict[str, TrainingData]
         split: TrainingData(CORPUS, place.features, split, model.tokenizer, most, model.notation)
         for split in ("train", "validation")
     }
-    train, validation = (len(part.rows) for part in data.values())
+    train, validation = (len(part) for part in data.values())
     among = f", {parallel.size} processes" * (parallel.size > 1)
     say(f"{train} models to train on, {validation} to validate on, on {parallel.device}{among}")
     for difference in (_other_weights(session.p, place), _other_libraries(session)):
@@ -234,8 +234,10 @@ def _memory_for_steps(session: Session, trainer: Trainer) -> Iterator[None]:
 
     def largest() -> tuple[int, int]:
         examples = next(trainer.plan.steps(min(trainer.done, num_steps - 1))).examples
-        micro_batches = cut(examples, p.training.tokens_per_batch, parallel.size)
-        return max(((len(micro), sum(e.length for e in micro)) for micro in micro_batches), key=lambda size: size[1])
+        data = trainer.job.train
+        lengths = data.lengths(examples, data.prompts(examples), trainer.num_tokens)
+        micro_batches = cut(lengths, p.training.tokens_per_batch, parallel.size)
+        return max(((len(micro), sum(lengths[n] for n in micro)) for micro in micro_batches), key=lambda size: size[1])
 
     def work() -> str:
         samples, positions = largest()

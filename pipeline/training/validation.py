@@ -5,14 +5,14 @@ from contextlib import closing
 import torch
 
 from pipeline.curriculum.data import TrainingData
-from pipeline.curriculum.plan import Example
+from pipeline.curriculum.plan import shown
 from pipeline.curriculum.schedule import views_for
 from pipeline.model.cad_mllm import CadMllmModel
 from pipeline.runtime import interrupt
 from pipeline.runtime.device import autocast
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.prefetch import prefetch
-from pipeline.runtime.seeds import uniform
+from pipeline.runtime.seeds import shuffled
 from pipeline.settings.curriculum import CurriculumStage
 from pipeline.settings.training import Training
 from pipeline.training.parallel import Parallel
@@ -34,19 +34,15 @@ def validate(
         UserError: there is nothing to validate on.
         Interrupted: a stop was asked for.
     """
-    if not data.rows:
+    if not len(data):
         raise UserError("the validation split has no sample; raise data.split.validation")
     model.eval()
-    lengths = data.lengths(num_tokens)
-    rows = sorted(range(len(data.rows)), key=lambda row: uniform(seed, "validation", data.keys[row]))
-    rows = rows[: training.max_validation_samples]
-    num_views, shown = model.feature_shapes.get("image", (0,))[0], model.params.views_per_sample
+    rows = shuffled(data.names, seed, "validation")[: training.max_validation_samples]
+    num_views = model.feature_shapes.get("image", (0,))[0]
+    views = views_for(num_views, model.params.views_per_sample, seed, -1, data.names[rows])
     losses = {}
     for combination in stage.combinations:
-        examples = []
-        for row in rows:
-            views = views_for(num_views, shown, seed, -1, data.keys[row]) if "image" in combination else ()
-            examples.append(Example(row, combination, views, lengths.of(row, combination), lengths.programs[row]))
+        examples = shown(rows, [combination] * len(rows), views, data.num_targets(rows))
         batches = prefetch(data.batches(examples, training.tokens_per_batch, num_tokens, parallel.rank, parallel.size))
         total = torch.zeros((), dtype=torch.float64, device=model.device)
         with closing(batches):

@@ -21,7 +21,7 @@ from pipeline.settings.places import CORPUS, GEOMETRY, LOGS, MODELS, PRETRAINED
 from pipeline.settings.recipes import Pretraining
 from pipeline.settings.resolved import read_models
 from pipeline.shards.manifest import MANIFEST, Manifest
-from pipeline.shards.reader import IndexRow, read_index
+from pipeline.shards.reader import CorpusReader
 from pipeline.shards.seen import write_seen
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def shape_encoder() -> None:
         scores = occupancy_scores(module, test, range(min(len(test), MAX_TEST_MODELS)))
         with atomic_folder(ALIGNED) as folder:
             module.save(folder / SHAPES.name, folder / IMAGES.name)
-            write_seen(folder / SHAPES.name, program_hashes(CORPUS, data.rows))
+            write_seen(folder / SHAPES.name, program_hashes(data.corpus, data.rows))
             write_text(folder / SCORES, json.dumps(scores, indent=1, sort_keys=True) + "\n")
             write_text(folder / LOG, (scratch / LOG).read_text(encoding="utf-8"))
         clean(scratch)
@@ -153,7 +153,7 @@ def image_encoder() -> None:
         )
         with atomic_folder(IMAGES) as folder:
             save_image_encoder(images, module.image_head, folder)
-            write_seen(folder, program_hashes(CORPUS, data.rows))
+            write_seen(folder, program_hashes(data.corpus, data.rows))
             write_text(folder / SCORES, json.dumps(found, indent=1, sort_keys=True) + "\n")
             write_text(folder / LOG, (scratch / LOG).read_text(encoding="utf-8"))
         clean(scratch)
@@ -206,11 +206,12 @@ def language_model(lessons: From = Lessons.ALL) -> None:
         display("pretrain language-model") as show,
         work_folder("pretrain-language-model", __name__, described, inputs) as scratch,
     ):
-        rows, features = language_data(p, recipe, lessons, scratch, show)
-        captions, size = [row.caption for row in rows["train"]], recipe.language_model.vocabulary_size
+        corpus = CorpusReader(CORPUS)
+        rows, features = language_data(corpus, p, recipe, lessons, scratch, show)
+        captions, size = [corpus.caption(row) for row in rows["train"]], recipe.language_model.vocabulary_size
         tokenizer, llm = make_language_model(p.models.llm.architecture, captions, notation, size, p.seed)
         train, validation = (
-            ProgramTexts(CORPUS, rows[split], tokenizer, notation, p.model.max_caption_tokens, features[split])
+            ProgramTexts(corpus, rows[split], tokenizer, notation, p.model.max_caption_tokens, features[split])
             for split in rows
         )
         module = LanguageTraining(llm, {name: array.shape[-1] for name, array in train.features.items()})
@@ -225,7 +226,7 @@ def language_model(lessons: From = Lessons.ALL) -> None:
         with atomic_folder(out) as folder:
             llm.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
-            write_seen(folder, frozenset() if lessons is Lessons.CAPTIONS else program_hashes(CORPUS, rows["train"]))
+            write_seen(folder, frozenset() if lessons is Lessons.CAPTIONS else program_hashes(corpus, rows["train"]))
             write_text(folder / SCORES, json.dumps({"validation_loss": losses}) + "\n")
             write_text(folder / LOG, (scratch / LOG).read_text(encoding="utf-8"))
         clean(scratch)
@@ -249,17 +250,22 @@ def language_identity(p: Params, recipe: Pretraining, lessons: Lessons) -> tuple
 
 
 def language_data(
-    p: Params, recipe: Pretraining, lessons: Lessons, scratch: Path, show: Callable[[int, int, str], None]
-) -> tuple[dict[str, list[IndexRow]], dict[str, dict[str, "np.ndarray"]]]:
+    corpus: CorpusReader,
+    p: Params,
+    recipe: Pretraining,
+    lessons: Lessons,
+    scratch: Path,
+    show: Callable[[int, int, str], None],
+) -> tuple[dict[str, "np.ndarray"], dict[str, dict[str, "np.ndarray"]]]:
     """Of each split the models, and what the encoders see of them where the lessons have it."""
-    rows: dict[str, list[IndexRow]] = {}
+    rows: dict[str, np.ndarray] = {}
     features: dict[str, dict[str, np.ndarray]] = {}
     for split in ("train", "validation"):
         if lessons is Lessons.ALL:
             data = shape_data(split, p.seed)
             rows[split], features[split] = data.rows, seen(data, recipe, scratch / split, show)
         else:
-            rows[split], features[split] = read_index(CORPUS, split), {}
+            rows[split], features[split] = corpus.rows(split), {}
     return rows, features
 
 

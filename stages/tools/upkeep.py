@@ -66,7 +66,7 @@ def verify(
         list[Path] | None, typer.Argument(help="Folders of shards; all that exist, if none is named.")
     ] = None,
 ) -> None:
-    """Check shards against their manifests: sha256, counts, names, shapes, dtypes, finiteness."""
+    """Check shards against their manifests: sha256, counts, names, shapes, dtypes, finiteness, index."""
     from pipeline.features.verify import verify_folder
     from pipeline.settings import params
 

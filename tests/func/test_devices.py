@@ -26,10 +26,7 @@ def on_gpu(copy, gpu, monkeypatch):
 
 def tokens(project, modality):
     reader = ShardReader(project.folder / "data/features" / modality, f"features/{modality}")
-    return [
-        reader.embeddings(shard.name, key, f"{modality}.npy")
-        for shard in reader.manifest.shards for key in reader.keys(shard.name)
-    ]  # fmt: skip
+    return [reader.embeddings(row, f"{modality}.npy") for row in reader.rows()]
 
 
 def test_features_are_those_of_the_cpu(on_gpu):

@@ -8,6 +8,7 @@ import signal
 import numpy as np
 import pytest
 
+from pipeline.shards.building import write_manifest
 from pipeline.shards.manifest import Manifest
 from pipeline.shards.reader import ShardReader
 from pipeline.shards.writer import encode_array, write_shard
@@ -20,7 +21,7 @@ def with_nan(folder):
     """A shard with a NaN that its manifest knows nothing of: sha256 and count are right."""
     manifest = Manifest.read(folder)
     reader = ShardReader(folder, manifest.kind)
-    arrays = {key: reader.array(NAME, key, "image.npy").copy() for key in reader.keys(NAME)}
+    arrays = {reader.key(row): reader.array(row, "image.npy").copy() for row in reader.rows_of(NAME)}
     next(iter(arrays.values()))[0, 0, 0] = np.nan
     shard = write_shard(folder / NAME, ((key, {"image.npy": encode_array(a)}) for key, a in arrays.items()))
     shards = tuple(shard if s.name == NAME else s for s in manifest.shards)
@@ -71,6 +72,18 @@ def test_damage_is_found_named_and_repaired(copy):
     assert "didn't change" in copy.run("dvc", "repro", "--dry", "features@image")
 
 
+def test_a_damaged_index_is_told_and_mended(copy):
+    folder = copy.folder / "data/features/image"
+    before = contents(folder)
+    data = bytearray(copy.read("data/features/image/index.npy"))
+    data[-1] ^= 1
+    (folder / "index.npy").write_bytes(data)
+    assert "index.npy is damaged" in copy.call("train", "stage3_all", code=1)
+    assert "index.npy is damaged" in copy.call("features", "verify", "--modality", "image", code=1)
+    copy.call("features", "verify", "--rebuild")
+    assert contents(folder) == before
+
+
 def test_rebuild_wants_the_encoder_that_was_used(copy):
     folder = copy.folder / "data/features/image"
     damage(folder, "missing")
@@ -85,13 +98,15 @@ def test_rebuild_wants_the_encoder_that_was_used(copy):
 def test_other_dtypes_go_through_the_whole_pipeline(copy, dtype):
     truth = ShardReader(copy.folder / "data/features/image", "features/image")
     name = truth.manifest.shards[0].name
-    before = {key: truth.embeddings(name, key, "image.npy").astype(np.float64).ravel() for key in truth.keys(name)}
+    rows = truth.rows_of(name)
+    before = {row: truth.embeddings(row, "image.npy").astype(np.float64).ravel() for row in rows}
     copy.change("dtype: float16", f"dtype: {dtype}")  # of images
     copy.run("dvc", "repro", "train@stage3_all")
     stored = ShardReader(copy.folder / "data/features/image", "features/image")
     assert stored.manifest.fields["image.npy"]["encoding"] == dtype
-    for key in stored.keys(name):
-        a, b = before[key], stored.embeddings(name, key, "image.npy").astype(np.float64).ravel()
+    assert stored.keys(name) == truth.keys(name)
+    for row in rows:
+        a, b = before[row], stored.embeddings(row, "image.npy").astype(np.float64).ravel()
         assert a @ b / np.sqrt((a @ a) * (b @ b)) > 0.999
     assert "shards are fine" in copy.call("features", "verify")
 
@@ -102,12 +117,14 @@ def test_a_sample_that_cannot_be_read_costs_itself(copy):
     name = reader.manifest.shards[0].name
     keys = reader.keys(name)
     members = {
-        key: {ext: reader.bytes(name, key, ext) for ext in ("points.npy", "view0.png", "view1.png")} for key in keys
+        reader.key(row): {ext: reader.bytes(row, ext) for ext in ("points.npy", "view0.png", "view1.png")}
+        for row in reader.rows_of(name)
     }
     members[keys[1]]["view1.png"] = members[keys[1]]["view1.png"][:60]
     shard = write_shard(folder / name, iter(members.items()))
-    shards = tuple(shard if s.name == name else s for s in reader.manifest.shards)
-    dataclasses.replace(reader.manifest, shards=shards).write(folder)
+    manifest = reader.manifest
+    shards = [shard if s.name == name else s for s in manifest.shards]
+    write_manifest(folder, manifest.kind, manifest.fields, manifest.details, shards)
     output = copy.run("cadmllm", "features", "--modality", "image")
     assert "1 rejected" in output
     rejects = (copy.folder / "data/features/image/rejects.csv").read_text()

@@ -7,8 +7,8 @@ from ruamel.yaml import YAML
 from pipeline.curriculum.data import TrainingData
 from pipeline.curriculum.log import StageLog
 from pipeline.curriculum.plan import Example
-from pipeline.curriculum.schedule import views_for
 from pipeline.evaluation.evaluate import Evaluator, Setting
+from pipeline.model.inputs import collate
 from pipeline.settings import params
 from pipeline.settings.curriculum import CurriculumStage
 from pipeline.shards.reader import ShardReader
@@ -72,12 +72,12 @@ def learn(folder, combination, monkeypatch, scratch, blind=False):
     place = Place("x", 1, stage, {})
     model = make_model(p, place, torch.device("cpu"))
     data = TrainingData(folder / "data/corpus", place.features, "train", model.tokenizer, 64, model.notation)
-    first = {row.caption: number for number, row in reversed(list(enumerate(data.rows)))}
+    first = {data.caption(row): row for row in reversed(range(len(data)))}
     chosen = sorted(first.values())[:NUM_MODELS]
     assert len(chosen) == NUM_MODELS
-    data.rows, data.prompts = [data.rows[i] for i in chosen], [data.prompts[i] for i in chosen]
+    data.keep(chosen)
     if blind:
-        data.prompts = [data.instruction] * NUM_MODELS
+        data.tokenised = lambda rows: [data.instruction] * len(rows)
     job = Job(
         stage=stage, training=training, train=data, validation=data, seed=0, scratch=scratch,
         parallel=Parallel(training), save_best=lambda *_: None,
@@ -100,8 +100,8 @@ def learn(folder, combination, monkeypatch, scratch, blind=False):
     model.eval()
     right = total = whole = 0
     for row in range(NUM_MODELS):
-        views = views_for(2, 2, 0, -1, data.keys[row]) if "image" in combination else ()
-        batch = data.batch([Example(row, combination, views, 0, 0)], model.num_tokens())
+        views = (0, 1) if "image" in combination else ()
+        batch = collate(data.load([Example(row, combination, views, 0)]), model.num_tokens())
         with torch.no_grad():
             logits = model.causal_lm.get_output_embeddings()(model.hidden(batch))
         hits = logits.argmax(dim=1) == batch.targets

@@ -14,7 +14,7 @@ from pipeline.cad.omnicad import documents
 from pipeline.cad.parts import synthesis
 from pipeline.metrics.summary import stage_summary
 from pipeline.shards.manifest import Manifest
-from pipeline.shards.reader import ShardReader, read_index
+from pipeline.shards.reader import CorpusReader, ShardReader
 from tests.conftest import shared
 
 STAGES = ("stage1_text", "stage2_text_pc", "stage3_all")
@@ -26,15 +26,14 @@ def test_counts_add_up_and_modalities_hold_the_same_keys_in_the_same_order(done)
     data = done.folder / "data"
     counts = Manifest.read(data / "corpus", "corpus").details["counts"]
     assert counts["accepted"] + counts["rejected"] == counts["entries"] == 36
-    rows = read_index(data / "corpus")
-    assert len(rows) == counts["accepted"] == sum(counts["splits"].values())
+    corpus = CorpusReader(data / "corpus")
+    assert len(corpus) == counts["accepted"] == sum(counts["splits"].values())
     readers = {"geometry": ShardReader(data / "geometry", "geometry")}
     for modality in SHAPES:
         readers[modality] = ShardReader(data / "features" / modality, f"features/{modality}")
-    corpus = ShardReader(data / "corpus", "corpus")
     for shard in corpus.manifest.shards:
         keys = corpus.keys(shard.name)
-        assert keys == [row.key for row in rows if row.shard == shard.name]
+        assert keys == [corpus.json(row)["id"].replace("/", "") for row in corpus.rows_of(shard.name)]
         for reader in readers.values():
             assert reader.keys(shard.name) == keys
 
@@ -46,8 +45,8 @@ def test_feature_names_shapes_and_dtypes(done):
         assert reader.manifest.fields == {f"{modality}.npy": described}
         assert len(reader.manifest.details["encoder"]["sha256"]) == 64
         for shard in reader.manifest.shards:
-            for key in reader.keys(shard.name):
-                array = reader.array(shard.name, key, f"{modality}.npy")
+            for row in reader.rows_of(shard.name):
+                array = reader.array(row, f"{modality}.npy")
                 assert list(array.shape) == shape
                 assert array.dtype == np.float16
                 assert np.isfinite(array).all()

@@ -10,7 +10,7 @@ import pytest
 from pipeline.cad.omnicad import documents
 from pipeline.cad.parts import synthesis
 from pipeline.settings.yaml_files import read_yaml
-from pipeline.shards.reader import ShardReader, read_index
+from pipeline.shards.reader import CorpusReader, ShardReader
 from tests.func.conftest import Project, make_project
 
 pytestmark = pytest.mark.xdist_group("raw_data")  # one process makes the project that these tests share
@@ -84,14 +84,13 @@ def as_linked_parts(place, made):
 
 
 def captions(project):
-    return {row.id: row.caption for row in read_index(project.folder / "data/corpus")}
+    corpus = CorpusReader(project.folder / "data/corpus")
+    return {corpus.id(row): corpus.caption(row) for row in corpus.rows()}
 
 
 def cloud(project, entry):
     reader = ShardReader(project.folder / "data/geometry", "geometry")
-    key = entry.replace("/", "")
-    shard = next(row.shard for row in read_index(project.folder / "data/corpus") if row.id == entry)
-    return reader.array(shard, key, "points.npy")
+    return reader.array(reader.row(entry.replace("/", "")), "points.npy")
 
 
 @pytest.mark.parametrize("arrange", [as_folder, as_link, as_zip, as_linked_parts])

@@ -1,6 +1,5 @@
 """Prefixes of models as models of their own, and data that change while they are read."""
 
-import csv
 import json
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from pipeline.planning.presets import compose
 from pipeline.runtime.errors import UserError
 from pipeline.settings.params import parse
 from pipeline.shards.manifest import read_rejects
-from pipeline.shards.reader import INDEX, ShardReader
+from pipeline.shards.reader import CorpusReader, ShardReader
 from tests.unit.test_raw_files import IDS, make, pack
 
 
@@ -25,11 +24,7 @@ def build(folder: Path, prefixes: int):
     data = p.data.model_copy(update={"prefixes": prefixes})
     counts = build_corpus(data, p.codec, p.kernel, 0, folder / "scratch", folder / "out", 2, lambda *_: None)
     reader = ShardReader(folder / "out", "corpus")
-    samples = [
-        (shard.name, reader.json(shard.name, key))
-        for shard in reader.manifest.shards
-        for key in reader.keys(shard.name)
-    ]
+    samples = [(shard.name, reader.json(row)) for shard in reader.manifest.shards for row in reader.rows_of(shard.name)]
     return counts, samples
 
 
@@ -51,8 +46,13 @@ def test_prefixes_join_the_train_split_alone(tmp_path):
         assert prefix == programs[parent].extrudes[: len(prefix)]
         assert len(prefix) < len(programs[parent].extrudes)
         assert sample["caption"].startswith("Generate a CAD model made of ")
-    with (tmp_path / "prefixes" / "out" / INDEX).open() as file:
-        assert [row["id"] for row in csv.DictReader(file)] == [sample["id"] for _, sample in samples]
+    reader = CorpusReader(tmp_path / "prefixes" / "out")
+    for row, (shard, sample) in zip(reader.rows(), samples, strict=True):
+        assert (reader.shard(row).name, reader.id(row), reader.caption(row)) == (shard, sample["id"], sample["caption"])
+        assert reader.key(row) == sample["id"].replace("/", "")
+        counts = {name: int(reader.index[name][row]) for name in ("num_extrudes", "num_curves")}
+        assert counts.items() <= sample["statistics"].items()
+        assert reader.index["program_tokens"][row] == len(reader.array(row, "program.npy"))
     assert not (tmp_path / "prefixes" / "out" / "prefixes").exists()
 
 
@@ -103,14 +103,14 @@ def draw_all(p, folder, data, progress=lambda *_: None):
     out = folder / "geometry"
     build_geometry(folder / "corpus", data, p.geometry, p.kernel, 0, folder / "g", out, 1, progress)
     reader = ShardReader(out, "geometry")
-    clouds = [reader.array(s.name, key, "points.npy") for s in reader.manifest.shards for key in reader.keys(s.name)]
+    clouds = [reader.array(row, "points.npy") for row in reader.rows()]
     return clouds, read_rejects(out)
 
 
 def test_a_cloud_that_changes_while_others_are_drawn_is_read_again(tmp_path, washers):
     reader = ShardReader(tmp_path / "corpus", "corpus")
     shards = [shard.name for shard in reader.manifest.shards]
-    changed, drawn = reader.json(shards[0], reader.keys(shards[0])[0])["id"], []
+    changed, drawn = reader.json(0)["id"], []
 
     def progress(done, total, text):
         drawn.append(text)

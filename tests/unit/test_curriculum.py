@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.curriculum.plan import Lengths, StagePlan, cut
+from pipeline.curriculum.plan import StagePlan, cut
 from pipeline.curriculum.schedule import (
     Course,
-    combination_for,
+    combinations_for,
     course,
     expected_shares,
     has_stopped_improving,
@@ -21,6 +21,7 @@ from pipeline.curriculum.schedule import (
     without,
 )
 from pipeline.planning import presets
+from pipeline.runtime.seeds import digest, shuffled
 from pipeline.settings import params
 from pipeline.settings.curriculum import CurriculumStage, EarlyStopping
 from pipeline.settings.params import parse
@@ -29,18 +30,16 @@ from pipeline.training.meters import Tally
 
 PARAMS = params.load(Path(__file__).resolve().parents[2] / "presets" / "quickstart.yaml")
 STAGE = PARAMS.curriculum["stage3_all"].model_copy(update={"epochs": 1})
-KEYS = [f"0000{i:08d}_00001" for i in range(3000)]
-LENGTHS = Lengths(
-    [20 + i % 7 for i in range(3000)], [20 + i % 60 for i in range(3000)], {"point_cloud": 16, "image": 8}, 5
-)
+NAMES = np.array([digest(f"0000{i:08d}_00001") for i in range(3000)], np.uint64)
+PROGRAMS = 20 + np.arange(3000) % 60
 
 
 def stage(**changes) -> CurriculumStage:
     return CurriculumStage.model_validate({**STAGE.model_dump(), **changes})
 
 
-def planned(chosen=STAGE, keys=KEYS, lengths=LENGTHS, **training):
-    return StagePlan(keys, lengths, chosen, PARAMS.training.model_copy(update=training), (8, 2), 0)
+def planned(chosen=STAGE, names=NAMES, **training):
+    return StagePlan(names, PROGRAMS.take, chosen, PARAMS.training.model_copy(update=training), (8, 2), 0)
 
 
 def tallied(steps):
@@ -51,20 +50,20 @@ def tallied(steps):
 
 
 def test_realised_frequencies_are_the_intended_ones():
-    shown = Counter(combination_for(STAGE, 0, epoch, key) for epoch in range(3) for key in KEYS)
+    shown = Counter(combination for epoch in range(3) for combination in combinations_for(STAGE, 0, epoch, NAMES))
     for combination, probability in STAGE.modality_sample_probs.items():
         assert shown[combination] / 9000 == pytest.approx(probability, abs=0.02)
 
 
 def test_a_sample_shows_other_things_in_other_epochs_and_seeds():
-    first = [combination_for(STAGE, 0, 0, key) for key in KEYS]
-    assert first == [combination_for(STAGE, 0, 0, key) for key in KEYS]
-    assert first != [combination_for(STAGE, 0, 1, key) for key in KEYS]
-    assert first != [combination_for(STAGE, 1, 0, key) for key in KEYS]
+    first = combinations_for(STAGE, 0, 0, NAMES)
+    assert first == combinations_for(STAGE, 0, 0, NAMES)
+    assert first != combinations_for(STAGE, 0, 1, NAMES)
+    assert first != combinations_for(STAGE, 1, 0, NAMES)
 
 
 def test_views_are_drawn_without_repetition_and_evenly():
-    drawn = [views_for(8, 2, 0, 0, key) for key in KEYS]
+    drawn = views_for(8, 2, 0, 0, NAMES)
     assert all(len(set(views)) == 2 and views == tuple(sorted(views)) for views in drawn)
     counts = Counter(view for views in drawn for view in views)
     assert min(counts.values()) > 0.8 * 3000 * 2 / 8
@@ -72,7 +71,7 @@ def test_views_are_drawn_without_repetition_and_evenly():
 
 def test_modality_dropout_drops_so_often_and_never_everything():
     dropping = stage(modality_dropout={"text": 0.5, "image": 0.25, "point_cloud": 1.0})
-    shown = Counter(combination_for(dropping, 0, 0, key) for key in KEYS)
+    shown = Counter(combinations_for(dropping, 0, 0, NAMES))
     expected = expected_shares(dropping, 0.0)
     assert sum(expected.values()) == pytest.approx(1)
     assert not any("point_cloud" in combination for combination in shown)
@@ -113,13 +112,12 @@ def test_steps_mix_combinations_whose_shares_of_the_gradient_are_their_probabili
     """
     p = parse(plain(presets.compose(preset)), preset)
     draw = np.random.default_rng(0)
-    keys = [f"{number:08}" for number in range(6000)]
-    programs = draw.lognormal(4.2, 0.8, len(keys)).astype(int).clip(20, p.data.max_program_tokens)
-    lengths = Lengths(draw.integers(10, 60, len(keys)).tolist(), programs.tolist(), {"point_cloud": 17, "image": 50}, 5)
+    names = np.array([digest(f"{number:08}") for number in range(6000)], np.uint64)
+    programs = draw.lognormal(4.2, 0.8, len(names)).astype(int).clip(20, p.data.max_program_tokens)
     for chosen in p.curriculum.values():
         if len(chosen.modality_sample_probs) == 1:
             continue
-        steps = list(StagePlan(keys, lengths, chosen, p.training, (8, 2), 0).steps())
+        steps = list(StagePlan(names, programs.take, chosen, p.training, (8, 2), 0).steps())
         mixed = [len({e.combination for e in step.examples}) > 1 for step in steps]
         assert np.mean(mixed) > 0.9
         for combination, probability in chosen.modality_sample_probs.items():
@@ -163,28 +161,32 @@ def test_validation_is_due_before_at_the_end_and_every_so_many_epochs():
 @pytest.mark.parametrize("budget", [400, 1200, 100_000])
 def test_processes_share_a_step_without_loss_within_the_budget(num_ranks, budget):
     for step in itertools.islice(planned().steps(), 20):
-        batches = cut(step.examples, budget, num_ranks)
+        lengths = [20 + e.row % 7 + e.num_targets + 16 * e.shows("point_cloud") for e in step.examples]
+        batches = cut(lengths, budget, num_ranks)
         assert len(batches) % num_ranks == 0
-        assert sorted(e.row for micro in batches for e in micro) == sorted(e.row for e in step.examples)
-        filled = [sum(e.length for e in micro) for micro in batches]
+        assert sorted(number for micro in batches for number in micro) == list(range(len(lengths)))
+        filled = [sum(lengths[number] for number in micro) for micro in batches]
         assert max(filled) <= budget
-        assert max(filled) - min(filled) <= max(e.length for e in step.examples)
+        assert max(filled) - min(filled) <= max(lengths)
 
 
 def test_a_process_with_nothing_to_do_keeps_the_others_company():
-    (step,) = planned(keys=KEYS[:1]).steps()
-    assert cut(step.examples, 1000, 2) == [step.examples, []]
+    assert cut([30], 1000, 2) == [[0], []]
 
 
 def test_a_sample_longer_than_the_budget_makes_a_batch_of_its_own():
-    lengths = Lengths([10, 10, 10], [20, 5000, 20], {}, 5)
-    (step,) = planned(PARAMS.curriculum["stage1_text"], KEYS[:3], lengths).steps()
-    assert sorted(len(batch) for batch in cut(step.examples, 1000)) == [1, 2]
+    assert cut([30, 5010, 30], 1000) == [[1], [0, 2]]
 
 
-def test_without_text_a_prompt_is_the_instruction_alone():
-    assert LENGTHS.of(3, "point_cloud") == 5 + 23 + 16
-    assert LENGTHS.of(3, "text+point_cloud") == 23 + 23 + 16
+def test_what_is_drawn_for_a_sample_hangs_on_no_other():
+    chosen = np.array([7, 2000, 3, 2999])
+    dropping = stage(modality_dropout={"image": 0.5})
+    combinations, views = combinations_for(dropping, 0, 3, NAMES), views_for(8, 2, 0, 3, NAMES)
+    assert combinations_for(dropping, 0, 3, NAMES[chosen]) == [combinations[row] for row in chosen]
+    assert views_for(8, 2, 0, 3, NAMES[chosen]) == [views[row] for row in chosen]
+    order = shuffled(NAMES, 0, "order", 3)
+    some = np.sort(chosen)
+    assert some[shuffled(NAMES[some], 0, "order", 3)].tolist() == [row for row in order if row in some]
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])

@@ -18,7 +18,7 @@ from pipeline.runtime.errors import UserError
 from pipeline.settings.data import Split
 from pipeline.settings.params import parse
 from pipeline.shards.manifest import Manifest, read_rejects
-from pipeline.shards.reader import read_index
+from pipeline.shards.reader import CorpusReader
 from pipeline.shards.seen import SEEN, read_seen, write_seen
 from pipeline.weights.resolve import SHIPPED, local_sources
 
@@ -100,7 +100,8 @@ def test_duplicates_are_counted_and_leave_validation_and_test(tmp_path):
     assert read_seen(tmp_path / "drop/out", "corpus") == read_seen(tmp_path / "keep/out", "corpus") == train
     left_out = {reject.id for reject in read_rejects(tmp_path / "drop/out")}
     assert left_out == {f"0000/{number:08d}_00001" for number in (*copies[1:], shown)}
-    assert left_out.isdisjoint(row.id for row in read_index(tmp_path / "drop/out"))
+    corpus = CorpusReader(tmp_path / "drop/out")
+    assert left_out.isdisjoint(corpus.id(row) for row in corpus.rows())
 
 
 def test_prefixes_of_training_models_count_too(tmp_path):

@@ -22,6 +22,7 @@ from pipeline.planning import presets, sizes
 from pipeline.settings import params, yaml_files
 from pipeline.settings.data import ImageFeatures, PointFeatures
 from pipeline.shards import embeddings
+from pipeline.shards.building import write_manifest
 from pipeline.shards.manifest import Manifest
 from pipeline.shards.writer import encode_array, write_shard
 from pipeline.weights.resolve import SHIPPED, build_models
@@ -182,7 +183,7 @@ def before(tmp_path_factory):
     samples = ((f"0000{i:08d}_00001", {"points.npy": cloud, **views}) for i, cloud in enumerate(clouds))
     (folder / "geometry").mkdir()
     shard = write_shard(folder / "geometry/train-000000.tar", samples)
-    Manifest("geometry", {}, {"settings": {"num_views": 2}}, (shard,)).write(folder / "geometry")
+    write_manifest(folder / "geometry", "geometry", {}, {"settings": {"num_views": 2}}, [shard])
     build_models(models(), 0, folder / "scratch", folder / "models", quiet)
     return folder
 

@@ -12,6 +12,8 @@ from pipeline.features.verify import verify_folder
 from pipeline.runtime.atomic import atomic_folder, atomic_open, exclusive
 from pipeline.runtime.errors import Reject, UserError
 from pipeline.shards import embeddings
+from pipeline.shards.building import write_manifest
+from pipeline.shards.index import INDEX, shard_rows
 from pipeline.shards.manifest import Manifest, read_rejects, write_rejects
 from pipeline.shards.reader import ShardReader
 from pipeline.shards.stream import stream
@@ -22,15 +24,18 @@ def samples(seed=0, count=5):
     rng = np.random.default_rng(seed)
     for i in range(count):
         yield (
-            f"0000{i:08d}_00001",
+            f"000{seed}{i:08d}_00001",
             {"json": encode_json({"id": i}), "x.npy": encode_array(rng.random((3, 2)).astype(np.float16))},
         )
 
 
+FIELDS = {"x.npy": {"shape": [3, 2], "dtype": "float16"}}
+
+
 @pytest.fixture
 def folder(tmp_path):
-    shards = tuple(write_shard(tmp_path / f"train-{k:06d}.tar", samples(k)) for k in range(2))
-    Manifest("features/x", {"x.npy": {"shape": [3, 2], "dtype": "float16"}}, {}, shards).write(tmp_path)
+    shards = [write_shard(tmp_path / f"train-{k:06d}.tar", samples(k)) for k in range(2)]
+    write_manifest(tmp_path, "features/x", FIELDS, {}, shards)
     return tmp_path
 
 
@@ -42,12 +47,19 @@ def test_the_same_samples_give_the_same_bytes(tmp_path):
 
 def test_any_member_is_read_by_key(folder):
     reader = ShardReader(folder, "features/x")
-    name = "train-000001.tar"
-    expected = dict(samples(1))
-    for key in reversed(reader.keys(name)):
-        assert encode_array(reader.array(name, key, "x.npy")) == expected[key]["x.npy"]
-    with pytest.raises(UserError, match=r"has no 1\.x\.npy"):
-        reader.array(name, "1", "x.npy")
+    expected = {**dict(samples(0)), **dict(samples(1))}
+    assert [*reader.keys("train-000000.tar"), *reader.keys("train-000001.tar")] == list(expected)
+    for row, key in reversed(list(enumerate(expected))):
+        assert reader.row(key) == row
+        assert reader.key(row) == key
+        assert reader.shard(row).name == f"train-{row // 5:06d}.tar"
+        assert encode_array(reader.array(row, "x.npy")) == expected[key]["x.npy"]
+        assert reader.json(row) == {"id": row % 5}
+    assert reader.find(["1", reader.key(7), ""]).tolist() == [-1, 7, -1]
+    with pytest.raises(UserError, match="has no 1"):
+        reader.row("1")
+    with pytest.raises(UserError, match=r"train-000000\.tar has no .*_00001\.y\.npy"):
+        reader.array(3, "y.npy")
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
@@ -100,7 +112,9 @@ def test_wrong_arrays_are_found(tmp_path):
     }
     arrays["d"] = np.ones((3, 2), np.float32)
     shard = write_shard(tmp_path / "train-000000.tar", ((key, {"x.npy": encode_array(a)}) for key, a in arrays.items()))
-    Manifest("features/x", {"x.npy": {"shape": [3, 2], "dtype": "float16"}}, {}, (shard,)).write(tmp_path)
+    write_manifest(tmp_path, "features/x", FIELDS, {}, [shard])
+    with pytest.raises(UserError, match=r"c\.x\.npy has not the shape"):
+        ShardReader(tmp_path, "features/x").array(2, "x.npy", [0])
     faults = verify_folder(tmp_path, 1)
     assert len(faults) == 3
     assert "b.x.npy has NaN" in faults[0].text
@@ -115,13 +129,74 @@ def test_missing_foreign_and_damaged_folders_are_told(folder, tmp_path):
     with pytest.raises(UserError, match="1000 bytes"):
         ShardReader(folder, "features/x")
     (folder / "manifest.json").write_text(
-        json.dumps({"schema_version": 99, "kind": "corpus", "fields": {}, "details": {}, "shards": []})
+        json.dumps({"schema_version": 1, "kind": "corpus", "fields": {}, "details": {}, "shards": []})
     )
-    with pytest.raises(UserError, match="schema version 99"):
+    with pytest.raises(UserError, match=r"another version of this program.* schema version 1.*run its stage again"):
         ShardReader(folder, "corpus")
     (folder / "manifest.json").write_text("{")
     with pytest.raises(UserError, match="damaged"):
         ShardReader(folder, "corpus")
+
+
+def test_a_damaged_index_is_told_and_not_believed(folder):
+    path = folder / INDEX
+    whole = path.read_bytes()
+    rng = np.random.default_rng(0)
+    for at in [*range(12), *rng.integers(12, len(whole), 40).tolist()]:
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << int(rng.integers(8))]) + whole[at + 1 :])
+        with pytest.raises(UserError, match=r"index\.npy is damaged"):
+            ShardReader(folder, "features/x")
+    (found,) = verify_folder(folder, 1)
+    assert found.shard == INDEX
+    path.unlink()
+    with pytest.raises(UserError, match=r"index\.npy is missing; run its stage again"):
+        ShardReader(folder, "features/x")
+    (found,) = verify_folder(folder, 1)
+    assert found.shard == INDEX
+    write_manifest(folder, "features/x", FIELDS, {}, Manifest.read(folder).shards)
+    assert path.read_bytes() == whole
+
+
+def test_an_index_that_says_other_than_the_tars_is_found(folder):
+    def shifted(path):
+        rows = shard_rows(path)
+        rows["x.npy"] += 512 * (path.name == "train-000001.tar")
+        return rows
+
+    write_manifest(folder, "features/x", {}, {}, Manifest.read(folder).shards, shifted)
+    (found,) = verify_folder(folder, 1)
+    assert (found.shard, found.text) == ("train-000001.tar", "is not what index.npy says")
+
+
+def test_shards_may_differ_in_what_their_samples_have(tmp_path):
+    first = write_shard(tmp_path / "train-000000.tar", [("a", {"x.txt": b"1"}), ("abc", {"y.txt": b"22"})])
+    second = write_shard(tmp_path / "train-000001.tar", [])
+    third = write_shard(tmp_path / "test-000000.tar", [("abcdef", {"x.txt": b"3"})])
+    write_manifest(tmp_path, "x", {}, {}, [first, second, third])
+    reader = ShardReader(tmp_path, "x")
+    assert [reader.key(row) for row in reader.rows()] == ["a", "abc", "abcdef"]
+    assert (reader.rows("train").tolist(), reader.rows("test").tolist()) == ([0, 1], [2])
+    assert [reader.bytes(0, "x.txt"), reader.bytes(1, "y.txt"), reader.bytes(2, "x.txt")] == [b"1", b"22", b"3"]
+    with pytest.raises(UserError, match=r"has no abc\.x\.txt"):
+        reader.bytes(1, "x.txt")
+    assert verify_folder(tmp_path, 1) == []
+
+
+@pytest.mark.parametrize("dtype", embeddings.DTYPES)
+def test_two_of_eight_views_are_a_quarter_of_the_bytes(tmp_path, monkeypatch, dtype):
+    tokens = np.random.default_rng(0).normal(size=(8, 4, 64)).astype(np.float32)
+    shard = write_shard(tmp_path / "train-000000.tar", [("a", embeddings.members("image.npy", tokens, dtype))])
+    write_manifest(tmp_path, "features/image", embeddings.fields("image.npy", tokens.shape, dtype), {}, [shard])
+    reader, read, pread = ShardReader(tmp_path, "features/image"), [], os.pread
+
+    def counted(fd, size, offset):
+        read.append(size)
+        return pread(fd, size, offset)
+
+    monkeypatch.setattr(os, "pread", counted)
+    reader.embeddings(0, "image.npy", (2, 7))
+    width = {"float16": 2 * 64, "bfloat16": 2 * 64, "int8": 64 + 4}[dtype]
+    assert sum(read) == 2 * 4 * width
 
 
 def test_rejects_are_written_in_order_and_read_back(tmp_path):
@@ -161,17 +236,20 @@ def test_embeddings_come_back_rounded_by_key_and_as_a_stream(tmp_path, dtype, mo
     made = ((key, embeddings.members("image.npy", tokens, dtype)) for key, tokens in samples.items())
     shard = write_shard(tmp_path / "train-000000.tar", made)
     fields = embeddings.fields("image.npy", (2, 3, 8), dtype)
-    Manifest("features/image", fields, {}, (shard,)).write(tmp_path)
+    write_manifest(tmp_path, "features/image", fields, {}, [shard])
     assert verify_folder(tmp_path, 1) == []
     reader = ShardReader(tmp_path, "features/image")
     error = {"float16": 2**-11, "bfloat16": 2**-8, "int8": 0.5 / 127}[dtype]
     streamed = dict(stream(str(tmp_path / "train-{000000..000000}.tar"), fields))
     for key, tokens in samples.items():
-        back = reader.embeddings(shard.name, key, "image.npy")
+        row = reader.row(key)
+        back = reader.embeddings(row, "image.npy")
         largest = np.abs(tokens).max(axis=-1, keepdims=True) if dtype == "int8" else np.abs(tokens)
         assert (np.abs(back.astype(np.float64) - tokens) <= largest * error * 1.001 + 6e-8).all()
         assert np.array_equal(back, embeddings.rounded(tokens, dtype))
         assert np.array_equal(back, streamed[key]["image.npy"])
+        for views in ([1], [0, 1], [1, 0], []):
+            assert np.array_equal(reader.embeddings(row, "image.npy", views), back[views])
     gc.collect()  # webdataset leaves its file to the collector
 
 
@@ -184,12 +262,9 @@ def test_what_float16_cannot_hold_is_clipped():
 
 def test_keys_are_compared_with_the_corpus(tmp_path):
     keys = [f"0000{i:08d}_00001" for i in range(5)]
-    index = "key,id,shard,program_tokens,num_extrudes,num_curves,caption\n" + "".join(
-        f"{key},{key[:4]}/{key[4:]},train-000000.tar,9,1,1,x\n" for key in keys
-    )
     corpus = tmp_path / "corpus"
-    corpus.mkdir()
-    (corpus / "index.csv").write_text(index)
+    shard = write_shard(corpus / "train-000000.tar", ((key, {"json": b"{}"}) for key in keys))
+    write_manifest(corpus, "corpus", {}, {}, [shard])
 
     def faults(present, rejected=()):
         folder = tmp_path / "features"
@@ -197,7 +272,7 @@ def test_keys_are_compared_with_the_corpus(tmp_path):
         array = encode_array(np.ones((1, 2), np.float16))
         shard = write_shard(folder / "train-000000.tar", ((key, {"x.npy": array}) for key in present))
         fields = {"x.npy": {"shape": [1, 2], "dtype": "float16"}}
-        Manifest("features/x", fields, {}, (shard,)).write(folder)
+        write_manifest(folder, "features/x", fields, {}, [shard])
         write_rejects(folder, [Reject(key, "features/x", "not_finite") for key in rejected])
         return [fault.text for fault in verify_folder(folder, 1, corpus)]
 

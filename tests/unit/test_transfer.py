@@ -12,7 +12,7 @@ from pipeline.evaluation.transfer import SPLIT, prepare_real
 from pipeline.settings.data import Split
 from pipeline.settings.params import Params
 from pipeline.shards.manifest import Manifest
-from pipeline.shards.reader import read_index
+from pipeline.shards.reader import CorpusReader
 from pipeline.shards.seen import read_seen, write_seen
 from stages import transfer as stage
 from stages.cli import app
@@ -95,6 +95,11 @@ def prepare(p, folder):
     return prepare_real(p, [], models, corpus, torch.device("cpu"), folder / "real", 1, lambda *_: None)
 
 
+def numbers(folder, split):
+    corpus = CorpusReader(folder)
+    return {int(corpus.id(row)[5:13]) for row in corpus.rows(split)}
+
+
 @pytest.mark.parametrize("duplicates", ["drop", "keep"])
 def test_a_copy_of_what_was_trained_on_is_measured_without_it(tmp_path, trained, duplicates):
     write_dataset(tmp_path / "copy", [program(number) for number in range(16)])
@@ -105,7 +110,7 @@ def test_a_copy_of_what_was_trained_on_is_measured_without_it(tmp_path, trained,
     hashes = [hash_of(program(number)) for number in range(16)]
     drawn = [drawn_split(f"0000/{number:08d}", SPLIT, p.seed) for number in range(16)]
     set_aside = {each for each, split in zip(hashes, drawn, strict=True) if split == "train"}
-    tested = {int(row.id[5:13]) for row in read_index(found.corpus, "test")}
+    tested = numbers(found.corpus, "test")
     new = {number for number in range(16) if hashes[number] not in learnt | set_aside and drawn[number] == "test"}
     assert tested == new
     assert len(new) > 5
@@ -114,7 +119,7 @@ def test_a_copy_of_what_was_trained_on_is_measured_without_it(tmp_path, trained,
 
 
 def test_where_all_was_trained_on_this_is_why_none_is_measured(tmp_path, trained, monkeypatch):
-    train = {int(row.id[5:13]) for row in read_index(tmp_path / "corpus", "train")}
+    train = numbers(tmp_path / "corpus", "train")
     write_dataset(tmp_path / "copy", [program(number) for number in sorted(train)])
     with pytest.raises(EmptySplitError):
         prepare(trained, tmp_path)

@@ -51,14 +51,18 @@ def test_a_shard_is_used_again_for_exactly_what_it_was_made_from(tmp_path):
     (tmp_path / SHARDS / ".b.tar.tmp").write_text("what a kill left")
     (tmp_path / SHARDS / ".d.tar.tmp").mkdir()
     assert made_by(tmp_path, {"a.tar": "1", "b.tar": "other"}) == ["b.tar"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.done.json", "b.done.json", SHARDS]
+    kept = ["a.done.json", "a.rows.npy", "b.done.json", "b.rows.npy"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [*kept, SHARDS]
     assert sorted(path.name for path in (tmp_path / SHARDS).iterdir()) == ["a.tar", "b.tar"]
     (tmp_path / SHARDS / "a.tar").write_bytes(b"cut off")
     (tmp_path / "b.done.json").write_text("{")
     assert made_by(tmp_path, {"a.tar": "1", "b.tar": "other"}) == ["a.tar", "b.tar"]
+    (tmp_path / "a.rows.npy").write_bytes(b"cut off")
+    (tmp_path / "b.rows.npy").unlink()
+    assert made_by(tmp_path, {"a.tar": "1", "b.tar": "other"}) == ["a.tar", "b.tar"]
 
 
-@pytest.mark.parametrize("step", ["write_rejects", "publish"])
+@pytest.mark.parametrize("step", ["write_rejects", "write_index", "publish"])
 def test_a_kill_while_shards_are_published_costs_none_of_them(tmp_path, monkeypatch, step):
     def killed(*_):
         raise KeyboardInterrupt
@@ -75,6 +79,7 @@ def test_a_kill_while_shards_are_published_costs_none_of_them(tmp_path, monkeypa
         published()
     published()
     assert make.made == ["a.tar", "b.tar"]
-    assert sorted(path.name for path in out.iterdir()) == ["a.tar", "b.tar", "manifest.json", "rejects.csv"]
+    names = ["a.tar", "b.tar", "index.npy", "manifest.json", "rejects.csv"]
+    assert sorted(path.name for path in out.iterdir()) == names
     assert Manifest.read(out, "geometry").details["counts"] == {"samples": 2, "rejected": 2}
     assert not scratch.exists()

@@ -1,0 +1,39 @@
+"""Randomness that names decide: of one or of many, of known values and without a pattern."""
+
+import hashlib
+
+import numpy as np
+import pytest
+
+from pipeline.geometry.draw import sample_seed
+from pipeline.runtime.seeds import digest, draws, shuffled, uniform
+
+NAMES = np.array([digest(f"0000{number:08d}_00001") for number in range(20_000)], np.uint64)
+
+
+def test_single_draws_are_of_sha256():
+    first = int(hashlib.sha256(b"0/split/0000/00000071").hexdigest()[:16], 16)
+    assert digest(0, "split", "0000/00000071") == first
+    assert uniform(0, "split", "0000/00000071") == first / 2**64
+    assert sample_seed(3, "0000/00000071_00005") == digest("3/points/0000/00000071_00005")
+
+
+def test_many_draws_are_of_splitmix64():
+    """Its first three numbers from seed 1234567, as Vigna's reference code gives them."""
+    states = [(1234567 + step * 0x9E3779B97F4A7C15) % 2**64 for step in (1, 2, 3)]
+    names = np.array(states, np.uint64) ^ np.uint64(digest("x"))
+    known = [6457827717110365317, 3203168211198807973, 9817491932198370423]
+    assert draws(names, "x").tolist() == [(number >> 11) / 2**53 for number in known]
+
+
+def test_draws_are_even_and_know_nothing_of_each_other():
+    found = np.stack([draws(NAMES, 0, "x"), draws(NAMES, 0, "y"), draws(NAMES, 1, "x")])
+    assert found.min() >= 0
+    assert found.max() < 1
+    for each in found:
+        counts, _ = np.histogram(each, 20, (0, 1))
+        assert counts == pytest.approx(1000, abs=150)
+    assert np.abs(np.corrcoef(found) - np.eye(3)).max() < 0.03
+    order = shuffled(NAMES, 0, "x")
+    assert sorted(order.tolist()) == list(range(len(NAMES)))
+    assert abs(np.corrcoef(order, np.arange(len(NAMES)))[0, 1]) < 0.03
