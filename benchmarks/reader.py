@@ -20,6 +20,7 @@ from _common import parse
 
 from pipeline.shards import embeddings
 from pipeline.shards.building import write_manifest
+from pipeline.shards.manifest import Shard
 from pipeline.shards.reader import ShardReader
 from pipeline.shards.writer import write_shard
 
@@ -29,6 +30,28 @@ SHAPE = (8, 16, 768)
 def resident_mib() -> float:
     """Memory of this process alone, without what it shares with files."""
     return float(psutil.Process().memory_info().rss) / 2**20
+
+
+def make_shards(folder: Path, models: int, per_shard: int, tokens: np.ndarray) -> list[Shard]:
+    """A folder of features that are alike, with its manifest."""
+    shards = []
+    for start in range(0, models, per_shard):
+        keys = [f"0000{number:08d}_00001" for number in range(start, min(start + per_shard, models))]
+        samples = ((key, embeddings.members("image.npy", tokens, "float16")) for key in keys)
+        shards.append(write_shard(folder / f"train-{start // per_shard:06d}.tar", samples))
+    write_manifest(folder, "features/image", embeddings.fields("image.npy", SHAPE, "float16"), {}, shards)
+    return shards
+
+
+def cat_s(paths: list[str]) -> float:
+    """Seconds that ``cat`` takes to a pipe, since to /dev/null nothing would be copied."""
+    started = time.perf_counter()
+    cat = subprocess.Popen(["cat", *paths], stdout=subprocess.PIPE)
+    assert cat.stdout is not None
+    while cat.stdout.read(1 << 20):
+        pass
+    cat.wait()
+    return time.perf_counter() - started
 
 
 def main() -> None:
@@ -42,26 +65,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         tokens = rng.normal(size=SHAPE).astype(np.float32)
-        shards = []
-        for start in range(0, arguments.models, arguments.per_shard):
-            keys = [
-                f"0000{number:08d}_00001" for number in range(start, min(start + arguments.per_shard, arguments.models))
-            ]
-            samples = ((key, embeddings.members("image.npy", tokens, "float16")) for key in keys)
-            shards.append(write_shard(folder / f"train-{start // arguments.per_shard:06d}.tar", samples))
-        fields = embeddings.fields("image.npy", SHAPE, "float16")
-        write_manifest(folder, "features/image", fields, {}, shards)
+        shards = make_shards(folder, arguments.models, arguments.per_shard, tokens)
         paths = [str(folder / shard.name) for shard in shards]
         subprocess.run(["cat", *paths], stdout=subprocess.DEVNULL, check=True)  # the page cache is warm for both
-        # Through a pipe: to /dev/null nothing would be copied.
-        started = time.perf_counter()
-        cat = subprocess.Popen(["cat", *paths], stdout=subprocess.PIPE)
-        assert cat.stdout is not None
-        while cat.stdout.read(1 << 20):
-            pass
-        cat.wait()
-        total = sum(shard.bytes for shard in shards)
-        cat_rate = total / (time.perf_counter() - started)
+        cat_rate = sum(shard.bytes for shard in shards) / cat_s(paths)
 
         reader = ShardReader(folder, "features/image")
         order = rng.permutation(len(reader)).tolist()

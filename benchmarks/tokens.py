@@ -43,6 +43,15 @@ def deepcad_tokens(program: CadProgram) -> int:
     return total
 
 
+def figures(values: list[int]) -> dict[str, float]:
+    """How many tokens a model takes."""
+    return {
+        "mean": round(float(np.mean(values)), 1),
+        "median": float(np.median(values)),
+        "p95": round(float(np.percentile(values, 95)), 1),
+    }
+
+
 def main() -> None:
     """Count and print."""
     from transformers import AutoTokenizer
@@ -85,14 +94,6 @@ def main() -> None:
             counts["text"].append(text_tokens(" ".join(grammar.name(token) for token in record["tokens"])))
             counts["deepcad"].append(deepcad_tokens(program))
             counts["ours"].append(len(record["tokens"]))
-
-    def figures(values: list[int]) -> dict[str, float]:
-        return {
-            "mean": round(float(np.mean(values)), 1),
-            "median": float(np.median(values)),
-            "p95": round(float(np.percentile(values, 95)), 1),
-        }
-
     result = {name: figures(values) for name, values in counts.items()}
     print(json.dumps({**result, "bits": arguments.bits, "models": len(counts["ours"]), "rejected": rejected}))
 

@@ -34,6 +34,7 @@ class Example:
     num_targets: int
 
     def shows(self, modality: str) -> bool:
+        """Whether the modality, or the text, is among what is shown."""
         return modality in self.combination.split("+")
 
 
@@ -53,6 +54,7 @@ class Step:
 
     @property
     def num_targets(self) -> int:
+        """Tokens with a loss, over all processes."""
         return sum(example.num_targets for example in self.examples)
 
 

@@ -47,22 +47,7 @@ def build_geometry(
     with Sandbox(draw, num_workers, kernel.timeout_s, kernel.memory_mib) as sandbox:
 
         def make(shard_path: Path) -> FinishedShard:
-            rows = reader.rows_of(shard_path.name)
-            samples = [reader.json(row) for row in rows]
-            rejects: list[Reject] = []
-
-            def drawn() -> Iterator[tuple[str, dict[str, bytes]]]:
-                tasks = (draw_task(dataset, sample, geometry, seed) for sample in samples)
-                for row, sample, answer in zip(rows, samples, sandbox.map(tasks), strict=True):
-                    interrupt.check()
-                    if isinstance(answer, Failure):
-                        rejects.append(Reject(sample["id"], "geometry", answer.reason, answer.detail))
-                    else:
-                        yield reader.key(row), answer
-
-            shard = write_shard(shard_path, drawn())
-            dataset.check()
-            return FinishedShard(shard, tuple(rejects))
+            return _draw_shard(shard_path, reader, dataset, geometry, seed, sandbox)
 
         sources: dict[str, str] = {}
         finished: list[FinishedShard] = []
@@ -77,6 +62,33 @@ def build_geometry(
     publish_shards(scratch, out, finished, "geometry", fields, details)
     rejects = [reject for each in finished for reject in each.rejects]
     return {"samples": sum(f.shard.count for f in finished), "rejected": len(rejects), "reasons": reasons(rejects)}
+
+
+def _draw_shard(
+    path: Path,
+    corpus: CorpusReader,
+    dataset: Dataset,
+    geometry: Geometry,
+    seed: int,
+    sandbox: Sandbox[DrawTask, dict[str, bytes]],
+) -> FinishedShard:
+    """Write the shard at ``path``: its namesake's models, less those that fail."""
+    rows = corpus.rows_of(path.name)
+    samples = [corpus.json(row) for row in rows]
+    rejects: list[Reject] = []
+
+    def drawn() -> Iterator[tuple[str, dict[str, bytes]]]:
+        tasks = (draw_task(dataset, sample, geometry, seed) for sample in samples)
+        for row, sample, answer in zip(rows, samples, sandbox.map(tasks), strict=True):
+            interrupt.check()
+            if isinstance(answer, Failure):
+                rejects.append(Reject(sample["id"], "geometry", answer.reason, answer.detail))
+            else:
+                yield corpus.key(row), answer
+
+    shard = write_shard(path, drawn())
+    dataset.check()
+    return FinishedShard(shard, tuple(rejects))
 
 
 def _sources(corpus: CorpusReader, dataset: Dataset) -> dict[str, str]:

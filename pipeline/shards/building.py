@@ -60,6 +60,7 @@ class FinishedShard:
     rejects: tuple[Reject, ...]
 
     def write(self, path: Path, source: str) -> None:
+        """Keep the record of the tar at ``path``, which ``read`` finds for the same source, and its rows."""
         keep_rows(path)
         document = {"source": source, "shard": asdict(self.shard), "rejects": [asdict(r) for r in self.rejects]}
         write_text(beside(path, RECORD), json.dumps(document))

@@ -29,6 +29,7 @@ class Shard:
 
     @property
     def split(self) -> str:
+        """``train``, ``validation`` or ``test``."""
         return self.name.rpartition("-")[0]
 
 
