@@ -78,12 +78,6 @@ def learn(folder, combination, monkeypatch, scratch, blind=False):
     data.keep(chosen)
     if blind:
         data.tokenised = lambda rows: [data.instruction] * len(rows)
-    job = Job(
-        stage=stage, training=training, train=data, validation=data, seed=0, scratch=scratch,
-        parallel=Parallel(training), save_best=lambda *_: None,
-        open_log=lambda kept: StageLog(scratch / "log", kept, scratch / "speed", True, lambda _: None),
-        show=lambda *_: None, say=lambda _: None,
-    )  # fmt: skip
     lengths = sorted(len(data.program(row)) for row in range(NUM_MODELS))
 
     def syntax(when, longest):
@@ -94,9 +88,24 @@ def learn(folder, combination, monkeypatch, scratch, blind=False):
             return evaluator.syntax(evaluator.cases(combination))
 
     before = syntax("before", lengths[-1])
-    Trainer(model, job).train()
+    Trainer(model, silent_job(stage, training, data, scratch)).train()
     after, short = syntax("after", lengths[-1]), syntax("short", lengths[NUM_MODELS // 2])
     assert syntax("before", lengths[-1]) == before  # kept, and not measured again
+    ending = sum(length <= lengths[NUM_MODELS // 2] for length in lengths) / NUM_MODELS
+    return *predicted(model, data, combination), (before, after, short, ending)
+
+
+def silent_job(stage, training, data, scratch):
+    return Job(
+        stage=stage, training=training, train=data, validation=data, seed=0, scratch=scratch,
+        parallel=Parallel(training), save_best=lambda *_: None,
+        open_log=lambda kept: StageLog(scratch / "log", kept, scratch / "speed", True, lambda _: None),
+        show=lambda *_: None, say=lambda _: None,
+    )  # fmt: skip
+
+
+def predicted(model, data, combination):
+    """The shares of tokens, and of whole programs, that are the likeliest after what stands before them."""
     model.eval()
     right = total = whole = 0
     for row in range(NUM_MODELS):
@@ -107,8 +116,7 @@ def learn(folder, combination, monkeypatch, scratch, blind=False):
         hits = logits.argmax(dim=1) == batch.targets
         right, whole = right + int(hits.sum()), whole + int(hits.all())
         total += len(batch.targets)
-    ending = sum(length <= lengths[NUM_MODELS // 2] for length in lengths) / NUM_MODELS
-    return right / total, whole / NUM_MODELS, (before, after, short, ending)
+    return right / total, whole / NUM_MODELS
 
 
 @pytest.mark.parametrize("combination", ["text", "point_cloud", "image"])
