@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.cad.language.grammar import Grammar
-from pipeline.curriculum.plan import Example, cut
+from pipeline.curriculum.plan import Example, share_out
 from pipeline.model.cad_mllm import Batch
 from pipeline.model.inputs import Inputs, collate, tokenise_prompts
 from pipeline.model.notation import CadNotation, Notation
@@ -167,7 +167,7 @@ class TrainingData:
         """
         prompts = self.prompts(examples)
         lengths = self.lengths(examples, prompts, num_tokens)
-        for micro in cut(lengths, tokens_per_batch, num_ranks)[rank::num_ranks]:
+        for micro in share_out(lengths, tokens_per_batch, num_ranks)[rank::num_ranks]:
             inputs = [self._inputs(examples[number], prompts[number]) for number in micro or [0]]
             yield collate(inputs, num_tokens), 1.0 if micro else 0.0
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.curriculum.schedule import combinations_for, views_for
+from pipeline.curriculum.schedule import draw_combinations, draw_views
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.seeds import shuffled
 from pipeline.settings.curriculum import CurriculumStage
@@ -108,8 +108,8 @@ class StagePlan:
 
     def _examples(self, rows: np.ndarray, epoch: int, progress: float) -> list[Example]:
         names = self.names[rows]
-        combinations = combinations_for(self.stage, self.seed, epoch, names, progress)
-        return shown(rows, combinations, views_for(*self.views, self.seed, epoch, names), self.num_targets(rows))
+        combinations = draw_combinations(self.stage, self.seed, epoch, names, progress)
+        return shown(rows, combinations, draw_views(*self.views, self.seed, epoch, names), self.num_targets(rows))
 
     def epochs_done(self, step: int) -> float:
         """Epochs behind after so many steps, with the fraction of the current one."""
@@ -136,7 +136,7 @@ def shown(
     ]
 
 
-def cut(lengths: Sequence[int], tokens_per_batch: int, num_ranks: int = 1) -> list[list[int]]:
+def share_out(lengths: Sequence[int], tokens_per_batch: int, num_ranks: int = 1) -> list[list[int]]:
     """Cut a step's samples into micro-batches within the budget (one sample always fits), as many for each process.
 
     Process r computes those at ``[r::num_ranks]``. They are about equally long: the longest sample that is left always

@@ -24,7 +24,7 @@ def probabilities(stage: CurriculumStage, progress: float) -> dict[str, float]:
     return {combination: share for combination, share in mixed.items() if share > 0}
 
 
-def combinations_for(
+def draw_combinations(
     stage: CurriculumStage, seed: int, epoch: int, names: np.ndarray, progress: float = 0.0
 ) -> list[str]:
     """Which modalities each sample shows in this epoch, after modality dropout.
@@ -63,7 +63,7 @@ def expected_shares(stage: CurriculumStage, progress: float) -> dict[str, float]
     return {combination: share for combination, share in shares.items() if share > 0}
 
 
-def views_for(num_views: int, shown: int, seed: int, epoch: int, names: np.ndarray) -> list[tuple[int, ...]]:
+def draw_views(num_views: int, shown: int, seed: int, epoch: int, names: np.ndarray) -> list[tuple[int, ...]]:
     """Which views each sample shows in this epoch, in ascending order.
 
     Args:

@@ -17,7 +17,7 @@ from pipeline.cad.solids.mesh import Surface
 from pipeline.cad.solids.sandbox import Failure, Sandbox
 from pipeline.curriculum.data import TrainingData
 from pipeline.curriculum.plan import Example
-from pipeline.curriculum.schedule import views_for
+from pipeline.curriculum.schedule import draw_views
 from pipeline.generation.decoding import Decoding
 from pipeline.generation.generate import generate_tokens, score
 from pipeline.generation.select import build_candidate, select
@@ -110,7 +110,7 @@ class Evaluator:
         self.drawn = {row: int(places[row]) for row in self.rows}
         self.clouds = {row: geometry.array(drawn, "points.npy") for row, drawn in self.drawn.items()}
         num_views, shown = model.feature_shapes.get("image", (0,))[0], model.params.views_per_sample
-        views = views_for(num_views, shown, setting.seed, -1, test.names[self.rows])
+        views = draw_views(num_views, shown, setting.seed, -1, test.names[self.rows])
         self.views = dict(zip(self.rows, views, strict=True))
         folder.mkdir(parents=True, exist_ok=True)
 

@@ -15,7 +15,7 @@ from pipeline.curriculum.data import TrainingData
 from pipeline.curriculum.log import StageLog, plot_tables
 from pipeline.curriculum.pace import flat_loss_advice
 from pipeline.curriculum.place import Place, parent_lineage
-from pipeline.curriculum.plan import cut
+from pipeline.curriculum.plan import share_out
 from pipeline.curriculum.retention import retention_advice, text_retention
 from pipeline.model.cad_mllm import CadMllmModel
 from pipeline.model.checkpoint import TensorFiles, load_checkpoint, save_checkpoint, trained_tensors
@@ -236,7 +236,7 @@ def _memory_for_steps(session: Session, trainer: Trainer) -> Iterator[None]:
         examples = next(trainer.plan.steps(min(trainer.done, num_steps - 1))).examples
         data = trainer.job.train
         lengths = data.lengths(examples, data.prompts(examples), trainer.num_tokens)
-        micro_batches = cut(lengths, p.training.tokens_per_batch, parallel.size)
+        micro_batches = share_out(lengths, p.training.tokens_per_batch, parallel.size)
         return max(((len(micro), sum(lengths[n] for n in micro)) for micro in micro_batches), key=lambda size: size[1])
 
     def work() -> str:

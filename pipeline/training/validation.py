@@ -6,7 +6,7 @@ import torch
 
 from pipeline.curriculum.data import TrainingData
 from pipeline.curriculum.plan import shown
-from pipeline.curriculum.schedule import views_for
+from pipeline.curriculum.schedule import draw_views
 from pipeline.model.cad_mllm import CadMllmModel
 from pipeline.runtime import interrupt
 from pipeline.runtime.device import autocast
@@ -39,7 +39,7 @@ def validate(
     model.eval()
     rows = shuffled(data.names, seed, "validation")[: training.max_validation_samples]
     num_views = model.feature_shapes.get("image", (0,))[0]
-    views = views_for(num_views, model.params.views_per_sample, seed, -1, data.names[rows])
+    views = draw_views(num_views, model.params.views_per_sample, seed, -1, data.names[rows])
     losses = {}
     for combination in stage.combinations:
         examples = shown(rows, [combination] * len(rows), views, data.num_targets(rows))

@@ -7,17 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.curriculum.plan import StagePlan, cut
+from pipeline.curriculum.plan import StagePlan, share_out
 from pipeline.curriculum.schedule import (
     Course,
-    combinations_for,
     course,
+    draw_combinations,
+    draw_views,
     expected_shares,
     has_stopped_improving,
     learning_rate_factor,
     objective,
     probabilities,
-    views_for,
     without,
 )
 from pipeline.planning import presets
@@ -50,20 +50,20 @@ def tallied(steps):
 
 
 def test_realised_frequencies_are_the_intended_ones():
-    shown = Counter(combination for epoch in range(3) for combination in combinations_for(STAGE, 0, epoch, NAMES))
+    shown = Counter(combination for epoch in range(3) for combination in draw_combinations(STAGE, 0, epoch, NAMES))
     for combination, probability in STAGE.modality_sample_probs.items():
         assert shown[combination] / 9000 == pytest.approx(probability, abs=0.02)
 
 
 def test_a_sample_shows_other_things_in_other_epochs_and_seeds():
-    first = combinations_for(STAGE, 0, 0, NAMES)
-    assert first == combinations_for(STAGE, 0, 0, NAMES)
-    assert first != combinations_for(STAGE, 0, 1, NAMES)
-    assert first != combinations_for(STAGE, 1, 0, NAMES)
+    first = draw_combinations(STAGE, 0, 0, NAMES)
+    assert first == draw_combinations(STAGE, 0, 0, NAMES)
+    assert first != draw_combinations(STAGE, 0, 1, NAMES)
+    assert first != draw_combinations(STAGE, 1, 0, NAMES)
 
 
 def test_views_are_drawn_without_repetition_and_evenly():
-    drawn = views_for(8, 2, 0, 0, NAMES)
+    drawn = draw_views(8, 2, 0, 0, NAMES)
     assert all(len(set(views)) == 2 and views == tuple(sorted(views)) for views in drawn)
     counts = Counter(view for views in drawn for view in views)
     assert min(counts.values()) > 0.8 * 3000 * 2 / 8
@@ -71,7 +71,7 @@ def test_views_are_drawn_without_repetition_and_evenly():
 
 def test_modality_dropout_drops_so_often_and_never_everything():
     dropping = stage(modality_dropout={"text": 0.5, "image": 0.25, "point_cloud": 1.0})
-    shown = Counter(combinations_for(dropping, 0, 0, NAMES))
+    shown = Counter(draw_combinations(dropping, 0, 0, NAMES))
     expected = expected_shares(dropping, 0.0)
     assert sum(expected.values()) == pytest.approx(1)
     assert not any("point_cloud" in combination for combination in shown)
@@ -162,7 +162,7 @@ def test_validation_is_due_before_at_the_end_and_every_so_many_epochs():
 def test_processes_share_a_step_without_loss_within_the_budget(num_ranks, budget):
     for step in itertools.islice(planned().steps(), 20):
         lengths = [20 + e.row % 7 + e.num_targets + 16 * e.shows("point_cloud") for e in step.examples]
-        batches = cut(lengths, budget, num_ranks)
+        batches = share_out(lengths, budget, num_ranks)
         assert len(batches) % num_ranks == 0
         assert sorted(number for micro in batches for number in micro) == list(range(len(lengths)))
         filled = [sum(lengths[number] for number in micro) for micro in batches]
@@ -171,19 +171,19 @@ def test_processes_share_a_step_without_loss_within_the_budget(num_ranks, budget
 
 
 def test_a_process_with_nothing_to_do_keeps_the_others_company():
-    assert cut([30], 1000, 2) == [[0], []]
+    assert share_out([30], 1000, 2) == [[0], []]
 
 
 def test_a_sample_longer_than_the_budget_makes_a_batch_of_its_own():
-    assert cut([30, 5010, 30], 1000) == [[1], [0, 2]]
+    assert share_out([30, 5010, 30], 1000) == [[1], [0, 2]]
 
 
 def test_what_is_drawn_for_a_sample_hangs_on_no_other():
     chosen = np.array([7, 2000, 3, 2999])
     dropping = stage(modality_dropout={"image": 0.5})
-    combinations, views = combinations_for(dropping, 0, 3, NAMES), views_for(8, 2, 0, 3, NAMES)
-    assert combinations_for(dropping, 0, 3, NAMES[chosen]) == [combinations[row] for row in chosen]
-    assert views_for(8, 2, 0, 3, NAMES[chosen]) == [views[row] for row in chosen]
+    combinations, views = draw_combinations(dropping, 0, 3, NAMES), draw_views(8, 2, 0, 3, NAMES)
+    assert draw_combinations(dropping, 0, 3, NAMES[chosen]) == [combinations[row] for row in chosen]
+    assert draw_views(8, 2, 0, 3, NAMES[chosen]) == [views[row] for row in chosen]
     order = shuffled(NAMES, 0, "order", 3)
     some = np.sort(chosen)
     assert some[shuffled(NAMES[some], 0, "order", 3)].tolist() == [row for row in order if row in some]
