@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.cad.omnicad.dataset import Entry, no_real_models, open_dataset, real_path
+from pipeline.cad.omnicad.dataset import no_real_models, open_dataset, real_path
+from pipeline.cad.omnicad.listing import Entry
 from pipeline.cad.parts import synthesis
 from pipeline.cad.solids.sandbox import Failure, Sandbox
-from pipeline.corpus.build import make_synthetic_zip, members_of
+from pipeline.corpus.build import members_of
 from pipeline.corpus.prepare import PrepareTask, prepare, read_texts
+from pipeline.corpus.synthetic import make_synthetic_zip
 from pipeline.encoders.michelangelo import MichelangeloConfig, MichelangeloEncoder
 from pipeline.evaluation.evaluate import PICTURE_SIZE
 from pipeline.features.build import models_per_pass

@@ -7,15 +7,18 @@ between a stop and the next start.
 import contextlib
 import json
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
-from pipeline.runtime.atomic import exclusive, write_text
+from pipeline.runtime.atomic import exclusive
 from pipeline.runtime.fingerprint import fingerprint
+from pipeline.runtime.tables import open_tables
 
 SCRATCH = Path("scratch")
-BLOCK = 64  # records in a file of a journal: so many are lost at most
+RECORDS = "records.sqlite"
+SAVE_S = 1.0  # between two times that a journal forces its records to disk
 
 
 @contextlib.contextmanager
@@ -38,42 +41,42 @@ def clean(folder: Path) -> None:
 
 
 class Journal:
-    """Finished records in a folder of scratch, each under the identity of what it was made from.
+    """Finished records in scratch, each under the identity of what it was made from.
 
-    Records come in any order, and are found whatever else was done before or between. What is added is written in
-    blocks, the last one when the ``with`` block ends.
+    Records come in any order, and are found whatever else was done before or between. They are on disk alone. A kill
+    costs what was added within the last ``SAVE_S`` seconds, and never what was there before.
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._records: dict[str, dict[str, Any]] = {}
-        self._unwritten: dict[str, dict[str, Any]] = {}
         folder.mkdir(parents=True, exist_ok=True)
-        self._blocks = 0
-        for path in sorted(folder.glob("*.json")):
-            self._records |= json.loads(path.read_bytes())
-            self._blocks = int(path.stem) + 1
+        schema = "CREATE TABLE IF NOT EXISTS records (identity TEXT PRIMARY KEY, record TEXT)"
+        self._tables = open_tables(self, folder / RECORDS, schema)
+        self._saved_at = float("-inf")
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._write()
+        self._tables.commit()
+        self._tables.close()
+
+    def __len__(self) -> int:
+        found: int = self._tables.execute("SELECT count(*) FROM records").fetchone()[0]
+        return found
 
     def __contains__(self, identity: str) -> bool:
-        return identity in self._records
+        return self._tables.execute("SELECT 1 FROM records WHERE identity = ?", (identity,)).fetchone() is not None
 
     def __getitem__(self, identity: str) -> dict[str, Any]:
-        return self._records[identity]
+        row = self._tables.execute("SELECT record FROM records WHERE identity = ?", (identity,)).fetchone()
+        if row is None:
+            raise KeyError(identity)
+        record: dict[str, Any] = json.loads(row[0])
+        return record
 
     def add(self, identity: str, record: dict[str, Any]) -> None:
         """Keep a record of plain JSON values."""
-        self._records[identity] = self._unwritten[identity] = record
-        if len(self._unwritten) == BLOCK:
-            self._write()
-
-    def _write(self) -> None:
-        if self._unwritten:
-            write_text(self.folder / f"{self._blocks:06d}.json", json.dumps(self._unwritten))
-            self._unwritten = {}
-            self._blocks += 1
+        self._tables.execute("INSERT OR REPLACE INTO records VALUES (?, ?)", (identity, json.dumps(record)))
+        if time.monotonic() - self._saved_at >= SAVE_S:
+            self._tables.commit()
+            self._saved_at = time.monotonic()

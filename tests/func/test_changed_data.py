@@ -25,9 +25,9 @@ pytestmark = pytest.mark.xdist_group("changed_data")  # one process makes the pr
 
 RAW = "data/raw/Omni-CAD"
 COUNT = 30  # several shards
-MORE = range(100, 150)  # with these, more than one block of the corpus stage
+MORE = range(100, 150)  # with these, the corpus stage is still at work when it is killed
 STAGES = {  # the command, its out, and what is in scratch once a first unit is finished
-    "corpus": (("corpus",), "data/corpus", "corpus/*/blocks/*.json"),
+    "corpus": (("corpus",), "data/corpus", "corpus/*/records.sqlite"),
     "geometry": (("geometry",), "data/geometry", "geometry/*/*.done.json"),
     "features": (
         ("features", "--modality", "point_cloud"),
