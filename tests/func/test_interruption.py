@@ -1,8 +1,10 @@
 """Killed at any moment, the pipeline goes on to the same bytes."""
 
+import contextlib
 import hashlib
 import json
 import signal
+import sqlite3
 import time
 
 import pytest
@@ -32,6 +34,19 @@ def kill_when(project, command, ready, signum):
 
 def scratch_has(project, pattern):
     return lambda: any((project.folder / "scratch").glob(pattern))
+
+
+def has_records(project, pattern):
+    """Whether a journal in scratch has saved a record."""
+
+    def found():
+        for path in (project.folder / "scratch").glob(pattern):
+            with contextlib.suppress(sqlite3.OperationalError), contextlib.closing(sqlite3.connect(path)) as journal:
+                if journal.execute("SELECT 1 FROM records").fetchone():
+                    return True
+        return False
+
+    return found
 
 
 def test_features_killed_after_a_shard_go_on_to_the_same_bytes(copy):
