@@ -80,7 +80,7 @@ def _measure(p: Params, place: Place, show: Display) -> None:
         figures["corpus"] = Manifest.read(folders.corpus, "corpus").details["counts"]
         both = len(folders.features) == 2
         figures["retrieval"] = retrieval_figures(folders, MODELS, p.seed, num_models=500) if both else {}
-        publish(scratch / "generated", EVALUATIONS / TRANSFER)
+        publish(evaluator.whole, EVALUATIONS / TRANSFER)
         _write(figures)
         clean(scratch)
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from pipeline.cad.omnicad.listing import base_model
 from pipeline.corpus.splits import SPLITS, assign_splits
-from pipeline.runtime.tables import temporary_tables
+from pipeline.runtime.scratch import temporary_tables
 from pipeline.settings.data import Split
 
 SCHEMA = """

@@ -7,14 +7,16 @@ between a stop and the next start.
 import contextlib
 import json
 import shutil
+import sqlite3
 import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
 from pipeline.runtime.atomic import exclusive
+from pipeline.runtime.errors import UserError
 from pipeline.runtime.fingerprint import fingerprint
-from pipeline.runtime.tables import open_tables
 
 SCRATCH = Path("scratch")
 RECORDS = "records.sqlite"
@@ -40,6 +42,18 @@ def clean(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
+def temporary_tables(owner: object, schema: str) -> sqlite3.Connection:
+    """SQLite tables in a temporary file that goes with its owner, for what would grow in memory with the corpus.
+
+    Args:
+        schema: statements that make them.
+    """
+    tables = sqlite3.connect("")
+    weakref.finalize(owner, tables.close)
+    tables.executescript(f"PRAGMA journal_mode = OFF; {schema}")
+    return tables
+
+
 class Journal:
     """Finished records in scratch, each under the identity of what it was made from.
 
@@ -48,9 +62,19 @@ class Journal:
     """
 
     def __init__(self, folder: Path) -> None:
+        """Open the journal in a folder, or begin one.
+
+        Raises:
+            UserError: it is damaged.
+        """
         folder.mkdir(parents=True, exist_ok=True)
-        schema = "CREATE TABLE IF NOT EXISTS records (identity TEXT PRIMARY KEY, record TEXT)"
-        self._tables = open_tables(self, folder / RECORDS, schema)
+        path = folder / RECORDS
+        self._tables = sqlite3.connect(path)
+        weakref.finalize(self, self._tables.close)
+        try:
+            self._tables.execute("CREATE TABLE IF NOT EXISTS records (identity TEXT PRIMARY KEY, record TEXT)")
+        except sqlite3.DatabaseError as error:
+            raise UserError(f"{path} cannot be used ({error}); remove it, and what it held is made again") from error
         self._saved_at = float("-inf")
 
     def __enter__(self) -> Self:

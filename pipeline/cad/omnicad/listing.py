@@ -8,7 +8,7 @@ from itertools import islice
 from typing import Any
 
 from pipeline.runtime.errors import Reject
-from pipeline.runtime.tables import temporary_tables
+from pipeline.runtime.scratch import temporary_tables
 
 ID = re.compile(r"[A-Za-z0-9]+/[A-Za-z0-9]+_[0-9]+")
 SURROGATE = re.compile("[\ud800-\udfff]")  # half a character: JSON can name it, UTF-8 cannot write it

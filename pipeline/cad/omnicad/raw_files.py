@@ -18,7 +18,7 @@ from typing import IO
 from pipeline.cad.omnicad.documents import MAX_BYTES
 from pipeline.cad.omnicad.zip_directory import Member, read_directory
 from pipeline.runtime.errors import RejectError, UserError
-from pipeline.runtime.tables import temporary_tables
+from pipeline.runtime.scratch import temporary_tables
 
 FOLDERS = ("json", "txt", "pcd", "img")
 LAYOUT = "json/0000/<id>.json and txt/0000.json are looked for"
