@@ -59,6 +59,24 @@ def test_features_killed_after_a_shard_go_on_to_the_same_bytes(copy):
     assert contents(copy.folder / "data/features/image") == before
 
 
+def test_an_evaluation_that_is_killed_repeats_the_batch_at_hand_alone(copy):
+    copy.change("num_test_models: 2", "num_test_models: 5", after="evaluation:")
+    copy.change("batch_size: 4", "batch_size: 2", after="evaluation:")
+    command, out = ("cadmllm", "evaluate", "stage3_all"), copy.folder / "evaluations/stage3_all"
+    copy.run(*command)
+    before, figures = contents(out), copy.read("metrics/evaluate/stage3_all.json")
+    parts = "evaluation-stage3_all/*/parts"
+    kill_when(copy, command, scratch_has(copy, f"{parts}/text/000002.json"), signal.SIGKILL)
+    kept = {path: path.stat().st_mtime_ns for path in (copy.folder / "scratch").glob(f"{parts}/**/*.json")}
+    assert {path.name for path in kept} >= {"validation.json", "000000.json", "000002.json"}
+    kill_when(copy, command, scratch_has(copy, f"{parts}/text-other-text/000000.json"), signal.SIGKILL)
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept, "what was finished was not made again"
+    copy.run(*command)
+    assert contents(out) == before
+    assert copy.read("metrics/evaluate/stage3_all.json") == figures
+    assert not list((copy.folder / "scratch/evaluation-stage3_all").glob("[!.]*"))
+
+
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_training_killed_between_steps_ends_with_the_same_bytes(copy, signum):
     copy.change("log_every: 1", "log_every: 3")  # a line of the log is about steps before and after the kill
