@@ -30,7 +30,7 @@ def is_link_into(cache, path):
 
 
 def test_outs_are_links_into_the_cache_and_no_command_writes_into_them(copy):
-    # DVC relinks no file that could be one of the types named: with reflink or copy first, all that is made stays twice.
+    # DVC links no file anew that is of a type it may be: with reflink or copy first, all that is made is there twice.
     assert copy.run("dvc", "config", "cache.type").strip() == "hardlink,copy"
     copy.run("dvc", "config", "--local", "cache.type", "hardlink")  # for the whole of what was copied with the project
     copy.run("dvc", "checkout", "--relink")
