@@ -154,7 +154,7 @@ def _timed_assess(p: Params, records: list[dict[str, Any]], drawn: list[dict[str
 def _num_real(p: Params) -> int:
     if no_real_models(p) is not None:
         return 0
-    return min(len(open_dataset(real_path(p).absolute()).entries()[0]), p.transfer.limit)
+    return min(len(open_dataset(real_path(p).absolute()).listing()), p.transfer.limit)
 
 
 def _by_layers(seconds: Callable[[int], float], num_layers: int) -> float:
