@@ -5,8 +5,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pipeline.cad.omnicad.dataset import Entry, open_dataset
-from pipeline.corpus.build import make_synthetic_zip
+from pipeline.cad.omnicad.dataset import open_dataset
+from pipeline.cad.omnicad.listing import Entry
+from pipeline.corpus.synthetic import make_synthetic_zip
 from pipeline.runtime.errors import UserError
 from pipeline.settings import params
 

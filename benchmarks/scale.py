@@ -10,6 +10,16 @@ figure of training is taken in a process of its own:
 - ``plan_epoch_s``: all steps of one epoch drawn, with what each sample shows;
 - ``rss_mib``: the most resident memory, mapped files included (VmHWM), of a process that has trained some steps and
   read 45,000 samples, which lie in all parts of the index.
+
+Those of the corpus stage are of datasets with so many tiny models (washers and plates), as a folder and as a zip. To
+build 450,000 solids takes hours, so what the kernel does and what the stage does around it are measured apart:
+
+- ``corpus_listed_per_s``: models listed and given their captions;
+- ``corpus_models_per_s``: the whole stage, from listing to published shards, with workers that parse a model and build
+  nothing, and ``rss_mib`` of its own process, workers not included;
+- ``corpus_kernel_models_per_s``: what the kernel alone does, on all cores, with 400 of the models;
+- ``repro_noop_s``: `dvc repro corpus` that has nothing to do, in a project with this dataset as a folder, of which the
+  stage takes 20 models.
 """
 
 import argparse
@@ -28,6 +38,8 @@ from typing import Any
 
 import numpy as np
 from _common import ROOT, parse
+from _scale_corpus import MEASURES as CORPUS_MEASURES
+from _scale_corpus import corpus_figures
 
 from pipeline.cad.language.codec import Codec
 from pipeline.cad.omnicad import documents
@@ -161,7 +173,7 @@ def training_figures(sizes: list[int], per_shard: int) -> dict[str, Any]:
     return {**by_name, "rss_mib": {"train": by_name["rss_mib"]}}
 
 
-MEASURES = {"train": train}
+MEASURES = {"train": train, **CORPUS_MEASURES}
 
 
 def main() -> None:
@@ -174,7 +186,9 @@ def main() -> None:
     if arguments.measure:
         print(json.dumps(MEASURES[arguments.measure]()))
         return
-    print(json.dumps(training_figures(arguments.models, arguments.per_shard)))
+    training = training_figures(arguments.models, arguments.per_shard)
+    corpus = corpus_figures(arguments.models, in_child)
+    print(json.dumps({**training, **corpus, "rss_mib": {**training["rss_mib"], **corpus["rss_mib"]}}))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from pipeline.model.checkpoint_folder import LINEAGE, read_json
 from pipeline.runtime.atomic import publish, write_text
 from pipeline.runtime.commands import long_running
 from pipeline.runtime.progress import display
+from pipeline.runtime.scratch import clean
 from pipeline.settings import params
 from pipeline.settings.places import CHECKPOINTS, EVALUATIONS, METRICS
 
@@ -43,5 +44,6 @@ def evaluate(
         show.say(f"{syntax['combination']}, without the grammar: well-formed {syntax['well_formed_rate']:.0%}")
         for folder, found in (("evaluate", figures), ("stages", stage_summary(figures))):
             write_text(METRICS / folder / f"{name}.json", json.dumps(found, indent=1, sort_keys=True) + "\n")
-        publish(scratch, EVALUATIONS / name)
+        publish(evaluator.whole, EVALUATIONS / name)
+        clean(scratch)
         mirror_evaluation(p, name, read_json(CHECKPOINTS / name / LINEAGE), figures, show.say)

@@ -1,6 +1,7 @@
 """The ``transfer`` stage: the last checkpoint on real models that nothing was trained on."""
 
 import json
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ def _measure(p: Params, place: Place, show: Display) -> None:
     sections: dict[str, Any] = {
         "evaluation": limits,
         "transfer": p.transfer,
-        "models": dataset.version(dataset.entries()[0][: p.transfer.limit]),
+        "models": dataset.version(islice(dataset.listing(), p.transfer.limit)),
         "data": p.data,
         "codec": p.codec,
         "geometry": p.geometry,
@@ -80,7 +81,7 @@ def _measure(p: Params, place: Place, show: Display) -> None:
         figures["corpus"] = Manifest.read(folders.corpus, "corpus").details["counts"]
         both = len(folders.features) == 2
         figures["retrieval"] = retrieval_figures(folders, MODELS, p.seed, num_models=500) if both else {}
-        publish(scratch / "generated", EVALUATIONS / TRANSFER)
+        publish(evaluator.whole, EVALUATIONS / TRANSFER)
         _write(figures)
         clean(scratch)
 

@@ -1,38 +1,40 @@
 """The corpus stage: Omni-CAD, or a synthetic corpus in its layout, to shards of captions and program tokens."""
 
-import json
 import os
-import zipfile
-from collections import defaultdict
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
+from dataclasses import dataclass
+from itertools import count, groupby, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from pipeline.cad.language.grammar import Grammar
 from pipeline.cad.language.program import CadProgram
 from pipeline.cad.omnicad import documents
-from pipeline.cad.omnicad.dataset import SYNTHETIC_ZIP, Dataset, Entry, base_model, dataset_path
-from pipeline.cad.parts import describe, synthesis
+from pipeline.cad.omnicad.dataset import SYNTHETIC_ZIP, Dataset, dataset_path
+from pipeline.cad.omnicad.listing import Entry, base_model
+from pipeline.cad.parts import describe
 from pipeline.cad.solids.sandbox import Failure, Sandbox
-from pipeline.corpus.duplicates import Record, known_to_training
+from pipeline.corpus.duplicates import known_to_training
 from pipeline.corpus.prepare import PrepareTask, model_id, prepare, read_texts
+from pipeline.corpus.selection import Selection
+from pipeline.corpus.splits import SPLITS
+from pipeline.corpus.synthetic import make_synthetic_zip
 from pipeline.runtime import interrupt
-from pipeline.runtime.atomic import atomic_open, publish
+from pipeline.runtime.atomic import publish
 from pipeline.runtime.errors import Reject, UserError
 from pipeline.runtime.fingerprint import libraries
 from pipeline.runtime.scratch import Journal, clean
-from pipeline.runtime.seeds import uniform
-from pipeline.settings.data import Codec, Data, Kernel, Split
+from pipeline.settings.data import Codec, Data, Kernel
 from pipeline.shards.building import keep_rows, kept_rows, write_manifest
-from pipeline.shards.manifest import reasons, write_rejects
+from pipeline.shards.manifest import Shard, reasons, write_rejects
 from pipeline.shards.seen import write_seen
 from pipeline.shards.writer import encode_array, encode_json, write_shard
 
-SPLITS = ("train", "validation", "test")
-BATCH = 1024  # models that are read at once
+Record = dict[str, Any]
+T = TypeVar("T")
 
 
 class EmptySplitError(UserError):
@@ -52,67 +54,6 @@ class EmptySplitError(UserError):
             f"accepted{f', and rejected {rejected}' if rejected else ''}; {advice}"
         )
         self.counts = counts
-
-
-def make_synthetic_zip(path: Path, data: Data, seed: int) -> None:
-    """Write the synthetic corpus as an Omni-CAD zip.
-
-    Raises:
-        UserError: a family that does not exist.
-    """
-    settings = data.synthetic
-    every_family = (*settings.families, *settings.unseen_families)
-    synthesis.check_families(settings.families)
-    synthesis.check_families(every_family)
-    captions: dict[str, list[dict[str, str]]] = defaultdict(list)
-    with atomic_open(path, "wb") as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
-
-        def add(name: str, text: str) -> None:
-            # A fixed date: the same parts give the same bytes.
-            archive.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), text, zipfile.ZIP_DEFLATED)
-
-        for number in range(settings.num_models):
-            folder = f"{number // 10000:04d}"
-            base = f"{folder}/{number:08d}"
-            is_test = drawn_split(base, data.split, seed) == "test"
-            part = synthesis.make_part(seed, number, every_family if is_test else settings.families)
-            entry_id = model_id(base, part.program)
-            add(f"json/{entry_id}.json", documents.dumps(part.program))
-            captions[folder].append({"id": entry_id, "text caption": part.caption})
-        for folder, rows in captions.items():
-            add(f"txt/{folder}.json", json.dumps(rows, indent=1))
-
-
-def _draw(base: str, seed: int) -> float:
-    """A number in [0, 1) that depends on the name alone."""
-    return uniform(seed, "split", base)
-
-
-def drawn_split(base: str, split: Split, seed: int) -> str:
-    """The split that a base model is drawn for, where none is published."""
-    at = _draw(base, seed)
-    return "validation" if at < split.validation else "test" if at < split.validation + split.test else "train"
-
-
-def assign_splits(bases: set[str], split: Split, seed: int, published: dict[str, str]) -> dict[str, str]:
-    """The split of each base model, so that its versions and prefixes stay together.
-
-    The published test split is kept; validation is drawn from its training part. Without one, both are drawn.
-    What is drawn depends on the name alone: more data moves nothing. Only a split that would be empty takes the
-    training model that came closest.
-    """
-    assigned = {}
-    for base in bases:
-        given, drawn = published.get(base), drawn_split(base, split, seed)
-        if given in ("test", "validation"):
-            assigned[base] = given
-        else:
-            assigned[base] = "train" if given == "train" and drawn == "test" else drawn
-    for name, fraction in (("validation", split.validation), ("test", split.test)):
-        train = sorted((base for base in bases if assigned[base] == "train"), key=lambda base: _draw(base, seed))
-        if fraction > 0 and name not in assigned.values() and len(train) > 1:
-            assigned[train[0]] = name
-    return assigned
 
 
 def build_corpus(
@@ -145,41 +86,37 @@ def build_corpus(
         progress(0, data.synthetic.num_models, f"making {data.synthetic.num_models} synthetic parts")
         make_synthetic_zip(source, data, seed)
     dataset = Dataset(source.resolve())
-    entries, rejects = dataset.entries()
-    if data.limit is not None:
-        kept = set(sorted([entry.id for entry in entries] + [reject.id for reject in rejects])[: data.limit])
-        entries = [entry for entry in entries if entry.id in kept]
-        rejects = [reject for reject in rejects if reject.id in kept]
+    entries = dataset.listing(data.limit)
+    rejects, selection = entries.rejects, Selection()
+    limits = num_workers, kernel.timeout_s, kernel.memory_mib
 
-    def prepared(texts: Iterable[tuple[Entry, bytes]], number: int, name: str) -> list[Record]:
-        tasks = (PrepareTask(e, text, codec.bits, codec.tolerance, data.max_program_tokens) for e, text in texts)
-        return _prepare_all(tasks, number, scratch / name, kernel, num_workers, progress)
+    def shown(items: Iterable[T], total: int, text: str) -> Iterator[T]:
+        for number, item in enumerate(items, 1):
+            progress(number, total, text)
+            yield item
 
-    records = prepared(read_texts(dataset, entries, rejects), len(entries), "blocks")
-    accepted = [record for record in records if "tokens" in record]
-    bases = {base_model(record["id"]) for record in accepted}
-    splits = assign_splits(bases, data.split, seed, dataset.published_split())
-    if data.prefixes:
-        train = [record for record in accepted if splits[base_model(record["id"])] == "train"]
-        taken = {entry.id for entry in entries} | {reject.id for reject in rejects}
-        texts = [(entry, text) for entry, text in _prefixes(train, data.prefixes) if entry.id not in taken]
-        records += prepared(texts, len(texts), "prefixes")
-    by_split: dict[str, list[Record]] = {split: [] for split in SPLITS}
-    for record in sorted((record for record in records if "tokens" in record), key=lambda record: str(record["id"])):
-        by_split[splits[base_model(record["id"])]].append(record)
-    rejects += [Reject(r["id"], "corpus", r["reason"], r["detail"]) for r in records if "tokens" not in r]
-    if data.duplicates == "drop":
-        known = known_to_training(by_split, seen)
-        rejects += known
-        left_out = {reject.id for reject in known}
-        by_split = {split: [r for r in members if r["id"] not in left_out] for split, members in by_split.items()}
-    counts = _counts(by_split, rejects)
-    empty = [split for split in required if not by_split[split]]
-    if empty:
-        raise EmptySplitError(empty, counts)
-    whole = scratch / "whole"
-    clean(whole)  # what a kill has left half done
-    _write(by_split, rejects, counts, codec, data, whole)
+    with Journal(scratch) as journal, Sandbox(prepare, *limits) as sandbox:
+        work = _Preparation(data, codec, journal, sandbox, selection, rejects)
+        read = shown(entries, len(entries), "models read, built and encoded")
+        work.prepare_all(read_texts(dataset, read, rejects), is_prefix=False)
+        selection.assign_splits(data.split, seed, dataset.published_split())
+        if data.prefixes:
+            identities = selection.identities("train", prefixes=False)
+            train = shown(identities, selection.counts()["train"], "models' prefixes built and encoded")
+            taken = {reject.id for reject in rejects}
+            prefixes = _prefixes((journal[identity] for identity in train), data.prefixes)
+            new = ((entry, text) for entry, text in prefixes if not (entry.id in taken or entry.id in entries))
+            work.prepare_all(new, is_prefix=True)
+        if data.duplicates == "drop":
+            known = list(known_to_training(selection, seen))
+            rejects += known
+            selection.leave_out(reject.id for reject in known)
+        counts = _counts(selection, rejects)
+        if empty := [split for split in required if not counts["splits"][split]]:
+            raise EmptySplitError(empty, counts)
+        whole = scratch / "whole"
+        clean(whole)  # what a kill has left half done
+        _write(selection, journal, rejects, counts, codec, data, whole)
     if data.source == "synthetic":
         os.replace(source, whole / SYNTHETIC_ZIP)
     publish(whole, out)
@@ -187,62 +124,80 @@ def build_corpus(
     return counts
 
 
-def _counts(by_split: dict[str, list[Record]], rejects: list[Reject]) -> dict[str, Any]:
-    accepted = sum(len(members) for members in by_split.values())
-    train = by_split["train"]
+@dataclass(frozen=True, slots=True)
+class _Preparation:
+    """From models to what is known of them: records in the journal, in the selection what can be used, and rejects."""
+
+    data: Data
+    codec: Codec
+    journal: Journal
+    sandbox: Sandbox[PrepareTask, Record]
+    selection: Selection
+    rejects: list[Reject]
+
+    def prepare_all(self, texts: Iterable[tuple[Entry, bytes]], is_prefix: bool) -> None:
+        """Prepare models, as workers are free for them; those whose records the journal has are not made again."""
+        for task, answer in self.sandbox.as_completed(self._missing(texts, is_prefix)):
+            record: Record
+            if isinstance(answer, Failure):
+                record = {"id": task.entry.id, "reason": answer.reason, "detail": answer.detail}
+            else:
+                record = answer
+            self.journal.add(task.identity, record)
+            self._keep(task.identity, record, is_prefix)
+            interrupt.check()
+
+    def _missing(self, texts: Iterable[tuple[Entry, bytes]], is_prefix: bool) -> Iterator[PrepareTask]:
+        bits, tolerance, most = self.codec.bits, self.codec.tolerance, self.data.max_program_tokens
+        for entry, text in texts:
+            task = PrepareTask(entry, text, bits, tolerance, most)
+            if task.identity in self.journal:
+                self._keep(task.identity, self.journal[task.identity], is_prefix)
+                interrupt.check()
+            else:
+                yield task
+
+    def _keep(self, identity: str, record: Record, is_prefix: bool) -> None:
+        if "tokens" in record:
+            self.selection.add(record, identity, is_prefix)
+        else:
+            self.rejects.append(Reject(record["id"], "corpus", sys.intern(record["reason"]), record["detail"]))
+
+
+def _counts(selection: Selection, rejects: list[Reject]) -> dict[str, Any]:
+    splits = selection.counts()
+    accepted = sum(splits.values())
     return {
         "entries": accepted + len(rejects),
         "accepted": accepted,
         "rejected": len(rejects),
         "reasons": reasons(rejects),
-        "splits": {split: len(members) for split, members in by_split.items()},
-        "duplicates_within_train": len(train) - len({record["program_hash"] for record in train}),
+        "splits": splits,
+        "duplicates_within_train": splits["train"] - sum(1 for _ in selection.programs("train")),
     }
 
 
-def _prefixes(records: Iterable[Record], most: int) -> list[tuple[Entry, bytes]]:
-    """For each model, up to ``most`` of its proper prefixes, evenly spread, as JSON; none twice."""
-    made: dict[str, tuple[Entry, bytes]] = {}
-    for record in records:
-        program = documents.from_document(record["program"])
-        lengths = range(1, len(program.extrudes))
-        for length in sorted({lengths[len(lengths) * i // most] for i in range(most)}) if lengths else ():
-            prefix = CadProgram(program.extrudes[:length])
-            entry = Entry(model_id(base_model(record["id"]), prefix), describe.sentence(prefix))
-            made[entry.id] = entry, documents.dumps(prefix).encode()
-    return list(made.values())
+def _prefixes(records: Iterable[Record], most: int) -> Iterator[tuple[Entry, bytes]]:
+    """For each model, up to ``most`` of its proper prefixes, evenly spread, as JSON; none twice.
 
-
-def _prepare_all(
-    tasks: Iterator[PrepareTask],
-    number: int,
-    folder: Path,
-    kernel: Kernel,
-    num_workers: int,
-    progress: Callable[[int, int, str], None],
-) -> list[Record]:
-    """The records of all tasks, in order; those that ``folder`` has are not made again."""
-    records: list[Record] = []
-    with Journal(folder) as journal, Sandbox(prepare, num_workers, kernel.timeout_s, kernel.memory_mib) as sandbox:
-        while batch := list(islice(tasks, BATCH)):
-            missing = [task for task in batch if task.identity not in journal]
-            found = len(records) + len(batch) - len(missing)
-            for made, (task, answer) in enumerate(zip(missing, sandbox.map(missing), strict=True), 1):
-                journal.add(task.identity, _record(task.entry, answer))
-                interrupt.check()
-                progress(found + made, number, "models read, built and encoded")
-            records += [journal[task.identity] for task in batch]
-    return records
-
-
-def _record(entry: Entry, answer: Record | Failure) -> Record:
-    if isinstance(answer, Failure):
-        return {"id": entry.id, "reason": answer.reason, "detail": answer.detail}
-    return answer
+    Args:
+        records: in order of id; of two prefixes that are called the same, that of the later model is taken.
+    """
+    for base, versions in groupby(records, key=lambda record: base_model(record["id"])):
+        made: dict[str, tuple[Entry, bytes]] = {}
+        for record in versions:
+            program = documents.from_document(record["program"])
+            lengths = range(1, len(program.extrudes))
+            for length in sorted({lengths[len(lengths) * i // most] for i in range(most)}) if lengths else ():
+                prefix = CadProgram(program.extrudes[:length])
+                entry = Entry(model_id(base, prefix), describe.sentence(prefix))
+                made[entry.id] = entry, documents.dumps(prefix).encode()
+        yield from made.values()
 
 
 def _write(
-    by_split: dict[str, list[Record]],
+    selection: Selection,
+    journal: Journal,
     rejects: list[Reject],
     counts: dict[str, Any],
     codec: Codec,
@@ -250,16 +205,9 @@ def _write(
     folder: Path,
 ) -> None:
     """Shards, index, rejects, manifest, and which programs the train split has."""
-    shards = []
-    for split in SPLITS:
-        members = by_split[split]
-        for start in range(0, len(members), data.shard_size):
-            chunk = members[start : start + data.shard_size]
-            name = f"{split}-{start // data.shard_size:06d}.tar"
-            shards.append(write_shard(folder / name, ((record["key"], members_of(record)) for record in chunk)))
-            keep_rows(folder / name)
+    shards = _write_shards(selection, journal, data.shard_size, folder)
     write_rejects(folder, rejects)
-    write_seen(folder, frozenset(record["program_hash"] for record in by_split["train"]))
+    write_seen(folder, selection.programs("train"))
     fields = {"program.npy": {"shape": [None], "dtype": "uint16"}}
     details = {
         "codec": {**codec.model_dump(mode="json"), "vocabulary_size": Grammar(codec.bits).size},
@@ -268,6 +216,19 @@ def _write(
         "libraries": libraries(__name__),
     }
     write_manifest(folder, "corpus", fields, details, shards, kept_rows)
+
+
+def _write_shards(selection: Selection, journal: Journal, size: int, folder: Path) -> list[Shard]:
+    """All samples, split by split in order of id; their rows of the index are kept."""
+    shards = []
+    for split in SPLITS:
+        identities, numbers = selection.identities(split), count()
+        while chunk := [journal[identity] for identity in islice(identities, size)]:
+            interrupt.check()
+            path = folder / f"{split}-{next(numbers):06d}.tar"
+            shards.append(write_shard(path, ((record["key"], members_of(record)) for record in chunk)))
+            keep_rows(path)
+    return shards
 
 
 def members_of(record: Record) -> dict[str, bytes]:

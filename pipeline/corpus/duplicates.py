@@ -5,17 +5,17 @@ whatever ``codec`` says: what a network has seen is known in these alone.
 """
 
 import hashlib
+from collections.abc import Iterator
 from contextlib import suppress
-from typing import Any
 
 import numpy as np
 
 from pipeline.cad.language.codec import Codec
 from pipeline.cad.language.program import CadProgram
+from pipeline.corpus.selection import Selection
 from pipeline.runtime.errors import Reject, RejectError
 
 COMPARED = Codec(bits=8)
-Record = dict[str, Any]
 
 
 def program_hash(tokens: np.ndarray, codec: Codec, program: CadProgram, volume: float) -> str:
@@ -32,20 +32,16 @@ def program_hash(tokens: np.ndarray, codec: Codec, program: CadProgram, volume: 
     return hashlib.sha256(tokens.astype("<u2").tobytes()).hexdigest()[:16]
 
 
-def known_to_training(by_split: dict[str, list[Record]], seen: frozenset[str]) -> list[Reject]:
+def known_to_training(selection: Selection, seen: frozenset[str]) -> Iterator[Reject]:
     """Models of validation and test that the train split has too, or that a network has seen.
 
     Args:
         seen: hashes of the programs that networks were trained on before.
     """
-    # Backwards, so that of several twins the first one is named.
-    trained = {record["program_hash"]: record["id"] for record in reversed(by_split["train"])}
-    rejects = []
-    for record in (*by_split["validation"], *by_split["test"]):
-        if (twin := trained.get(record["program_hash"])) is not None:
-            detail = f"the same program as {twin} of the train split"
-            rejects.append(Reject(record["id"], "corpus", "duplicate_of_train", detail))
-        elif record["program_hash"] in seen:
-            detail = "a network was trained on the same program"
-            rejects.append(Reject(record["id"], "corpus", "seen_in_training", detail))
-    return rejects
+    for split in ("validation", "test"):
+        for entry_id, program, twin in selection.twins(split):
+            if twin is not None:
+                detail = f"the same program as {twin} of the train split"
+                yield Reject(entry_id, "corpus", "duplicate_of_train", detail)
+            elif program in seen:
+                yield Reject(entry_id, "corpus", "seen_in_training", "a network was trained on the same program")

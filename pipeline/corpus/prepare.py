@@ -9,7 +9,8 @@ from typing import Any
 from pipeline.cad.language.codec import Codec
 from pipeline.cad.language.program import CadProgram, Frame
 from pipeline.cad.omnicad import documents
-from pipeline.cad.omnicad.dataset import Dataset, Entry
+from pipeline.cad.omnicad.dataset import Dataset
+from pipeline.cad.omnicad.listing import Entry
 from pipeline.cad.solids import kernel
 from pipeline.corpus.duplicates import program_hash
 from pipeline.runtime.errors import Reject, RejectError

@@ -1,18 +1,19 @@
 """The evaluate stage: validation loss, and test models generated, built and measured, for every combination."""
 
 import base64
+import functools
+import itertools
 import json
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 
 from pipeline.cad.language.codec import Codec
 from pipeline.cad.language.program import CadProgram
-from pipeline.cad.solids.distances import chamfer
 from pipeline.cad.solids.mesh import Surface
 from pipeline.cad.solids.sandbox import Failure, Sandbox
 from pipeline.curriculum.data import TrainingData
@@ -23,14 +24,15 @@ from pipeline.generation.generate import generate_tokens, score
 from pipeline.generation.select import build_candidate, select
 from pipeline.geometry.draw import sample_seed
 from pipeline.metrics.assess import AssessTask, assess
-from pipeline.metrics.geometry import no_answer_metrics
+from pipeline.metrics.geometry import chamfer_bounds, no_answer_metrics
 from pipeline.metrics.sequence import sequence_accuracy
 from pipeline.metrics.statistics import COMPLETION, summarise
 from pipeline.model.cad_mllm import CadMllmModel
 from pipeline.model.inputs import Inputs
 from pipeline.runtime import interrupt
-from pipeline.runtime.atomic import write_text
+from pipeline.runtime.atomic import atomic_open, write_text
 from pipeline.runtime.errors import RejectError, UserError
+from pipeline.runtime.scratch import clean
 from pipeline.runtime.seeds import shuffled
 from pipeline.settings.curriculum import MODALITIES, CurriculumStage
 from pipeline.settings.data import Kernel
@@ -41,9 +43,13 @@ from pipeline.training.parallel import Parallel
 from pipeline.training.validation import validate
 
 GENERATED = "generated.jsonl"
+PARTS = "parts"  # in the folder of an evaluation: its finished batches
 PICTURE_SIZE = 224
 CONDITIONING_METRIC = "chamfer_l1_mean"
 MAX_TRIANGLES = 3000  # of a solid that can be turned in the report: some 40 kB of text
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +85,12 @@ class Evaluator:
 
     Args:
         geometry: true clouds and views of the corpus.
-        folder: pictures and finished results go there; what is finished is not done again.
+        folder: scratch; what is finished is kept there and not done again.
 
     Attributes:
         rows: of the test models in ``test``; ``drawn`` has those in ``geometry``.
         views: that each is shown by.
+        whole: the folder of all results, once they are there.
 
     Raises:
         UserError: there is no test model.
@@ -112,6 +119,7 @@ class Evaluator:
         num_views, shown = model.feature_shapes.get("image", (0,))[0], model.params.views_per_sample
         views = draw_views(num_views, shown, setting.seed, -1, test.names[self.rows])
         self.views = dict(zip(self.rows, views, strict=True))
+        self.whole = folder / "whole"
         folder.mkdir(parents=True, exist_ok=True)
 
     def __enter__(self) -> Self:
@@ -121,33 +129,43 @@ class Evaluator:
         for sandbox in (self.builders, self.assessors):
             sandbox.__exit__(*raised)
 
-    def cases(self, combination: str) -> list[Case]:
-        """Every test model, shown by a combination."""
-        views = self.views if "image" in combination else dict.fromkeys(self.rows, ())
-        examples = [Example(row, combination, views[row], 0) for row in self.rows]
+    def cases(self, combination: str, rows: Sequence[int]) -> list[Case]:
+        """Test models, shown by a combination."""
+        views = self.views if "image" in combination else dict.fromkeys(rows, ())
+        examples = [Example(row, combination, views[row], 0) for row in rows]
         found = []
-        for row, inputs in zip(self.rows, self.test.load(examples, with_programs=False), strict=True):
+        for row, inputs in zip(rows, self.test.load(examples, with_programs=False), strict=True):
             cloud = self.clouds[row] if "point_cloud" in combination else None
             found.append(Case(row, inputs, cloud, self.clouds[row]))
         return found
 
-    def completions(self, combination: str) -> list[Case]:
+    def completable(self) -> list[int]:
+        """Test models of several extrusions."""
+        return [row for row in self.rows if len(self._begins(row)) > 1]
+
+    def completions(self, combination: str, rows: Sequence[int]) -> list[Case]:
         """Test models of several extrusions, with the first half of these given."""
         found = []
-        for case in self.cases(combination):
-            tokens = self.test.program(case.row).tolist()
-            begins = [at for at, token in enumerate(tokens) if self.model.grammar.starts_extrude(token)]
-            if len(begins) > 1:
-                start = self.test.notation.start(tokens[: begins[len(begins) // 2]])
-                inputs = replace(case.inputs, program=start)
-                found.append(replace(case, inputs=inputs))
+        for case in self.cases(combination, rows):
+            begins = self._begins(case.row)
+            start = self.test.program(case.row).tolist()[: begins[len(begins) // 2]]
+            found.append(replace(case, inputs=replace(case.inputs, program=self.test.notation.start(start))))
         return found
 
-    def swapped(self, combination: str, modality: str) -> list[Case]:
-        """Every test model, shown by a combination, but with another test model's input of one modality."""
-        cases = self.cases(combination)
+    def _begins(self, row: int) -> list[int]:
+        """Where the extrusions of a true program begin."""
+        tokens = self.test.program(row).tolist()
+        return [at for at, token in enumerate(tokens) if self.model.grammar.starts_extrude(token)]
+
+    def swapped(self, combination: str, modality: str, rows: Sequence[int]) -> list[Case]:
+        """Test models, shown by a combination, but with another test model's input of one modality.
+
+        Args:
+            rows: some that follow one another among the test models; each is shown the next one's input.
+        """
+        following = self.rows[(self.rows.index(rows[-1]) + 1) % len(self.rows)]
         found = []
-        for case, other in zip(cases, [*cases[1:], *cases[:1]], strict=True):
+        for case, other in itertools.pairwise(self.cases(combination, [*rows, following])):
             if modality == "text":
                 inputs, cloud = replace(case.inputs, prompt=other.inputs.prompt), case.cloud
             elif modality == "point_cloud":
@@ -157,76 +175,72 @@ class Evaluator:
             found.append(replace(case, inputs=inputs, cloud=cloud))
         return found
 
-    def measure(self, name: str, cases: list[Case], pictures: bool = True) -> list[dict[str, Any]]:
-        """Generate for all cases and measure; lines of ``generated.jsonl``.
+    def measure(
+        self, name: str, rows: Sequence[int], make: Callable[[Sequence[int]], list[Case]], pictures: bool = True
+    ) -> list[dict[str, Any]]:
+        """Generate for test models and measure, batch by batch; lines of ``generated.jsonl``, with pictures in base64.
 
         Args:
             name: of this set of cases: a combination, or what else makes it different.
+            make: the cases of some of the rows.
             pictures: also pictures, meshes and topology, for the report.
         """
-        found: list[dict[str, Any]] = self._kept(
-            name, lambda: self._assess(name, cases, self._generate(cases), pictures)
-        )
-        return found
 
-    def syntax(self, cases: Sequence[Case]) -> float:
-        """The share of cases for which the model writes a well-formed program with nothing to hold it to the grammar.
+        def measured(start: int, batch: Sequence[int]) -> list[dict[str, Any]]:
+            cases = make(batch)  # a disturbance may leave none
+            return self._assess(name, cases, self._generate(cases, start), pictures) if cases else []
+
+        return self._batch_by_batch(name, rows, measured)
+
+    def syntax(self, combination: str) -> float:
+        """The share of test models for which a well-formed program is written with nothing to hold it to the grammar.
 
         Greedy, within the same budget: a program that does not end is none. Nothing is built.
         """
-        rate: float = self._kept("syntax", lambda: self._well_formed(cases))
-        return rate
-
-    def _kept(self, name: str, make: Callable[[], Any]) -> Any:
-        """What the folder has under a name; if it has nothing yet, it is made and kept there."""
-        path = self.folder / f"{name}.json"
-        if not path.is_file():
-            write_text(path, json.dumps(make()))
-        return json.loads(path.read_text(encoding="utf-8"))
-
-    def _well_formed(self, cases: Sequence[Case]) -> float:
         free = Decoding(self.setting.evaluation.max_new_tokens, constrained=False)
-        written = [
-            own[0]
-            for _, batch in self._batches(cases)
-            for own in generate_tokens(self.model, [case.inputs for case in batch], free)
-        ]
-        return sum(_parsed(tokens, self.model.grammar.bits) is not None for tokens in written) / len(written)
 
-    def _batches(self, cases: Sequence[Case]) -> Iterator[tuple[int, Sequence[Case]]]:
-        """Cases that are decoded together, each time with the number of those before."""
-        size = self.setting.evaluation.batch_size
-        for start in range(0, len(cases), size):
+        def well_formed(_: int, batch: Sequence[int]) -> list[bool]:
+            prompts = [case.inputs for case in self.cases(combination, batch)]
+            written = [own[0] for own in generate_tokens(self.model, prompts, free)]
+            return [_parsed(tokens, self.model.grammar.bits) is not None for tokens in written]
+
+        found = self._batch_by_batch("syntax", self.rows, well_formed)
+        return sum(found) / len(found)
+
+    def _batch_by_batch(self, name: str, rows: Sequence[int], make: Callable[[int, Sequence[int]], list[T]]) -> list[T]:
+        """What is made of rows that are decoded together, given how many come before; each batch is kept in scratch."""
+        size, found = self.setting.evaluation.batch_size, []
+        for start in range(0, len(rows), size):
             interrupt.check()
-            yield start, cases[start : start + size]
-
-    def _generate(self, cases: list[Case]) -> list[tuple[int, ...]]:
-        """The chosen program for each case."""
-        limits = self.setting.evaluation
-        greedy = Decoding(limits.max_new_tokens)
-        found: list[tuple[int, ...]] = []
-        bits = self.model.grammar.bits
-        for start, batch in self._batches(cases):
-            prompts = [case.inputs for case in batch]
-            programs = generate_tokens(self.model, prompts, greedy)
-            if limits.num_candidates > 1:
-                more = Decoding(
-                    limits.max_new_tokens,
-                    limits.num_candidates - 1,
-                    limits.temperature,
-                    seed=self.setting.seed + start,
-                )
-                sampled = generate_tokens(self.model, prompts, more)
-                programs = [[*own, *others] for own, others in zip(programs, sampled)]
-                likelihoods = [score(self.model, p, own) for p, own in zip(prompts, programs)]
-                clouds = [None if case.cloud is None else case.cloud[: limits.num_points] for case in batch]
-                found += [best[0].tokens for best in select(programs, likelihoods, clouds, bits, self.builders)]
-            else:
-                found += [tuple(own[0]) for own in programs]
+            batch = rows[start : start + size]
+            found += self.kept(f"{name}/{start:06d}", functools.partial(make, start, batch))
         return found
 
+    def kept(self, name: str, make: Callable[[], T]) -> T:
+        """What scratch has under a name, of plain JSON values; if it has nothing yet, it is made and kept there."""
+        path = self.folder / PARTS / f"{name}.json"
+        if not path.is_file():
+            write_text(path, json.dumps(make()))
+        found: T = json.loads(path.read_text(encoding="utf-8"))
+        return found
+
+    def _generate(self, cases: Sequence[Case], start: int) -> list[tuple[int, ...]]:
+        """The chosen program for each case of a batch."""
+        limits, bits = self.setting.evaluation, self.model.grammar.bits
+        prompts = [case.inputs for case in cases]
+        programs = generate_tokens(self.model, prompts, Decoding(limits.max_new_tokens))
+        if limits.num_candidates == 1:
+            return [tuple(own[0]) for own in programs]
+        seed = self.setting.seed + start
+        more = Decoding(limits.max_new_tokens, limits.num_candidates - 1, limits.temperature, seed=seed)
+        sampled = generate_tokens(self.model, prompts, more)
+        programs = [[*own, *others] for own, others in zip(programs, sampled)]
+        likelihoods = [score(self.model, p, own) for p, own in zip(prompts, programs)]
+        clouds = [None if case.cloud is None else case.cloud[: limits.num_points] for case in cases]
+        return [best[0].tokens for best in select(programs, likelihoods, clouds, bits, self.builders)]
+
     def _assess(
-        self, name: str, cases: list[Case], programs: Sequence[tuple[int, ...]], pictures: bool
+        self, name: str, cases: Sequence[Case], programs: Sequence[tuple[int, ...]], pictures: bool
     ) -> list[dict[str, Any]]:
         tasks = [
             AssessTask(
@@ -246,7 +260,7 @@ class Evaluator:
     def _result(
         self, name: str, case: Case, task: AssessTask, answer: dict[str, Any] | Failure, pictures: bool
     ) -> dict[str, Any]:
-        """One line of ``generated.jsonl``; the picture goes beside it."""
+        """One line of ``generated.jsonl``, with its picture."""
         key = self.test.key(case.row)
         predicted, true = _parsed(task.tokens, task.bits), _parsed(task.true_tokens, task.bits)
         assert true is not None, "the corpus holds programs that parse"
@@ -267,14 +281,19 @@ class Evaluator:
             nothing = no_answer_metrics(case.true_points)
             return {**result, "valid": False, "reason": answer.reason, "detail": answer.detail, "metrics": nothing}
         if pictures:
-            (self.folder / f"{key}.{name}.png").write_bytes(answer["picture"])
+            result["picture"] = base64.b64encode(answer["picture"]).decode()
             result["mesh"], result["true_mesh"] = packed(answer["body"]), packed(answer["true_body"])
             result["volume"] = answer["volume"]
         result |= {"metrics": answer["metrics"], "valid": answer["watertight"]}
         return result if result["valid"] else {**result, "reason": "not_watertight"}
 
-    def finish(self, names: Sequence[str]) -> None:
-        """Write all results to one file, the true pictures and shown views beside it; the parts go."""
+    def finish(self, results: Mapping[str, list[dict[str, Any]]]) -> None:
+        """Write all results, by name, to one file of ``whole``, pictures and shown views beside it.
+
+        A kill costs no batch: what they gave stays in scratch.
+        """
+        clean(self.whole)
+        self.whole.mkdir()
         for row in self.rows:
             key = self.test.key(row)
             shown = [("true", 0)]
@@ -282,17 +301,20 @@ class Evaluator:
                 shown += [(f"view{number}", view) for number, view in enumerate(self.views[row])]
             for name, view in shown:
                 picture = self.geometry.bytes(self.drawn[row], f"view{view}.png")
-                (self.folder / f"{key}.{name}.png").write_bytes(picture)
-        lines = [line for name in names for line in json.loads((self.folder / f"{name}.json").read_text("utf-8"))]
-        write_text(self.folder / GENERATED, "".join(json.dumps(line, sort_keys=True) + "\n" for line in lines))
-        for part in self.folder.glob("*.json"):
-            part.unlink()
+                (self.whole / f"{key}.{name}.png").write_bytes(picture)
+        with atomic_open(self.whole / GENERATED) as file:
+            for name, lines in results.items():
+                for line in lines:
+                    if "picture" in line:
+                        (self.whole / f"{line['key']}.{name}.png").write_bytes(base64.b64decode(line["picture"]))
+                    others = {field: value for field, value in line.items() if field != "picture"}
+                    file.write(json.dumps(others, sort_keys=True) + "\n")
 
 
 def evaluate(
     evaluator: Evaluator, validation: TrainingData, progress: Callable[[int, int, str], None]
 ) -> dict[str, Any]:
-    """Measure a model; generated programs and pictures are written to the evaluator's folder.
+    """Measure a model; generated programs and pictures are written to the evaluator's folder ``whole``.
 
     Returns:
         Figures for each combination; those of completing programs; how far off a program is with another model's
@@ -301,37 +323,44 @@ def evaluate(
     """
     model, setting = evaluator.model, evaluator.setting
     stage, limits = setting.stage, setting.evaluation
-    parallel = Parallel(setting.training)
-    losses = validate(model, validation, stage, setting.training, model.num_tokens(), setting.seed, parallel)
-    names = list(stage.combinations)
-    conditions = conditioning_cases(stage.combinations) if limits.conditioning and len(evaluator.rows) > 1 else {}
+
+    def validated() -> dict[str, float]:
+        parallel = Parallel(setting.training)
+        return validate(model, validation, stage, setting.training, model.num_tokens(), setting.seed, parallel)
+
+    losses = evaluator.kept("validation", validated)
+    names, rows = list(stage.combinations), evaluator.rows
+    conditions = conditioning_cases(names) if limits.conditioning and len(rows) > 1 else {}
     total = len(names) + len(conditions) + int(limits.completion) + 1
-    figures: dict[str, Any] = {}
-    for number, combination in enumerate(stage.combinations):
+    figures, lines = {}, {}
+    for number, combination in enumerate(names):
         progress(number, total, f"generating from {combination}")
-        results = evaluator.measure(combination, evaluator.cases(combination))
+        results = evaluator.measure(combination, rows, functools.partial(evaluator.cases, combination))
+        lines[combination] = results
         figures[combination] = {"validation_loss": losses[combination], **summarise(results)}
     found: dict[str, Any] = {"combinations": figures}
     if conditions:
         found["conditioning"] = {}
     for number, (modality, combination) in enumerate(conditions.items(), len(names)):
         progress(number, total, f"generating from {combination} with another model's {modality}")
-        results = evaluator.measure(f"{combination}-other-{modality}", evaluator.swapped(combination, modality), False)
+        swapped = functools.partial(evaluator.swapped, combination, modality)
+        results = evaluator.measure(f"{combination}-other-{modality}", rows, swapped, pictures=False)
         right = figures[combination]["metrics"][CONDITIONING_METRIC]["median"]
         other = statistics.median(result["metrics"][CONDITIONING_METRIC] for result in results)
         ratio = right / other if other > 0 else None
         found["conditioning"][modality] = {"combination": combination, "right": right, "other": other, "ratio": ratio}
     if limits.completion:
         progress(total - 2, total, f"completing from {names[-1]}")
-        results = evaluator.measure(COMPLETION, evaluator.completions(names[-1]))
+        completions = functools.partial(evaluator.completions, names[-1])
+        results = evaluator.measure(COMPLETION, evaluator.completable(), completions)
         if results:
             found[COMPLETION] = {"combination": names[-1], **summarise(results)}
-        names.append(COMPLETION)
+        lines[COMPLETION] = results
     progress(total - 1, total, f"generating from {names[0]} without the grammar")
-    found["syntax"] = {"combination": names[0], "well_formed_rate": evaluator.syntax(evaluator.cases(names[0]))}
-    evaluator.finish(names)
+    found["syntax"] = {"combination": names[0], "well_formed_rate": evaluator.syntax(names[0])}
+    evaluator.finish(lines)
     progress(total, total, "solids built and measured")
-    return {**found, "chamfer_l1_mean_bounds": bounds(list(evaluator.clouds.values()), limits.num_points)}
+    return {**found, "chamfer_l1_mean_bounds": chamfer_bounds(list(evaluator.clouds.values()), limits.num_points)}
 
 
 def conditioning_cases(combinations: Sequence[str]) -> dict[str, str]:
@@ -365,19 +394,3 @@ def packed(surface: Surface) -> dict[str, str] | None:
         "positions": base64.b64encode(steps.tobytes()).decode(),
         "indices": base64.b64encode(indices.tobytes()).decode(),
     }
-
-
-def bounds(clouds: list[np.ndarray], num_points: int) -> dict[str, float]:
-    """What a chamfer distance can be here, as medians over test models.
-
-    Returns:
-        ``floor``: a model to itself, two drawings of ``num_points`` points; ``chance``: a model to the next one,
-        which is what ignoring the input would give.
-    """
-    rng = np.random.default_rng(0)
-    drawn = [cloud[rng.permutation(len(cloud)), :3] for cloud in clouds]
-    first = [cloud[:num_points] for cloud in drawn]
-    second = [cloud[-num_points:] for cloud in drawn]
-    own = [chamfer(a, b)["chamfer_l1_mean"] for a, b in zip(first, second, strict=True)]
-    other = [chamfer(a, second[(i + 1) % len(second)])["chamfer_l1_mean"] for i, a in enumerate(first)]
-    return {"floor": statistics.median(own), "chance": statistics.median(other)}

@@ -4,7 +4,7 @@ The features of training cannot be reused here: the test models are drawn again,
 """
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -77,22 +77,23 @@ def robustness(
         Rows of ``input``, ``disturbance``, ``level`` (0: none) and figures. Points and images are shown with the
         caption, or alone where the stage knows only that.
     """
-    encoders = Encoders(evaluator.model, models)
+    encoders, limits = Encoders(evaluator.model, models), evaluator.setting.kernel
     rows = []
-    jobs = list(_jobs(evaluator, settings, encoders))
-    for number, (combination, disturbance, level, make) in enumerate(jobs):
-        progress(number, len(jobs), f"{disturbance} {level:g}")
-        results = evaluator.measure(f"{disturbance}-{level:g}", make(), pictures=False)
-        rows.append(
-            {
-                "input": combination,
-                "disturbance": disturbance,
-                "level": level,
-                "num_models": len(results),
-                "valid_rate": rates(results)["valid_rate"],
-                **{name: estimate([r["metrics"][name] for r in results]) for name in METRICS},
-            }
-        )
+    with Sandbox(turned_views, evaluator.num_workers, limits.timeout_s, limits.memory_mib) as sandbox:
+        jobs = list(_jobs(evaluator, settings, encoders, sandbox))
+        for number, (combination, disturbance, level, make) in enumerate(jobs):
+            progress(number, len(jobs), f"{disturbance} {level:g}")
+            results = evaluator.measure(f"{disturbance}-{level:g}", evaluator.rows, make, pictures=False)
+            rows.append(
+                {
+                    "input": combination,
+                    "disturbance": disturbance,
+                    "level": level,
+                    "num_models": len(results),
+                    "valid_rate": rates(results)["valid_rate"],
+                    **{name: estimate([r["metrics"][name] for r in results]) for name in METRICS},
+                }
+            )
     progress(1, 1, "all disturbances measured")
     return rows
 
@@ -109,11 +110,12 @@ def table(rows: list[dict[str, Any]]) -> list[tuple[str, float, float]]:
     return found
 
 
-Job = tuple[str, str, float, Callable[[], list[Case]]]
+Turning = Sandbox[TurnTask, np.ndarray]
+Job = tuple[str, str, float, Callable[[Sequence[int]], list[Case]]]
 
 
-def _jobs(evaluator: Evaluator, settings: Robustness, encoders: Encoders) -> Iterator[Job]:
-    """What is measured: the input, the disturbance, its level, and how its cases are made."""
+def _jobs(evaluator: Evaluator, settings: Robustness, encoders: Encoders, turning: Turning) -> Iterator[Job]:
+    """What is measured: the input, the disturbance, its level, and how the cases of some test models are made."""
     points, image = (shown_by(evaluator.setting.stage.combinations, modality) for modality in ("point_cloud", "image"))
     if points is not None and (settings.noise or settings.dropped):
         clouds = functools.partial(_disturbed_cases, evaluator, points, encoders)
@@ -123,7 +125,8 @@ def _jobs(evaluator: Evaluator, settings: Robustness, encoders: Encoders) -> Ite
                 yield points, name, level, functools.partial(clouds, disturb, level)
     if image is not None and settings.rotations_deg:
         for degrees in (0.0, *settings.rotations_deg):
-            yield image, "rotation", degrees, functools.partial(_turned_cases, evaluator, image, encoders, degrees)
+            make = functools.partial(_turned_cases, evaluator, image, encoders, turning, degrees)
+            yield image, "rotation", degrees, make
 
 
 def _disturbed_cases(
@@ -132,9 +135,10 @@ def _disturbed_cases(
     encoders: Encoders,
     disturb: Callable[[np.ndarray, float, int], np.ndarray],
     level: float,
+    rows: Sequence[int],
 ) -> list[Case]:
-    """Every test model with a worse cloud; the truth to measure against is the whole one."""
-    cases, seed, test = evaluator.cases(combination), evaluator.setting.seed, evaluator.test
+    """Test models with a worse cloud; the truth to measure against is the whole one."""
+    cases, seed, test = evaluator.cases(combination, rows), evaluator.setting.seed, evaluator.test
     clouds = [disturb(case.true_points, level, sample_seed(seed, test.key(case.row))) for case in cases]
     with _encoding(evaluator, "point_cloud"):
         encoded = encoders.points(clouds)
@@ -144,9 +148,11 @@ def _disturbed_cases(
     ]
 
 
-def _turned_cases(evaluator: Evaluator, combination: str, encoders: Encoders, degrees: float) -> list[Case]:
-    """Every test model, turned before it is seen; the truth to measure against is the part as it was."""
-    cases, limits = evaluator.cases(combination), evaluator.setting.kernel
+def _turned_cases(
+    evaluator: Evaluator, combination: str, encoders: Encoders, turning: Turning, degrees: float, rows: Sequence[int]
+) -> list[Case]:
+    """Test models, turned before they are seen; the truth to measure against is the part as it was."""
+    cases = evaluator.cases(combination, rows)
     num_views, size = evaluator.model.feature_shapes["image"][0], encoders.image_size
     tasks = [
         TurnTask(
@@ -155,11 +161,10 @@ def _turned_cases(evaluator: Evaluator, combination: str, encoders: Encoders, de
         for case in cases
     ]
     seen, shown = [], []
-    with Sandbox(turned_views, evaluator.num_workers, limits.timeout_s, limits.memory_mib) as sandbox:
-        for case, views in zip(cases, sandbox.map(tasks), strict=True):
-            if not isinstance(views, Failure):  # true programs build; one that timed out here is left out
-                seen.append(case)
-                shown.append([Image.fromarray(views[number]) for number in case.inputs.views])
+    for case, views in zip(cases, turning.map(tasks), strict=True):
+        if not isinstance(views, Failure):  # true programs build; one that timed out here is left out
+            seen.append(case)
+            shown.append([Image.fromarray(views[number]) for number in case.inputs.views])
     with _encoding(evaluator, "image"):
         encoded = encoders.images(shown)
     return [replace(case, inputs=replace(case.inputs, image=image)) for case, image in zip(seen, encoded, strict=True)]

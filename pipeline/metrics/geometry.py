@@ -6,13 +6,14 @@ the last digits of its coordinates, which normalising changes.
 """
 
 import math
+import statistics
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from pipeline.cad.language.program import Frame
-from pipeline.cad.solids.distances import chamfer_of, nearest
+from pipeline.cad.solids.distances import chamfer, chamfer_of, nearest
 from pipeline.cad.solids.mesh import MERGE, Mesh, Surface, closed, flat_mesh, merge_vertices, volumetric_iou
 from pipeline.cad.solids.sampling import sample_surface
 from pipeline.metrics.topology import merged_figures, num_segments, topology
@@ -164,3 +165,19 @@ def _iou(predicted: Body, true: Body) -> float | None:
         return volumetric_iou(predicted.surface, true.surface)
     except RejectError:
         return None
+
+
+def chamfer_bounds(clouds: list[np.ndarray], num_points: int) -> dict[str, float]:
+    """What a chamfer distance can be here, as medians over test models.
+
+    Returns:
+        ``floor``: a model to itself, two drawings of ``num_points`` points; ``chance``: a model to the next one,
+        which is what ignoring the input would give.
+    """
+    rng = np.random.default_rng(0)
+    drawn = [cloud[rng.permutation(len(cloud)), :3] for cloud in clouds]
+    first = [cloud[:num_points] for cloud in drawn]
+    second = [cloud[-num_points:] for cloud in drawn]
+    own = [chamfer(a, b)["chamfer_l1_mean"] for a, b in zip(first, second, strict=True)]
+    other = [chamfer(a, second[(i + 1) % len(second)])["chamfer_l1_mean"] for i, a in enumerate(first)]
+    return {"floor": statistics.median(own), "chance": statistics.median(other)}

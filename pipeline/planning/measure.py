@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.cad.omnicad.dataset import Entry, no_real_models, open_dataset, real_path
+from pipeline.cad.omnicad.dataset import no_real_models, open_dataset, real_path
+from pipeline.cad.omnicad.listing import Entry
 from pipeline.cad.parts import synthesis
 from pipeline.cad.solids.sandbox import Failure, Sandbox
-from pipeline.corpus.build import make_synthetic_zip, members_of
+from pipeline.corpus.build import members_of
 from pipeline.corpus.prepare import PrepareTask, prepare, read_texts
+from pipeline.corpus.synthetic import make_synthetic_zip
 from pipeline.encoders.michelangelo import MichelangeloConfig, MichelangeloEncoder
 from pipeline.evaluation.evaluate import PICTURE_SIZE
 from pipeline.features.build import models_per_pass
@@ -152,7 +154,7 @@ def _timed_assess(p: Params, records: list[dict[str, Any]], drawn: list[dict[str
 def _num_real(p: Params) -> int:
     if no_real_models(p) is not None:
         return 0
-    return min(len(open_dataset(real_path(p).absolute()).entries()[0]), p.transfer.limit)
+    return min(len(open_dataset(real_path(p).absolute()).listing()), p.transfer.limit)
 
 
 def _by_layers(seconds: Callable[[int], float], num_layers: int) -> float:

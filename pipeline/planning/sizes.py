@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.corpus.build import SPLITS
+from pipeline.corpus.splits import SPLITS
 from pipeline.encoders.michelangelo import MichelangeloConfig
 from pipeline.runtime.errors import UserError
 from pipeline.settings.data import Model

@@ -7,15 +7,18 @@ between a stop and the next start.
 import contextlib
 import json
 import shutil
+import sqlite3
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
-from pipeline.runtime.atomic import exclusive, write_text
+from pipeline.runtime.atomic import exclusive
+from pipeline.runtime.errors import UserError
 from pipeline.runtime.fingerprint import fingerprint
 
 SCRATCH = Path("scratch")
-BLOCK = 64  # records in a file of a journal: so many are lost at most
+RECORDS = "records.sqlite"
 
 
 @contextlib.contextmanager
@@ -37,43 +40,62 @@ def clean(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-class Journal:
-    """Finished records in a folder of scratch, each under the identity of what it was made from.
+def temporary_tables(owner: object, schema: str) -> sqlite3.Connection:
+    """SQLite tables in a temporary file that goes with its owner, for what would grow in memory with the corpus.
 
-    Records come in any order, and are found whatever else was done before or between. What is added is written in
-    blocks, the last one when the ``with`` block ends.
+    Args:
+        schema: statements that make them.
+    """
+    tables = sqlite3.connect("")
+    weakref.finalize(owner, tables.close)
+    tables.executescript(f"PRAGMA journal_mode = OFF; {schema}")
+    return tables
+
+
+class Journal:
+    """Finished records in scratch, each under the identity of what it was made from.
+
+    Records come in any order, and are found whatever else was done before or between. They are on disk alone. What was
+    added outlives a kill at any moment.
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._records: dict[str, dict[str, Any]] = {}
-        self._unwritten: dict[str, dict[str, Any]] = {}
+        """Open the journal in a folder, or begin one.
+
+        Raises:
+            UserError: it is damaged.
+        """
         folder.mkdir(parents=True, exist_ok=True)
-        self._blocks = 0
-        for path in sorted(folder.glob("*.json")):
-            self._records |= json.loads(path.read_bytes())
-            self._blocks = int(path.stem) + 1
+        path = folder / RECORDS
+        self._tables = sqlite3.connect(path, isolation_level=None)  # each record is a transaction of its own
+        weakref.finalize(self, self._tables.close)
+        try:
+            # Written ahead, a record costs no wait for the disk; a machine that fails costs the last ones.
+            self._tables.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL")
+            self._tables.execute("CREATE TABLE IF NOT EXISTS records (identity TEXT PRIMARY KEY, record TEXT)")
+        except sqlite3.DatabaseError as error:
+            raise UserError(f"{path} cannot be used ({error}); remove it, and what it held is made again") from error
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._write()
+        self._tables.close()
+
+    def __len__(self) -> int:
+        found: int = self._tables.execute("SELECT count(*) FROM records").fetchone()[0]
+        return found
 
     def __contains__(self, identity: str) -> bool:
-        return identity in self._records
+        return self._tables.execute("SELECT 1 FROM records WHERE identity = ?", (identity,)).fetchone() is not None
 
     def __getitem__(self, identity: str) -> dict[str, Any]:
-        return self._records[identity]
+        row = self._tables.execute("SELECT record FROM records WHERE identity = ?", (identity,)).fetchone()
+        if row is None:
+            raise KeyError(identity)
+        record: dict[str, Any] = json.loads(row[0])
+        return record
 
     def add(self, identity: str, record: dict[str, Any]) -> None:
         """Keep a record of plain JSON values."""
-        self._records[identity] = self._unwritten[identity] = record
-        if len(self._unwritten) == BLOCK:
-            self._write()
-
-    def _write(self) -> None:
-        if self._unwritten:
-            write_text(self.folder / f"{self._blocks:06d}.json", json.dumps(self._unwritten))
-            self._unwritten = {}
-            self._blocks += 1
+        self._tables.execute("INSERT OR REPLACE INTO records VALUES (?, ?)", (identity, json.dumps(record)))

@@ -3,6 +3,7 @@
 The corpus has such a file too, of its train split.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,11 @@ from pipeline.runtime.errors import UserError
 SEEN = "seen_programs.npy"
 
 
-def write_seen(folder: Path, hashes: frozenset[str]) -> None:
-    """Write ``seen_programs.npy``: (N,) uint64, sorted."""
+def write_seen(folder: Path, hashes: Iterable[str]) -> None:
+    """Write ``seen_programs.npy``: (N,) uint64, sorted, each once."""
+    numbers = np.unique(np.fromiter((int(each, 16) for each in hashes), np.uint64))
     with atomic_open(folder / SEEN, "wb") as file:
-        np.save(file, np.array(sorted(int(each, 16) for each in hashes), np.uint64), allow_pickle=False)
+        np.save(file, numbers, allow_pickle=False)
 
 
 def read_seen(folder: Path, stage: str = "models") -> frozenset[str]:

@@ -19,15 +19,15 @@ from pipeline.shards.manifest import Manifest, read_rejects
 from pipeline.shards.reader import ShardReader
 from tests.conftest import shared
 from tests.func.conftest import Project, make_project
-from tests.func.test_interruption import contents, kill_when, scratch_has
+from tests.func.test_interruption import contents, has_records, kill_when, scratch_has
 
 pytestmark = pytest.mark.xdist_group("changed_data")  # one process makes the project that these tests share
 
 RAW = "data/raw/Omni-CAD"
 COUNT = 30  # several shards
-MORE = range(100, 150)  # with these, more than one block of the corpus stage
+MORE = range(100, 150)  # with these, the corpus stage is still at work when it is killed
 STAGES = {  # the command, its out, and what is in scratch once a first unit is finished
-    "corpus": (("corpus",), "data/corpus", "corpus/*/blocks/*.json"),
+    "corpus": (("corpus",), "data/corpus", "corpus/*/records.sqlite"),
     "geometry": (("geometry",), "data/geometry", "geometry/*/*.done.json"),
     "features": (
         ("features", "--modality", "point_cloud"),
@@ -125,7 +125,8 @@ def test_what_was_killed_goes_on_with_the_data_as_they_are_now(project, tmp_path
     for number in MORE if stage == "corpus" else ():
         raw.put(number)
     shutil.rmtree(copy.folder / out, ignore_errors=True)
-    kill_when(copy, ("cadmllm", *command), scratch_has(copy, unit), signal.SIGKILL)
+    has_unit = has_records if stage == "corpus" else scratch_has
+    kill_when(copy, ("cadmllm", *command), has_unit(copy, unit), signal.SIGKILL)
     CHANGES[change](raw)
     before = list(STAGES)[: list(STAGES).index(stage)]
     for name in before:
@@ -165,7 +166,7 @@ def test_forty_real_models_are_added_after_a_kill(project, tmp_path):
     later = np.random.default_rng(0).choice(models, 40, replace=False)
     for path in later:
         path.rename(tmp_path / path.name)
-    kill_when(copy, ("cadmllm", "corpus"), scratch_has(copy, STAGES["corpus"][2]), signal.SIGKILL)
+    kill_when(copy, ("cadmllm", "corpus"), has_records(copy, STAGES["corpus"][2]), signal.SIGKILL)
     for path in later:
         (tmp_path / path.name).rename(path)
     copy.call("corpus")

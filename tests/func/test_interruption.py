@@ -1,8 +1,10 @@
 """Killed at any moment, the pipeline goes on to the same bytes."""
 
+import contextlib
 import hashlib
 import json
 import signal
+import sqlite3
 import time
 
 import pytest
@@ -34,6 +36,19 @@ def scratch_has(project, pattern):
     return lambda: any((project.folder / "scratch").glob(pattern))
 
 
+def has_records(project, pattern):
+    """Whether a journal in scratch has saved a record."""
+
+    def found():
+        for path in (project.folder / "scratch").glob(pattern):
+            with contextlib.suppress(sqlite3.OperationalError), contextlib.closing(sqlite3.connect(path)) as journal:
+                if journal.execute("SELECT 1 FROM records").fetchone():
+                    return True
+        return False
+
+    return found
+
+
 def test_features_killed_after_a_shard_go_on_to_the_same_bytes(copy):
     before = contents(copy.folder / "data/features/image")
     command = ("cadmllm", "features", "--modality", "image")
@@ -42,6 +57,24 @@ def test_features_killed_after_a_shard_go_on_to_the_same_bytes(copy):
     output = copy.run(*command)
     assert "shards found in scratch" in output
     assert contents(copy.folder / "data/features/image") == before
+
+
+def test_an_evaluation_that_is_killed_repeats_the_batch_at_hand_alone(copy):
+    copy.change("num_test_models: 2", "num_test_models: 5", after="evaluation:")
+    copy.change("batch_size: 4", "batch_size: 2", after="evaluation:")
+    command, out = ("cadmllm", "evaluate", "stage3_all"), copy.folder / "evaluations/stage3_all"
+    copy.run(*command)
+    before, figures = contents(out), copy.read("metrics/evaluate/stage3_all.json")
+    parts = "evaluation-stage3_all/*/parts"
+    kill_when(copy, command, scratch_has(copy, f"{parts}/text/000002.json"), signal.SIGKILL)
+    kept = {path: path.stat().st_mtime_ns for path in (copy.folder / "scratch").glob(f"{parts}/**/*.json")}
+    assert {path.name for path in kept} >= {"validation.json", "000000.json", "000002.json"}
+    kill_when(copy, command, scratch_has(copy, f"{parts}/text-other-text/000000.json"), signal.SIGKILL)
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept, "what was finished was not made again"
+    copy.run(*command)
+    assert contents(out) == before
+    assert copy.read("metrics/evaluate/stage3_all.json") == figures
+    assert not list((copy.folder / "scratch/evaluation-stage3_all").glob("[!.]*"))
 
 
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])

@@ -85,7 +85,7 @@ def learn(folder, combination, monkeypatch, scratch, blind=False):
         setting = Setting(stage, training, p.evaluation.model_copy(update=budget), p.kernel, 0)
         geometry = ShardReader(folder / "data/geometry", "geometry")
         with Evaluator(model, data, geometry, setting, scratch / when, 1) as evaluator:
-            return evaluator.syntax(evaluator.cases(combination))
+            return evaluator.syntax(combination)
 
     before = syntax("before", lengths[-1])
     Trainer(model, silent_job(stage, training, data, scratch)).train()

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.cad.omnicad import documents
-from pipeline.cad.omnicad.dataset import Dataset, base_model
+from pipeline.cad.omnicad.dataset import Dataset
+from pipeline.cad.omnicad.listing import base_model
 from pipeline.cad.parts import synthesis
 from pipeline.corpus.build import build_corpus
 from pipeline.corpus.prepare import model_id, read_texts
@@ -56,7 +57,7 @@ def test_prefixes_join_the_train_split_alone(tmp_path):
     assert not (tmp_path / "prefixes" / "out" / "prefixes").exists()
 
 
-def test_a_model_replaced_while_the_stage_runs_is_the_one_that_was_read(tmp_path):
+def test_a_model_replaced_while_the_stage_runs_is_the_one_that_was_read(tmp_path, monkeypatch):
     captions = []
     for number in range(12):
         program = synthesis.make_part(0, number, ("flange", "l_bracket")).program
@@ -70,19 +71,24 @@ def test_a_model_replaced_while_the_stage_runs_is_the_one_that_was_read(tmp_path
     p = parse(compose("smoke"), "smoke")
     changes = {"source": "omnicad", "path": str(tmp_path / "raw"), "prefixes": 2, "duplicates": "keep"}
     data = p.data.model_copy(update=changes)
-    files = sorted((tmp_path / "raw/json/0000").iterdir())
 
-    def build(name, progress):
-        build_corpus(data, p.codec, p.kernel, 0, tmp_path / f"{name}-scratch", tmp_path / name, 1, progress)
+    def build(name):
+        build_corpus(data, p.codec, p.kernel, 0, tmp_path / f"{name}-scratch", tmp_path / name, 1, lambda *_: None)
         return {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()}
 
-    def replace_all(*_):
-        for path in files:
-            path.write_text(documents.dumps(synthesis.make_part(1, 0, ("washer",)).program))
+    read = Dataset.read
 
-    left_alone = build("left_alone", lambda *_: None)
-    assert build("replaced", replace_all) == left_alone
-    assert build("afterwards", lambda *_: None) != left_alone
+    def read_and_replace(self, name):
+        data = read(self, name)
+        if name.startswith("json/"):
+            (tmp_path / "raw" / name).write_text(documents.dumps(synthesis.make_part(1, 0, ("washer",)).program))
+        return data
+
+    left_alone = build("left_alone")
+    with monkeypatch.context() as patch:
+        patch.setattr(Dataset, "read", read_and_replace)
+        assert build("replaced") == left_alone
+    assert build("afterwards") != left_alone
 
 
 @pytest.fixture

@@ -117,7 +117,7 @@ def test_the_length_of_an_example_is_that_of_what_it_shows(folder):
             assert "".join(map(chr, inputs.prompt)) == f"{INSTRUCTION}{caption}\n"
         batches = list(data.batches(examples, 10_000, TOKENS, 0, 1))
         assert [sorted(batch.lengths) for batch, _ in batches] == [sorted(lengths)]
-        assert len(cut(lengths, 10_000)) == 1
+        assert len(share_out(lengths, 10_000)) == 1
 
 
 def test_other_notations_are_counted_as_they_write(folder):

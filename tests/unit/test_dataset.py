@@ -9,9 +9,11 @@ from collections import Counter
 import pytest
 
 from pipeline.cad.omnicad import documents
-from pipeline.cad.omnicad.dataset import Dataset, base_model
+from pipeline.cad.omnicad.dataset import Dataset
+from pipeline.cad.omnicad.listing import base_model
 from pipeline.cad.parts import synthesis
-from pipeline.corpus.build import assign_splits, make_synthetic_zip
+from pipeline.corpus.splits import assign_splits
+from pipeline.corpus.synthetic import make_synthetic_zip
 from pipeline.runtime.errors import RejectError, UserError
 from pipeline.settings.data import Data, Split
 from pipeline.shards.manifest import read_rejects, write_rejects
@@ -98,22 +100,26 @@ def test_what_is_no_dataset_is_told(tmp_path):
         Dataset(tmp_path / "file.zip")
 
 
+def assigned_splits(bases, split, seed, published=None):
+    return dict(assign_splits(bases, split, seed, (published or {}).get))
+
+
 def test_splits_have_about_their_size_and_more_data_moves_nothing():
     split = Split(validation=0.1, test=0.2)
     bases = [f"0000/{i:08d}" for i in range(2000)]
-    assigned = assign_splits(set(bases), split, 0, {})
+    assigned = assigned_splits(bases, split, 0)
     counts = Counter(assigned.values())
     assert 0.07 < counts["validation"] / 2000 < 0.13
     assert 0.16 < counts["test"] / 2000 < 0.24
-    fewer = assign_splits(set(bases[:1500]), split, 0, {})
+    fewer = assigned_splits(bases[:1500], split, 0)
     assert all(assigned[base] == fewer[base] for base in fewer)
-    assert assigned != assign_splits(set(bases), split, 1, {})
+    assert assigned != assigned_splits(bases, split, 1)
 
 
 def test_the_published_test_split_is_kept_and_validation_comes_from_training():
     bases = [f"0000/{i:08d}" for i in range(2000)]
     published = {base: "test" if i % 4 == 0 else "train" for i, base in enumerate(bases)}
-    assigned = assign_splits(set(bases), Split(validation=0.1, test=0.2), 0, published)
+    assigned = assigned_splits(bases, Split(validation=0.1, test=0.2), 0, published)
     assert [assigned[base] == "test" for base in bases] == [i % 4 == 0 for i in range(2000)]
     assert Counter(assigned.values())["validation"] > 100
 
@@ -121,7 +127,7 @@ def test_the_published_test_split_is_kept_and_validation_comes_from_training():
 @pytest.mark.parametrize("count", range(3, 12))
 def test_no_split_is_empty_where_there_are_enough_models(count):
     bases = {f"0000/{i:08d}" for i in range(count)}
-    assert set(assign_splits(bases, Split(validation=0.1, test=0.1), 0, {}).values()) == {"train", "validation", "test"}
+    assert set(assigned_splits(bases, Split(validation=0.1, test=0.1), 0).values()) == {"train", "validation", "test"}
 
 
 def test_a_base_model_is_what_its_versions_share():
@@ -160,7 +166,7 @@ def test_unseen_families_are_in_the_test_split_alone(tmp_path):
     data = synthetic(200, ["washer"], ["clevis", "pulley"], test=0.3)
     make_synthetic_zip(tmp_path / "a.zip", data, seed=0)
     entries, _ = Dataset(tmp_path / "a.zip").entries()
-    splits = assign_splits({base_model(entry.id) for entry in entries}, data.split, 0, {})
+    splits = assigned_splits({base_model(entry.id) for entry in entries}, data.split, 0)
     unseen = re.compile("clevis|fork|pulley|wheel")
     found = Counter((splits[base_model(entry.id)], bool(unseen.search(entry.caption))) for entry in entries)
     assert found["test", True] > found["test", False] > 0

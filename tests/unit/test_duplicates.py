@@ -8,11 +8,13 @@ import pytest
 
 from pipeline.cad.language.program import Frame
 from pipeline.cad.omnicad import documents
-from pipeline.cad.omnicad.dataset import Entry
+from pipeline.cad.omnicad.listing import Entry, base_model
 from pipeline.cad.parts import synthesis
-from pipeline.corpus.build import build_corpus, drawn_split
+from pipeline.corpus.build import build_corpus
 from pipeline.corpus.duplicates import known_to_training
 from pipeline.corpus.prepare import PrepareTask, model_id, prepare
+from pipeline.corpus.selection import Selection
+from pipeline.corpus.splits import drawn_split
 from pipeline.planning.presets import compose
 from pipeline.runtime.errors import UserError
 from pipeline.settings.data import Split
@@ -41,21 +43,23 @@ def test_place_scale_and_codec_make_no_other_program():
     assert hash_of(part) != hash_of(program(1, family="l_bracket"))
 
 
-def record(entry, known):
-    return {"id": entry, "program_hash": known}
-
-
 def test_what_is_left_out_says_of_what_it_is_a_duplicate():
-    by_split = {
-        "train": [record("a", "1"), record("b", "1"), record("c", "2")],
-        "validation": [record("d", "1"), record("e", "3")],
-        "test": [record("f", "4"), record("g", "3"), record("h", "2")],
+    programs = {
+        "train": {"a_1": "1", "b_1": "1", "c_1": "2"},
+        "validation": {"d_1": "1", "e_1": "3"},
+        "test": {"f_1": "4", "g_1": "3", "h_1": "2"},
     }
-    found = {reject.id: (reject.reason, reject.detail) for reject in known_to_training(by_split, frozenset("4"))}
+    selection = Selection()
+    for members in programs.values():
+        for entry, known in members.items():
+            selection.add({"id": entry, "program_hash": known}, entry, is_prefix=False)
+    published = [(base_model(entry), split) for split, members in programs.items() for entry in members]
+    selection.assign_splits(Split(validation=0.0, test=0.0), 0, published)
+    found = {reject.id: (reject.reason, reject.detail) for reject in known_to_training(selection, frozenset("4"))}
     assert found == {
-        "d": ("duplicate_of_train", "the same program as a of the train split"),
-        "f": ("seen_in_training", "a network was trained on the same program"),
-        "h": ("duplicate_of_train", "the same program as c of the train split"),
+        "d_1": ("duplicate_of_train", "the same program as a_1 of the train split"),
+        "f_1": ("seen_in_training", "a network was trained on the same program"),
+        "h_1": ("duplicate_of_train", "the same program as c_1 of the train split"),
     }
 
 

@@ -21,12 +21,11 @@ from pipeline.cad.solids.distances import chamfer, misfit, to_surface
 from pipeline.cad.solids.mesh import flat_mesh, volumetric_iou, watertight
 from pipeline.cad.solids.sampling import sample_surface
 from pipeline.cad.solids.sandbox import Sandbox
-from pipeline.evaluation.evaluate import bounds
 from pipeline.evaluation.robustness import noisy, table, thinned, turned
 from pipeline.geometry.draw import normalised_mesh
 from pipeline.metrics.assess import AssessTask, CompareTask, assess, compare_files
 from pipeline.metrics.compare import compare_pairs, summary
-from pipeline.metrics.geometry import Body, cloud_metrics, compare, no_answer_metrics
+from pipeline.metrics.geometry import Body, chamfer_bounds, cloud_metrics, compare, no_answer_metrics
 from pipeline.metrics.pairs import pairs
 from pipeline.metrics.sequence import commands, sequence_accuracy
 from pipeline.metrics.statistics import OF_SOLIDS, interval, summarise
@@ -256,7 +255,7 @@ def test_the_interval_holds_the_mean_as_often_as_it_says():
 
 def test_the_chance_level_compares_different_models():
     near, far = np.zeros((50, 6)), np.ones((50, 6))
-    assert bounds([near, far, near], 50) == pytest.approx({"floor": 0.0, "chance": np.sqrt(3)})
+    assert chamfer_bounds([near, far, near], 50) == pytest.approx({"floor": 0.0, "chance": np.sqrt(3)})
 
 
 # -- files ----------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from pipeline.cad.language.program import Frame
 from pipeline.cad.omnicad import documents
 from pipeline.cad.omnicad.dataset import Dataset
 from pipeline.cad.omnicad.raw_files import NoDatasetError
+from pipeline.cad.omnicad.zip_directory import Member, read_directory
 from pipeline.cad.parts import synthesis
 from pipeline.cad.solids.sandbox import Sandbox
 from pipeline.geometry.build import draw_task
@@ -157,6 +158,25 @@ def test_however_a_dataset_lies_it_is_the_same(tmp_path, arrange):
     expected = contents(Dataset(made))
     assert [entry.id for entry, *_ in expected] == IDS
     assert contents(Dataset(arrange(tmp_path, made))) == expected
+
+
+@pytest.mark.parametrize("arrange", [zipped, zip_from_a_mac, zip64, zip_behind_something, "many files"])
+def test_a_zips_directory_is_read_as_python_reads_it(tmp_path, arrange):
+    if arrange == "many files":  # more than the first format of zips can count
+        path = tmp_path / "many.zip"
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.comment = b"a comment"
+            for number in range(0x10001):
+                archive.writestr(f"json/\N{LATIN SMALL LETTER E WITH ACUTE}/{number}.json", b"")
+    else:
+        path = arrange(tmp_path, make(tmp_path / "made"))
+    with zipfile.ZipFile(path) as archive, path.open("rb") as file:
+        expected = [
+            (each.filename, Member(each.header_offset, each.compress_size, each.file_size, each.CRC,
+                                   each.compress_type, each.flag_bits))
+            for each in archive.infolist()
+        ]  # fmt: skip
+        assert list(read_directory(file)) == expected
 
 
 def test_captions_with_a_byte_order_mark_and_other_line_ends(tmp_path):

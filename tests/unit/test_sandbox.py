@@ -80,6 +80,35 @@ def test_a_slow_item_holds_nobody_up():
     assert max(finished[1:]) < finished[0]
 
 
+def test_as_they_come_a_slow_item_never_holds_up_others_nor_are_more_taken_than_there_are_workers():
+    taken, before_the_slow_one = 0, []
+
+    def items():
+        nonlocal taken
+        for seconds in (3.0, *[0.0] * 300):  # more than any window
+            taken += 1
+            yield seconds
+
+    with Sandbox(doze, 2, timeout_s=20.0, memory_mib=256) as sandbox:
+        list(sandbox.map([0.0, 0.0]))
+        for finished, (seconds, answer) in enumerate(sandbox.as_completed(items()), 1):
+            assert isinstance(answer, float)
+            assert taken - finished <= 2
+            before_the_slow_one.append(seconds)
+    assert before_the_slow_one == [*[0.0] * 300, 3.0]
+
+
+def test_as_they_come_each_item_has_its_own_result():
+    with Sandbox(work, 3, timeout_s=2.0, memory_mib=256) as sandbox:
+        found = list(sandbox.as_completed([*range(40), "hang", "reject"]))
+    assert sorted(item for item, _ in found if isinstance(item, int)) == list(range(40))
+    assert all(answer == 2 * item for item, answer in found if isinstance(item, int))
+    assert {item: answer.reason for item, answer in found if isinstance(item, str)} == {
+        "hang": "timeout",
+        "reject": "unsupported_curve",
+    }
+
+
 def doze(seconds):
     time.sleep(seconds)
     return time.monotonic()

@@ -1,24 +1,30 @@
 """What scratch keeps, and for what it is used again."""
 
+import shutil
+import subprocess
+import sys
+
 import pytest
 
-from pipeline.runtime.errors import Reject
-from pipeline.runtime.scratch import BLOCK, Journal
+from pipeline.runtime.errors import Reject, UserError
+from pipeline.runtime.scratch import RECORDS, Journal
 from pipeline.shards import building
 from pipeline.shards.building import SHARDS, FinishedShard, publish_shards, shard_by_shard
 from pipeline.shards.manifest import Manifest
 from pipeline.shards.writer import write_shard
+from tests.conftest import ROOT
 
 
 def test_a_journal_finds_records_whatever_was_done_before_and_between(tmp_path):
     with Journal(tmp_path) as journal:
-        for number in range(BLOCK + 3):
+        for number in range(70):
             journal.add(f"a{number}", {"value": number})
-        assert len(list(tmp_path.glob("*.json"))) == 1, "what a kill would cost is less than a block"
+        shutil.copytree(tmp_path, tmp_path / "killed")
+    assert len(Journal(tmp_path / "killed")) == 70, "a kill costs none"
     with Journal(tmp_path) as journal:
         journal.add("between", {"value": -1})
     found = Journal(tmp_path)
-    assert [found[f"a{number}"]["value"] for number in range(BLOCK + 3)] == list(range(BLOCK + 3))
+    assert [found[f"a{number}"]["value"] for number in range(70)] == list(range(70))
     assert found["between"] == {"value": -1}
     assert "never" not in found
 
@@ -27,11 +33,48 @@ def test_a_journal_keeps_what_is_finished_when_work_is_broken_off(tmp_path):
     def work():
         with Journal(tmp_path) as journal:
             journal.add("a", {})
+            journal.add("b", {})
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         work()
     assert "a" in Journal(tmp_path)
+    assert "b" in Journal(tmp_path)
+
+
+WRITE_ON = """
+import sys, pathlib
+from pipeline.runtime.scratch import Journal
+journal = Journal(pathlib.Path(sys.argv[1]))
+for number in range(1 << 30):
+    journal.add(f"{number:08d}", {"value": number, "text": "x" * (number * 7919 % 20000)})
+    if number % 10 == 0:
+        print(number, flush=True)
+"""
+
+
+def test_a_kill_in_the_middle_of_a_record_costs_that_record_alone(tmp_path):
+    """Three kills of a process that does nothing but write; each time it goes on with the same file."""
+    told = 0
+    for _ in range(3):
+        writer = subprocess.Popen(
+            [sys.executable, "-c", WRITE_ON, tmp_path], stdout=subprocess.PIPE, text=True, cwd=ROOT
+        )
+        with writer:
+            told = max(told, *(int(next(writer.stdout)) for _ in range(5)))
+            writer.kill()
+        journal = Journal(tmp_path)
+        assert len(journal) > told
+        for number in range(len(journal)):  # none is missing between others
+            assert journal[f"{number:08d}"] == {"value": number, "text": "x" * (number * 7919 % 20000)}
+
+
+def test_a_journal_that_is_damaged_is_told(tmp_path):
+    with Journal(tmp_path) as journal:
+        journal.add("a", {})
+    (tmp_path / RECORDS).write_bytes(b"junk" * 1000)
+    with pytest.raises(UserError, match=rf"{RECORDS} cannot be used .*remove it"):
+        Journal(tmp_path)
 
 
 def make(path):
@@ -67,11 +110,11 @@ def test_a_kill_while_shards_are_published_costs_none_of_them(tmp_path, monkeypa
     def killed(*_):
         raise KeyboardInterrupt
 
-    scratch, out, sources = tmp_path / "scratch", tmp_path / "out", {"a.tar": "1", "b.tar": "2"}
+    folder, out, sources = tmp_path / "scratch", tmp_path / "out", {"a.tar": "1", "b.tar": "2"}
 
     def published():
-        finished = shard_by_shard(scratch, sources, make, lambda *_: None)
-        publish_shards(scratch, out, finished, "geometry", {}, {})
+        finished = shard_by_shard(folder, sources, make, lambda *_: None)
+        publish_shards(folder, out, finished, "geometry", {}, {})
 
     make.made = []
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
@@ -82,4 +125,4 @@ def test_a_kill_while_shards_are_published_costs_none_of_them(tmp_path, monkeypa
     names = ["a.tar", "b.tar", "index.npy", "manifest.json", "rejects.csv"]
     assert sorted(path.name for path in out.iterdir()) == names
     assert Manifest.read(out, "geometry").details["counts"] == {"samples": 2, "rejected": 2}
-    assert not scratch.exists()
+    assert not folder.exists()

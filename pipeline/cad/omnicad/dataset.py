@@ -5,39 +5,19 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from pipeline.cad.omnicad.listing import Entry, Listing
 from pipeline.cad.omnicad.raw_files import NoDatasetError, RawFile, open_raw, view_name
 from pipeline.runtime.errors import Reject, RejectError, UserError
 from pipeline.settings.data import Data
 from pipeline.settings.params import Params
 
-ID = re.compile(r"[A-Za-z0-9]+/[A-Za-z0-9]+_[0-9]+")
 MODEL = re.compile(r"[^/]+/[^/]+\.json")
-SURROGATE = re.compile("[\ud800-\udfff]")  # half a character: JSON can name it, UTF-8 cannot write it
 SYNTHETIC_ZIP = "synthetic-omnicad.zip"
 SPLIT_FILE = "raw_train_test_split.json"
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One caption with its model."""
-
-    id: str
-    caption: str
-
-    @property
-    def key(self) -> str:
-        """The sample's key in shards: the id without its slash."""
-        return self.id.replace("/", "")
-
-
-def base_model(entry_id: str) -> str:
-    """The base model that an id is a version or prefix of: ``0000/00000071_00005`` -> ``0000/00000071``."""
-    return entry_id.rpartition("_")[0]
 
 
 class Dataset:
@@ -75,33 +55,33 @@ class Dataset:
         """
         self._files.check()
 
-    def entries(self) -> tuple[list[Entry], list[Reject]]:
-        """Captions that have a model, in order of id, and what does not fit together.
+    def listing(self, limit: int | None = None) -> Listing:
+        """Captions that have a model, and what does not fit together.
 
         Every caption and every model is in exactly one of the two.
+
+        Args:
+            limit: so many captions and models in order of id; all if None.
         """
-        entries: dict[str, Entry] = {}
-        rejects: list[Reject] = []
-        models: set[str] = set()
+        found = Listing()
         for name in self._files.names("json", 1):
             if MODEL.fullmatch(name):
-                models.add(name.removesuffix(".json"))
+                found.add_model(name.removesuffix(".json"))
             elif name.endswith("/") or name.lower().endswith(".json"):
-                rejects.append(Reject(f"json/{name}", "corpus", "misplaced", "a model is json/<folder>/<id>.json"))
-        seen: set[str] = set()
+                found.rejects.append(
+                    Reject(f"json/{name}", "corpus", "misplaced", "a model is json/<folder>/<id>.json")
+                )
         for name in self._files.names("txt", 0):
-            if not name.endswith(".json"):
-                continue
-            for position, row in enumerate(self._captions(f"txt/{name}", rejects)):
-                checked = _check_caption(row, f"txt/{name}[{position}]", models, seen)
-                if isinstance(checked, Reject):
-                    rejects.append(checked)
-                else:
-                    entries[checked.id] = checked
-                    seen.add(checked.id)
-        captioned = seen | {reject.id for reject in rejects}
-        rejects += [Reject(model, "corpus", "caption_missing") for model in sorted(models - captioned)]
-        return [entries[key] for key in sorted(entries)], rejects
+            if name.endswith(".json"):
+                for position, row in enumerate(self._captions(f"txt/{name}", found.rejects)):
+                    found.add_caption(row, f"txt/{name}[{position}]")
+        found.finish(limit)
+        return found
+
+    def entries(self) -> tuple[list[Entry], list[Reject]]:
+        """What ``listing`` gives, as lists."""
+        found = self.listing()
+        return list(found), found.rejects
 
     def _captions(self, name: str, rejects: list[Reject]) -> Iterable[Any]:
         try:
@@ -113,14 +93,19 @@ class Dataset:
             return []
         return rows
 
-    def published_split(self) -> dict[str, str]:
-        """Base model -> ``train``, ``validation`` or ``test``, where the dataset has its split file."""
+    def published_split(self) -> Iterator[tuple[str, str]]:
+        """Base models, each with ``train``, ``validation`` or ``test``, where the dataset has its split file.
+
+        Of one that is named twice, the last holds.
+        """
         file = self._files.find(SPLIT_FILE)
         if file is None:
-            return {}
+            return
         try:
             document = json.loads(file.read())
-            return {str(base): split for split in ("train", "validation", "test") for base in document.get(split, [])}
+            for split in ("train", "validation", "test"):
+                for base in document.get(split, []):
+                    yield str(base), split
         except (ValueError, AttributeError, TypeError, RejectError) as error:
             raise UserError(f"{self.path}: {SPLIT_FILE} is damaged: {error}") from error
 
@@ -147,20 +132,6 @@ class Dataset:
             told = [file.told for file in (model, *self.own_files(entry.id)) if file is not None]
             digest.update(json.dumps([entry.id, entry.caption, told]).encode())
         return digest.hexdigest()
-
-
-def _check_caption(row: Any, place: str, models: set[str], seen: set[str]) -> Entry | Reject:
-    entry_id = row.get("id") if isinstance(row, dict) else None
-    if not isinstance(entry_id, str) or not ID.fullmatch(entry_id):
-        return Reject(place, "corpus", "bad_id", f"{entry_id!r:.80} is not like 0000/00000071_00005")
-    caption = row.get("text caption")
-    if entry_id in seen:
-        return Reject(entry_id, "corpus", "duplicate_id", place)
-    if not isinstance(caption, str) or not caption.strip() or SURROGATE.search(caption):
-        return Reject(entry_id, "corpus", "bad_caption", f"{caption!r:.80} is not a text")
-    if entry_id not in models:
-        return Reject(entry_id, "corpus", "model_missing", f"json/{entry_id}.json does not exist")
-    return Entry(entry_id, caption.strip())
 
 
 @functools.lru_cache(maxsize=2)

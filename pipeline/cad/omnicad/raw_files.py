@@ -13,16 +13,18 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO
 
 from pipeline.cad.omnicad.documents import MAX_BYTES
+from pipeline.cad.omnicad.zip_directory import Member, read_directory
 from pipeline.runtime.errors import RejectError, UserError
+from pipeline.runtime.scratch import temporary_tables
 
 FOLDERS = ("json", "txt", "pcd", "img")
 LAYOUT = "json/0000/<id>.json and txt/0000.json are looked for"
 LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, lengths of name and extra field (APPNOTE.TXT 4.3.7)
 ENCRYPTED = 1
-DOWN = re.compile(r"((?:[^/]+/)?)json/")
+DOWN = re.compile(r"((?:[^/]+/)?)(json|txt)/")
 UNREADABLE = (OSError, EOFError, ValueError, NotImplementedError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
 
 
@@ -33,17 +35,6 @@ def view_name(entry_id: str, view: int) -> str:
 
 class NoDatasetError(UserError):
     """No dataset is at a path."""
-
-
-class Member(NamedTuple):
-    """Where a zip has a file, as its directory says."""
-
-    offset: int
-    packed: int
-    size: int
-    crc: int
-    method: int
-    flags: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,52 +157,54 @@ def _leads_nowhere(folder: Path) -> bool:
 
 
 class RawZip:
-    """A dataset in a zip; it may lie one folder down, as it does in its own."""
+    """A dataset in a zip; it may lie one folder down, as it does in its own.
+
+    The zip's directory is kept in a temporary file, not in memory.
+    """
 
     def __init__(self, path: Path) -> None:
         self.root = path
+        schema = "CREATE TABLE members (name TEXT PRIMARY KEY, offset, packed, size, crc, method, flags) WITHOUT ROWID"
+        self._tables = temporary_tables(self, schema)
+        tops: dict[str, set[str]] = {"json": set(), "txt": set()}
         try:
             self._listed = _state(path)
-            with zipfile.ZipFile(path) as archive:
-                # Some systems write names with backslashes, and hidden copies of their own.
-                named = ((info.filename.replace("\\", "/"), info) for info in archive.infolist())
-                members = {
-                    name: info for name, info in named if not name.endswith("/") and not name.startswith("__MACOSX")
-                }
-        except (zipfile.BadZipFile, OSError, NotImplementedError) as error:
+            with open(path, "rb") as file:
+                for written, member in read_directory(file):
+                    name = written.replace("\\", "/")  # some systems write it so
+                    if name.endswith("/") or name.startswith("__MACOSX"):  # hidden copies of a system's own
+                        continue
+                    self._tables.execute("INSERT OR REPLACE INTO members VALUES (?, ?, ?, ?, ?, ?, ?)", (name, *member))
+                    if found := DOWN.match(name):
+                        tops[found[2]].add(found[1])
+        except (zipfile.BadZipFile, OSError, OverflowError) as error:
             kind = UserError if path.suffix.lower() == ".zip" else NoDatasetError
             raise kind(f"{path} is neither a folder nor a readable zip ({error})") from error
-        down = {found[1] for name in members if (found := DOWN.match(name))}
-        prefixes = [prefix for prefix in down if any(name.startswith(f"{prefix}txt/") for name in members)]
-        if len(prefixes) != 1:
+        both = tops["json"] & tops["txt"]
+        if len(both) != 1:
             raise NoDatasetError(f"{path} is not an Omni-CAD dataset: {LAYOUT}")
-        self._members = {
-            name.removeprefix(prefixes[0]): Member(
-                info.header_offset,
-                info.compress_size,
-                info.file_size,
-                info.CRC,
-                info.compress_type,
-                info.flag_bits,
-            )
-            for name, info in members.items()
-            if name.startswith(prefixes[0])
-        }
+        self._top = both.pop()
 
     def names(self, folder: str, depth: int) -> Iterator[str]:
         """As ``RawFolder.names``."""
-        found: dict[str, None] = {}
-        for name in self._members:
-            first, *parts = name.split("/")
-            if first == folder and not any(part.startswith(".") for part in parts):
-                deeper = len(parts) > depth + 1
-                found["/".join(parts[: depth + 1]) + "/" * deeper] = None
-        yield from sorted(found)
+        query = "SELECT name FROM members WHERE name > ? AND name < ? ORDER BY name"
+        place, last = f"{self._top}{folder}/", ""
+        for (name,) in self._tables.execute(query, (place, f"{place}\U0010ffff")):
+            parts = name.removeprefix(place).split("/")
+            if not any(part.startswith(".") for part in parts):
+                shown = "/".join(parts[: depth + 1]) + "/" * (len(parts) > depth + 1)
+                if shown != last:
+                    yield shown
+                last = shown
 
     def find(self, name: str) -> RawFile | None:
         """As ``RawFolder.find``."""
-        member = self._members.get(name)
-        return None if member is None else RawFile(name, self.root, member.size, member.crc, member)
+        query = "SELECT offset, packed, size, crc, method, flags FROM members WHERE name = ?"
+        row = self._tables.execute(query, (self._top + name,)).fetchone()
+        if row is None:
+            return None
+        member = Member(*row)
+        return RawFile(name, self.root, member.size, member.crc, member)
 
     def check(self) -> None:
         """See that the zip is the one that was listed; in another one, files lie elsewhere.

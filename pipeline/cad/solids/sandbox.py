@@ -25,7 +25,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 IDLE_MIB = 4096  # address space that the libraries map before any work
-AHEAD = 32  # items for each worker beyond the one whose result is due
+AHEAD = 32  # items for each worker beyond the one whose result is due, where results come in order
 START_TIMEOUT_S = 120.0  # for a worker to come up; a task's own time begins when it has
 READY = "ready"
 PRELOADED = {"pipeline.cad.solids.kernel"}  # what the fork server loads when it starts, once for every worker to come
@@ -52,11 +52,11 @@ def start_server(*modules: str) -> None:
         forkserver.ensure_running()
 
 
-@dataclass
-class _Worker:
+@dataclass(eq=False)
+class _Worker(Generic[T]):
     process: Any
     connection: Connection
-    task: int = -1
+    task: tuple[int, T] | None = None  # its position and the item
     deadline: float = field(default=float("inf"))
     ready: bool = False
 
@@ -80,7 +80,7 @@ class Sandbox(Generic[T, R]):
         self._context = multiprocessing.get_context("forkserver")
         PRELOADED.add(function.__module__)
         self._context.set_forkserver_preload(sorted(PRELOADED))
-        self._workers: list[_Worker] = []
+        self._workers: list[_Worker[T]] = []
 
     def __enter__(self) -> "Sandbox[T, R]":
         return self
@@ -91,74 +91,93 @@ class Sandbox(Generic[T, R]):
         self._workers.clear()
 
     def map(self, items: Iterable[T]) -> Iterator[R | Failure]:
-        """Results in the order of ``items``; a failure takes the place of the result it prevented."""
+        """Results in the order of ``items``; a failure takes the place of the result it prevented.
+
+        A slow item holds up nobody until ``AHEAD`` others for each worker are finished: results do not fill the memory.
+        """
         results: dict[int, R | Failure] = {}
+        due = 0
+
+        def may_begin(number: int) -> bool:
+            return number < due + AHEAD * self.num_workers
+
+        for number, _, result in self._finished(items, may_begin):
+            results[number] = result
+            while due in results:
+                yield results.pop(due)
+                due += 1
+
+    def as_completed(self, items: Iterable[T]) -> Iterator[tuple[T, R | Failure]]:
+        """Each item with its result, in the order in which these come: a slow item never holds up others.
+
+        An item is taken when a worker is free for it, no sooner.
+        """
+        for _, item, result in self._finished(items, lambda _: True):
+            yield item, result
+
+    def _finished(self, items: Iterable[T], may_begin: Callable[[int], bool]) -> Iterator[tuple[int, T, R | Failure]]:
+        """Position, item and result, as they come; the item at a position is not taken before it may begin."""
         source = enumerate(items)
-        given = 0
-        exhausted = False
-        waiting: dict[int, T] = {}
-        for emitted in range(1 << 62):
-            while emitted not in results:
-                # Far enough ahead that one slow item holds up nobody, not so far that results fill the memory.
-                while not exhausted and len(waiting) == 0 and given < emitted + AHEAD * self.num_workers:
-                    pair = next(source, None)
-                    if pair is None:
-                        exhausted = True
-                    else:
-                        waiting[pair[0]] = pair[1]
-                        given += 1
-                        self._assign(waiting)
-                if exhausted and emitted >= given:
-                    return
-                self._collect(results)
-                self._assign(waiting)
-            yield results.pop(emitted)
-
-    def _assign(self, waiting: dict[int, T]) -> None:
-        for number in list(waiting):
-            worker = next((w for w in self._workers if w.task < 0), None)
-            if worker is None and len(self._workers) < self.num_workers:
-                worker = self._start()
-            if worker is None:
+        position, exhausted = 0, False
+        while True:
+            while not exhausted and may_begin(position) and (worker := self._idle()) is not None:
+                task = next(source, None)
+                if task is None:
+                    exhausted = True
+                else:
+                    self._give(worker, task)
+                    position += 1
+            if all(worker.task is None for worker in self._workers):
                 return
-            worker.connection.send(waiting.pop(number))
-            patience = self.timeout_s if worker.ready else START_TIMEOUT_S
-            worker.task, worker.deadline = number, time.monotonic() + patience
+            for (number, item), result in self._collect():
+                yield number, item, result
 
-    def _start(self) -> _Worker:
+    def _idle(self) -> _Worker[T] | None:
+        """A worker that has nothing to do; a new one while there are too few."""
+        idle = next((worker for worker in self._workers if worker.task is None), None)
+        return self._start() if idle is None and len(self._workers) < self.num_workers else idle
+
+    def _give(self, worker: _Worker[T], task: tuple[int, T]) -> None:
+        worker.connection.send(task[1])
+        patience = self.timeout_s if worker.ready else START_TIMEOUT_S
+        worker.task, worker.deadline = task, time.monotonic() + patience
+
+    def _start(self) -> _Worker[T]:
         ours, theirs = self._context.Pipe()
         process = self._context.Process(target=_serve, args=(self.function, theirs, self.memory_mib), daemon=True)
         with nullcontext() if self.function.__module__ == "__main__" else _main_hidden():
             process.start()
         theirs.close()
-        worker = _Worker(process, ours)
+        worker: _Worker[T] = _Worker(process, ours)
         self._workers.append(worker)
         return worker
 
-    def _collect(self, results: "dict[int, R | Failure]") -> None:
-        """Wait for the next answer, death or deadline."""
-        busy = [worker for worker in self._workers if worker.task >= 0]
-        patience = max(0.0, min(worker.deadline for worker in busy) - time.monotonic())
-        ready = wait([worker.connection for worker in busy], timeout=patience)
-        for worker in busy:
+    def _collect(self) -> list[tuple[tuple[int, T], R | Failure]]:
+        """Wait for the next answer, death or deadline: tasks that this ends, with their results."""
+        busy = [(worker, worker.task) for worker in self._workers if worker.task is not None]
+        patience = max(0.0, min(worker.deadline for worker, _ in busy) - time.monotonic())
+        ready = wait([worker.connection for worker, _ in busy], timeout=patience)
+        found: list[tuple[tuple[int, T], R | Failure]] = []
+        for worker, task in busy:
             if worker.connection in ready:
                 try:
                     answer = worker.connection.recv()
-                    if not worker.ready:
+                    if worker.ready:
+                        worker.task, worker.deadline = None, float("inf")
+                        found.append((task, answer))
+                    else:
                         worker.ready, worker.deadline = True, time.monotonic() + self.timeout_s
-                        continue
-                    results[worker.task] = answer
-                    worker.task, worker.deadline = -1, float("inf")
                     continue
                 except (EOFError, ConnectionError):
                     worker.process.join()
-                    results[worker.task] = _death(worker.process.exitcode)
+                    found.append((task, _death(worker.process.exitcode)))
             elif time.monotonic() < worker.deadline:
                 continue
             else:
-                results[worker.task] = Failure("timeout", f"no result within {self.timeout_s:g} s")
+                found.append((task, Failure("timeout", f"no result within {self.timeout_s:g} s")))
             _stop(worker)
             self._workers.remove(worker)
+        return found
 
 
 @contextmanager
@@ -171,7 +190,7 @@ def _main_hidden() -> Iterator[None]:
         sys.modules["__main__"] = main
 
 
-def _stop(worker: _Worker) -> None:
+def _stop(worker: _Worker[Any]) -> None:
     worker.process.kill()
     worker.process.join()
     worker.connection.close()

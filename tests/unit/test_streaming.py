@@ -1,0 +1,104 @@
+"""The corpus stage with many models: one that is slow holds up nobody, and memory does not grow."""
+
+import json
+import sqlite3
+import subprocess
+import sys
+import time
+from contextlib import closing
+
+from pipeline.cad.solids.sandbox import AHEAD
+from pipeline.corpus import build
+from pipeline.planning.presets import compose
+from pipeline.runtime.scratch import RECORDS
+from pipeline.settings.params import parse
+from tests.conftest import ROOT
+
+WORKERS = 2
+PER_FOLDER = 500
+COUNT = AHEAD * WORKERS + 20  # more than results in order would be waited for
+
+
+def write_dataset(folder, count, caption="a part", model="{}"):
+    (folder / "txt").mkdir(parents=True)
+    for start in range(0, count, PER_FOLDER):
+        place = f"{start // PER_FOLDER:04d}"
+        names = [f"{place}/{number:08d}_00001" for number in range(start, min(start + PER_FOLDER, count))]
+        (folder / "json" / place).mkdir(parents=True)
+        for name in names:
+            (folder / f"json/{name}.json").write_text(model)
+        rows = [{"id": name, "text caption": caption} for name in names]
+        (folder / f"txt/{place}.json").write_text(json.dumps(rows))
+
+
+def trivial(task):
+    """A record with nothing built."""
+    return {
+        "id": task.entry.id,
+        "key": task.entry.key,
+        "caption": task.entry.caption,
+        "program": json.loads(task.text),
+        "program_hash": task.identity[:16],
+        "statistics": {"num_extrudes": 1, "num_curves": 1},
+        "tokens": [1, 2, 3],
+    }
+
+
+def slow_first(task):
+    """The first model is ready when all others are in the journal, which its text names."""
+    while task.entry.id.endswith("00000000_00001"):
+        with closing(sqlite3.connect(json.loads(task.text))) as journal:
+            if journal.execute("SELECT count(*) FROM records").fetchone()[0] == COUNT - 1:
+                break
+        time.sleep(0.05)
+    return trivial(task)
+
+
+def build_all(folder, **changes):
+    p = parse(compose("smoke"), "smoke")
+    data = p.data.model_copy(update={"source": "omnicad", "path": str(folder / "raw"), "shard_size": 100, **changes})
+    kernel = p.kernel.model_copy(update={"timeout_s": 60})
+    return build.build_corpus(data, p.codec, kernel, 0, folder / "scratch", folder / "out", WORKERS, lambda *_: None)
+
+
+def test_one_slow_model_holds_up_nobody(tmp_path, monkeypatch):
+    write_dataset(tmp_path / "raw", COUNT, model=json.dumps(str(tmp_path / "scratch" / RECORDS)))
+    monkeypatch.setattr(build, "prepare", slow_first)
+    assert build_all(tmp_path)["accepted"] == COUNT
+
+
+class InProcess:
+    """A sandbox without its walls."""
+
+    def __init__(self, function, *_):
+        self.function = function
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def as_completed(self, items):
+        return ((item, self.function(item)) for item in items)
+
+
+def peak_mib(folder, count):
+    """The most resident memory of a process that makes a corpus of so many models, 6 kB each."""
+    write_dataset(folder / "raw", count, caption="c" * 2000, model=json.dumps({"name": "x" * 4000}))
+    code = (
+        "import re, sys, pathlib, webdataset; from tests.unit import test_streaming as test\n"
+        "test.build.prepare, test.build.Sandbox = test.trivial, test.InProcess\n"
+        "counts = test.build_all(pathlib.Path(sys.argv[1]))\n"
+        "status = pathlib.Path('/proc/self/status').read_text()\n"
+        "print(counts['accepted'], int(re.search(r'VmHWM:\\s+(\\d+)', status)[1]) / 1024)"
+    )
+    found = subprocess.run([sys.executable, "-c", code, folder], cwd=ROOT, capture_output=True, text=True, check=True)
+    accepted, peak = found.stdout.split()
+    assert int(accepted) == count
+    return float(peak)
+
+
+def test_memory_does_not_grow_with_the_corpus(tmp_path):
+    """9,000 more models are 54 MB of captions and programs, and in Python more; what grows is SQLite's caches."""
+    assert peak_mib(tmp_path / "many", 10_000) - peak_mib(tmp_path / "few", 1_000) < 20
