@@ -14,7 +14,7 @@ from pipeline.cad.language.grammar import Grammar
 from pipeline.cad.language.program import CadProgram
 from pipeline.cad.omnicad import documents
 from pipeline.cad.omnicad.dataset import SYNTHETIC_ZIP, Dataset, dataset_path
-from pipeline.cad.omnicad.listing import Entry, base_model
+from pipeline.cad.omnicad.listing import Entry, Listing, base_model
 from pipeline.cad.parts import describe
 from pipeline.cad.solids.sandbox import Failure, Sandbox
 from pipeline.corpus.duplicates import known_to_training
@@ -81,32 +81,18 @@ def build_corpus(
     Raises:
         UserError: the dataset is none, or EmptySplitError.
     """
-    source = dataset_path(data, scratch)
-    if data.source == "synthetic" and not source.is_file():
-        progress(0, data.synthetic.num_models, f"making {data.synthetic.num_models} synthetic parts")
-        make_synthetic_zip(source, data, seed)
+    source = _source(data, seed, scratch, progress)
     dataset = Dataset(source.resolve())
     entries = dataset.listing(data.limit)
     rejects, selection = entries.rejects, Selection()
     limits = num_workers, kernel.timeout_s, kernel.memory_mib
-
-    def shown(items: Iterable[T], total: int, text: str) -> Iterator[T]:
-        for number, item in enumerate(items, 1):
-            progress(number, total, text)
-            yield item
-
     with Journal(scratch) as journal, Sandbox(prepare, *limits) as sandbox:
         work = _Preparation(data, codec, journal, sandbox, selection, rejects)
-        read = shown(entries, len(entries), "models read, built and encoded")
+        read = _shown(entries, len(entries), "models read, built and encoded", progress)
         work.prepare_all(read_texts(dataset, read, rejects), is_prefix=False)
         selection.assign_splits(data.split, seed, dataset.published_split())
         if data.prefixes:
-            identities = selection.identities("train", prefixes=False)
-            train = shown(identities, selection.counts()["train"], "models' prefixes built and encoded")
-            taken = {reject.id for reject in rejects}
-            prefixes = _prefixes((journal[identity] for identity in train), data.prefixes)
-            new = ((entry, text) for entry, text in prefixes if not (entry.id in taken or entry.id in entries))
-            work.prepare_all(new, is_prefix=True)
+            work.prepare_prefixes(entries, progress)
         if data.duplicates == "drop":
             known = list(known_to_training(selection, seen))
             rejects += known
@@ -122,6 +108,21 @@ def build_corpus(
     publish(whole, out)
     clean(scratch)
     return counts
+
+
+def _source(data: Data, seed: int, scratch: Path, progress: Callable[[int, int, str], None]) -> Path:
+    """The dataset: the user's, or one that is made here."""
+    source = dataset_path(data, scratch)
+    if data.source == "synthetic" and not source.is_file():
+        progress(0, data.synthetic.num_models, f"making {data.synthetic.num_models} synthetic parts")
+        make_synthetic_zip(source, data, seed)
+    return source
+
+
+def _shown(items: Iterable[T], total: int, text: str, progress: Callable[[int, int, str], None]) -> Iterator[T]:
+    for number, item in enumerate(items, 1):
+        progress(number, total, text)
+        yield item
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +147,16 @@ class _Preparation:
             self.journal.add(task.identity, record)
             self._keep(task.identity, record, is_prefix)
             interrupt.check()
+
+    def prepare_prefixes(self, entries: Listing, progress: Callable[[int, int, str], None]) -> None:
+        """Prepare how the train split's models begin, where the dataset has no entry for it."""
+        identities = self.selection.identities("train", prefixes=False)
+        number = self.selection.counts()["train"]
+        train = _shown(identities, number, "models' prefixes built and encoded", progress)
+        taken = {reject.id for reject in self.rejects}
+        prefixes = _prefixes((self.journal[identity] for identity in train), self.data.prefixes)
+        new = ((entry, text) for entry, text in prefixes if not (entry.id in taken or entry.id in entries))
+        self.prepare_all(new, is_prefix=True)
 
     def _missing(self, texts: Iterable[tuple[Entry, bytes]], is_prefix: bool) -> Iterator[PrepareTask]:
         bits, tolerance, most = self.codec.bits, self.codec.tolerance, self.data.max_program_tokens
