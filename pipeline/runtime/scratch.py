@@ -70,8 +70,10 @@ class Journal:
         self._tables = sqlite3.connect(path, isolation_level=None)  # each record is a transaction of its own
         weakref.finalize(self, self._tables.close)
         try:
-            # Written ahead, a record costs no wait for the disk; a machine that fails costs the last ones.
-            self._tables.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL")
+            # Written ahead, a record costs no wait for the disk; a machine that fails costs the last ones. Held by this
+            # process alone, it needs no memory shared with others, which network file systems do not have.
+            pragmas = ("locking_mode = EXCLUSIVE", "journal_mode = WAL", "synchronous = NORMAL")
+            self._tables.executescript("; ".join(f"PRAGMA {pragma}" for pragma in pragmas))
             self._tables.execute("CREATE TABLE IF NOT EXISTS records (identity TEXT PRIMARY KEY, record TEXT)")
         except sqlite3.DatabaseError as error:
             raise UserError(f"{path} cannot be used ({error}); remove it, and what it held is made again") from error

@@ -8,7 +8,7 @@ import pytest
 from pipeline.cad.language.grammar import Grammar
 from pipeline.corpus.build import members_of
 from pipeline.curriculum.data import TrainingData
-from pipeline.curriculum.plan import Example, StagePlan, cut
+from pipeline.curriculum.plan import Example, StagePlan, share_out
 from pipeline.model.inputs import INSTRUCTION
 from pipeline.model.notation import CadNotation, TextNotation
 from pipeline.runtime.errors import UserError
