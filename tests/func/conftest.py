@@ -13,6 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from stages.cli import app
+from tests.func.forked import Forked
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
@@ -34,9 +35,12 @@ class Project:
             "TORCHINDUCTOR_CACHE_DIR": str(folder.parent / "inductor"),
         }
 
-    def start(self, *args: str) -> subprocess.Popen[str]:
+    def start(self, *args: str, **env: str) -> subprocess.Popen[str] | Forked:
+        env = {**self.env, **env}
+        if args[0] == "cadmllm":
+            return Forked(args[1:], self.folder, env)
         return subprocess.Popen(
-            args, cwd=self.folder, env=self.env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            args, cwd=self.folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
 
     def run(self, *args: str, code: int = 0) -> str:
