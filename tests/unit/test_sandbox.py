@@ -1,38 +1,15 @@
 """Kernel work that hangs, crashes or eats memory costs one task."""
 
 import os
-import signal
 import subprocess
 import sys
-import time
 
 import psutil
 import pytest
 
-from pipeline.cad.parts import synthesis
-from pipeline.cad.solids import kernel
 from pipeline.cad.solids.sandbox import Failure, Sandbox
-from pipeline.runtime.errors import RejectError
 from tests.conftest import ROOT
-
-
-def work(item):
-    match item:
-        case "hang":
-            signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 32))
-            while True:
-                time.sleep(1)
-        case "segfault":
-            os.kill(os.getpid(), signal.SIGSEGV)
-        case "memory":
-            return len(bytearray(16 << 30))
-        case "exit":
-            os._exit(3)
-        case "reject":
-            raise RejectError("unsupported_curve", "Nurbs")
-        case "bug":
-            raise KeyError("x")
-    return item * 2
+from tests.unit.sandboxed import build, doze, work
 
 
 @pytest.mark.parametrize("num_workers", [1, 3])
@@ -56,13 +33,6 @@ def test_each_failure_is_named_and_the_rest_goes_on(num_workers):
     assert "SIGSEGV" in results[19].detail
 
 
-def build(item):
-    """The volume of a real part, unless the item is one of the bad ones."""
-    if isinstance(item, str):
-        return work(item)
-    return kernel.volume(kernel.build(synthesis.make_part(0, item, tuple(synthesis.FAMILIES)).program))
-
-
 def test_of_fifty_models_only_the_three_bad_ones_are_lost():
     bad = {7: "hang", 19: "segfault", 23: "memory"}
     items = [bad.get(number, number) for number in range(50)]
@@ -78,11 +48,6 @@ def test_a_slow_item_holds_nobody_up():
         list(sandbox.map([0.0, 0.0]))  # both workers are up
         finished = list(sandbox.map([1.0] + [0.0] * 40))
     assert max(finished[1:]) < finished[0]
-
-
-def doze(seconds):
-    time.sleep(seconds)
-    return time.monotonic()
 
 
 def test_a_pool_serves_several_maps_and_stops_its_workers():
