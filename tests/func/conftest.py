@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from stages.cli import app
-from tests.func.forked import Forked
+from tests.func.forked import Forked, for_dvc
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
@@ -44,7 +44,7 @@ class Project:
         )
 
     def run(self, *args: str, code: int = 0) -> str:
-        process = self.start(*args)
+        process = self.start(*args, **(for_dvc(self.env["PATH"]) if args[0] == "dvc" else {}))
         output = process.communicate(timeout=600)[0]
         assert process.returncode == code, f"{' '.join(args)} exited with {process.returncode}:\n{output}"
         return output
@@ -105,7 +105,7 @@ def done(tmp_path_factory, worker_id) -> Project:
             shutil.rmtree(folder)  # what a process that failed has left
             project = make_project(folder)
             project.change("wandb_mode: disabled", "wandb_mode: offline")
-            project.run("dvc", "repro")
+            project.run(str(BIN / "dvc"), "repro")
     return Project(folder)
 
 

@@ -1,6 +1,7 @@
 """``cadmllm`` as a process of its own, forked from one that has imported what takes seconds.
 
-It is watched, signalled and killed as any other. What DVC, torchrun or a script starts is started as users start it.
+It is watched, signalled and killed as any other. What torchrun or a script starts, or a DVC that is to be killed, is
+started as users start it.
 """
 
 import contextlib
@@ -15,6 +16,8 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+from pipeline.runtime.interrupt import die_with_parent
 
 ROOT = Path(__file__).resolve().parents[2]
 IMPORTED = (
@@ -37,11 +40,10 @@ class Forked:
 
     def __init__(self, args: tuple[str, ...], folder: Path, env: dict[str, str]) -> None:
         self.returncode: int | None = None
-        self._exit, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._exit = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._exit.connect(f"\0{_server()[0]}")
         self._output = tempfile.TemporaryFile("w+")  # noqa: SIM115 - lasts as long as the process
-        request = json.dumps([args, str(folder), env]).encode()
-        socket.send_fds(_server()[0], [request], [theirs.fileno(), self._output.fileno()])
-        theirs.close()
+        socket.send_fds(self._exit, [json.dumps([args, str(folder), env]).encode()], [self._output.fileno()])
         self.pid = int(self._exit.recv(32))
 
     def poll(self) -> int | None:
@@ -70,39 +72,45 @@ class Forked:
             self._exit.close()
 
 
+def for_dvc(path: str) -> dict[str, str]:
+    """Variables with which the stages that DVC starts are forked, too."""
+    return {"PATH": f"{Path(__file__).with_name('bin')}:{path}", "CADMLLM_FORKS": _server()[0]}
+
+
 @functools.cache
-def _server() -> tuple[socket.socket, subprocess.Popen[bytes]]:
-    """Where commands are asked for, and the process that forks them; it ends with this one."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+def _server() -> tuple[str, subprocess.Popen[bytes]]:
+    """The name of the socket where commands are asked for, and the process that forks them; it ends with this one."""
     env = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
-    command = (sys.executable, __file__, str(theirs.fileno()))
-    server = subprocess.Popen(command, pass_fds=[theirs.fileno()], env=env, stdin=subprocess.DEVNULL)
-    theirs.close()
-    return ours, server
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as requests:
+        requests.bind("")  # a name that the kernel finds, of no file
+        requests.listen()
+        command = (sys.executable, __file__, str(requests.fileno()))
+        server = subprocess.Popen(command, pass_fds=[requests.fileno()], env=env, stdin=subprocess.DEVNULL)
+        return requests.getsockname().decode()[1:], server
 
 
 def _serve(requests: socket.socket) -> None:
-    """Fork for each request, until nobody is there to make one. Returns in the process that is the command."""
+    """Fork for each request. Returns in the process that is the command."""
     while True:
-        message, files, *_ = socket.recv_fds(requests, 1 << 20, 2)
-        if not message:
-            raise SystemExit
+        asked, _ = requests.accept()
+        message, (output,), *_ = socket.recv_fds(asked, 1 << 20, 1)
         if os.fork() == 0:
             requests.close()
-            return _become(*json.loads(message), *files)
-        for file in files:
-            os.close(file)
+            return _become(*json.loads(message), asked, output)
+        asked.close()
+        os.close(output)
 
 
-def _become(args: list[str], folder: str, env: dict[str, str], status: int, output: int) -> None:
+def _become(args: list[str], folder: str, env: dict[str, str], asked: socket.socket, output: int) -> None:
     """Fork again: the parent waits, to tell how the command ended, which the child is from here on."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     if child := os.fork():
         os.close(output)
-        os.write(status, str(child).encode())
-        os.write(status, str(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])).encode())
+        with contextlib.suppress(BrokenPipeError):  # who asked is gone
+            asked.send(str(child).encode())
+            asked.send(str(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])).encode())
         os._exit(0)
-    os.close(status)
+    asked.close()
     for standard in (1, 2):
         os.dup2(output, standard)
     os.close(output)
@@ -113,6 +121,7 @@ def _become(args: list[str], folder: str, env: dict[str, str], status: int, outp
 
 
 if __name__ == "__main__":
+    die_with_parent(signal.SIGKILL)
     for name in IMPORTED:
         importlib.import_module(name)
     gc.freeze()
