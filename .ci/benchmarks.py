@@ -29,7 +29,8 @@ def main() -> None:
         importlib.import_module(name)
     gc.freeze()
     running: dict[int, Path] = {}
-    for path in sorted(FOLDER.glob("[!_]*.py")):
+    longest_first = sorted(FOLDER.glob("[!_]*.py"), key=lambda path: path.stat().st_size, reverse=True)
+    for path in longest_first:
         if len(running) == len(os.sched_getaffinity(0)):
             finish_one(running)
         if child := os.fork():
