@@ -15,7 +15,7 @@ SHARED = ("pipeline.evaluation.evaluate", "pipeline.features.build", "pipeline.t
 
 
 def finish_one(running: dict[int, Path]) -> None:
-    """Wait for a benchmark; a failure ends them all."""
+    """Wait for a benchmark, which must not have failed."""
     pid, status = os.wait()
     path = running.pop(pid)
     if status:
