@@ -10,6 +10,8 @@ READY := $(VENV)/.ready
 TOOLS := $(VENV)/.ready-tools
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock
 
+PYTEST := PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4
+
 .PHONY: repro study test unit shapes lint types check machine doctor lock clean
 
 repro: doctor
@@ -21,10 +23,10 @@ study: repro
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/cadmllm study curriculum --seeds 3
 
 test: $(TOOLS) machine
-	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadgroup
+	$(PYTEST) --dist loadgroup --no-loadscope-reorder
 
 unit: $(TOOLS)
-	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest tests/unit
+	$(PYTEST) --dist worksteal tests/unit
 
 # What the features stage writes, for every encoder and setting.
 shapes: $(TOOLS)

@@ -1,5 +1,6 @@
 """Where the real models and the recorded fixtures are, and what could not be checked without them."""
 
+import gc
 import os
 import re
 from collections import Counter
@@ -52,6 +53,33 @@ def shared(path: str) -> Path:
 def real_models() -> list[Path]:
     """Real Omni-CAD files."""
     return sorted(shared("omnicad/json").glob("*/*.json"))
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist takes the groups' names over
+def pytest_collection_modifyitems(items):
+    """Fast tests come first, each module's in one process, which makes what they share.
+
+    Then one that needs the finished project, and those that need none of it: one process makes it, while another does
+    those.
+    """
+    for item in items:
+        if item.path.parent.name == "unit":
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+    first = next((item for item in items if "done" in item.fixturenames), None)
+
+    def rank(item):
+        if item.path.parent.name == "unit":
+            return 0
+        if item is first:
+            return 1
+        return 3 if "done" in item.fixturenames else 2
+
+    items.sort(key=rank)
+
+
+def pytest_collection_finish():
+    """What is imported by now stays: the garbage collector need not look through it each time."""
+    gc.freeze()
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -13,6 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from stages.cli import app
+from tests.func.forked import Forked, for_dvc
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
@@ -34,13 +35,16 @@ class Project:
             "TORCHINDUCTOR_CACHE_DIR": str(folder.parent / "inductor"),
         }
 
-    def start(self, *args: str) -> subprocess.Popen[str]:
+    def start(self, *args: str, **env: str) -> subprocess.Popen[str] | Forked:
+        env = {**self.env, **env}
+        if args[0] == "cadmllm":
+            return Forked(args[1:], self.folder, env)
         return subprocess.Popen(
-            args, cwd=self.folder, env=self.env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            args, cwd=self.folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
 
     def run(self, *args: str, code: int = 0) -> str:
-        process = self.start(*args)
+        process = self.start(*args, **(for_dvc(self.env["PATH"]) if args[0] == "dvc" else {}))
         output = process.communicate(timeout=600)[0]
         assert process.returncode == code, f"{' '.join(args)} exited with {process.returncode}:\n{output}"
         return output
@@ -101,7 +105,7 @@ def done(tmp_path_factory, worker_id) -> Project:
             shutil.rmtree(folder)  # what a process that failed has left
             project = make_project(folder)
             project.change("wandb_mode: disabled", "wandb_mode: offline")
-            project.run("dvc", "repro")
+            project.run(str(BIN / "dvc"), "repro")
     return Project(folder)
 
 

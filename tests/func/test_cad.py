@@ -8,7 +8,7 @@ import pytest
 from pipeline.cad.omnicad import documents
 from pipeline.cad.parts import synthesis
 from tests.conftest import shared
-from tests.func.conftest import Project
+from tests.func.conftest import BIN, Project
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def empty(tmp_path):
 
 
 def test_a_model_goes_through_every_format(empty):
-    assert "new body: " in empty.run("cadmllm", "cad", "show", "part.json")
+    assert "new body: " in empty.run(str(BIN / "cadmllm"), "cad", "show", "part.json")
     for target in ("part.tokens", "part.step", "part.stl", "part.glb", "part.ply", "part.png"):
         assert "mm³" in empty.run("cadmllm", "cad", "convert", "part.json", target)
     assert "mm³" in empty.run("cadmllm", "cad", "convert", "part.step", "again.glb")

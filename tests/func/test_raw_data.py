@@ -50,9 +50,9 @@ def add_cloud(folder, entry):
 def depend(project, stage, paths):
     """Let a stage of dvc.yaml depend on more."""
     path = project.folder / "dvc.yaml"
-    deps = f"  {stage}:\n    cmd: cadmllm {stage}\n    deps:\n"
+    deps = f"  {stage}:\n    cmd: cadmllm {stage}\n    deps: ["
     assert deps in path.read_text()
-    path.write_text(path.read_text().replace(deps, deps + "".join(f"      - {each}\n" for each in paths)))
+    path.write_text(path.read_text().replace(deps, deps + "".join(f"{each}, " for each in paths)))
 
 
 def as_folder(place, made):

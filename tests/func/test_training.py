@@ -40,7 +40,19 @@ def test_golden_losses(done):
     assert {step: found[step] for step in GOLDEN} == pytest.approx(GOLDEN, rel=1e-4)
 
 
-def train_for_long(project, weights="float32", *arguments):
+def ranks(projects, *command):
+    """One process in each project, which work together; what each of them said."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    world = {"WORLD_SIZE": str(len(projects)), "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+    processes = [project.start(*command, RANK=str(rank), **world) for rank, project in enumerate(projects)]
+    outputs = [each.communicate(timeout=240)[0] for each in processes]
+    assert [each.returncode for each in processes] == [0] * len(projects), outputs
+    return outputs
+
+
+def train_for_long(project, weights="float32", num_processes=1):
     """More than twenty steps of the third stage, of three micro-batches each; the losses in training and validation."""
     project.change("epochs: 3", "epochs: 8", after="stage3_all:")
     project.change("tokens_per_batch: 2048", "tokens_per_batch: 512")
@@ -48,7 +60,7 @@ def train_for_long(project, weights="float32", *arguments):
         project.change("quantization: none", "quantization: nf4")
     else:
         project.change("dtype: float32", f"dtype: {weights}")
-    output = project.run("cadmllm", "train", "stage3_all", *arguments)
+    output = "".join(ranks([project] * num_processes, "cadmllm", "train", "stage3_all"))
     return losses(project, "stage3_all"), losses(project, "stage3_all", "validation"), output
 
 
@@ -66,6 +78,7 @@ def alone(done, tmp_path_factory):
 
 
 # In bfloat16 a sum of gradients in another order differs in the third digit, here and there.
+@pytest.mark.xdist_group("alone")
 @pytest.mark.parametrize(("weights", "rel"), [("float32", 1e-4), ("bfloat16", 2e-3), ("nf4", 1e-4)])
 @pytest.mark.parametrize("distributed", ["ddp", "fsdp2"])
 def test_two_processes_train_as_one(copy, alone, distributed, weights, rel):
@@ -74,7 +87,7 @@ def test_two_processes_train_as_one(copy, alone, distributed, weights, rel):
     copy.change("distributed: ddp", f"distributed: {distributed}")
     if weights == "bfloat16":
         copy.change("gradient_checkpointing: false", "gradient_checkpointing: true")  # gives the same numbers
-    together, validated, output = train_for_long(copy, weights, "--nproc", "2")
+    together, validated, output = train_for_long(copy, weights, num_processes=2)
     assert "2 processes" in output
     assert output.count("checkpoint in") == 1
     (one, one_validated), (exact, _) = alone(weights), alone("float32")
@@ -124,15 +137,7 @@ def test_who_does_not_see_the_scratch_folder_is_told_where_training_was(copy, do
     wait_for_state(copy)
     process.kill()
     process.communicate()
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    processes = []
-    for rank, project in enumerate((copy, elsewhere)):
-        project.env |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
-        processes.append(project.start("cadmllm", "train", "stage3_all"))
-    outputs = [each.communicate(timeout=240)[0] for each in processes]
-    assert [each.returncode for each in processes] == [0, 0], outputs
+    outputs = ranks([copy, elsewhere], "cadmllm", "train", "stage3_all")
     assert "resuming after step" in outputs[0]
     after = losses(copy, "stage3_all"), losses(copy, "stage3_all", "validation")
     assert after[0] == pytest.approx(before[0], rel=1e-4)

@@ -1,6 +1,11 @@
-"""A tiny language model, the whole model around it, and inputs of every kind."""
+"""A tiny language model, the whole model around it, and inputs of every kind.
 
+What takes seconds to import, fixtures import: xdist's main process, which runs no test, waits for none of it.
+"""
+
+import functools
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -9,24 +14,19 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pipeline.cad.language.grammar import Grammar
-from pipeline.model.cad_mllm import CadMllmModel
-from pipeline.model.inputs import Inputs, tokenise_prompts
 from pipeline.settings import params, yaml_files
-from pipeline.weights.resolve import build_models
 
 ROOT = Path(__file__).resolve().parents[2]
 GRAMMAR = Grammar(8)
 DETAILS = {"encoder": {"source": "init", "sha256": "x"}}
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def smoke():
     return params.parse(json.loads(json.dumps(_compose())), "smoke")
 
 
 def _compose():
-    import os
-
     from pipeline.planning import presets
 
     before = Path.cwd()
@@ -45,15 +45,27 @@ LLMS = {
 }
 
 
-@pytest.fixture(scope="module", params=LLMS.values(), ids=LLMS)
-def llm_folder(request, tmp_path_factory, smoke):
+@pytest.fixture(scope="session")
+def built(tmp_path_factory, smoke):
+    """Folders of language models by their name, each made once."""
+    from pipeline.weights.resolve import build_models
+
+    @functools.cache
+    def build(name):
+        folder = tmp_path_factory.mktemp("models")
+        llm = smoke.models.llm
+        other = llm.model_copy(update={"architecture": {**llm.architecture, **LLMS[name]}})
+        build_models(smoke.models.model_copy(update={"llm": other}), 0, folder / "s", folder / "m", lambda *_: None)
+        roughen(folder / "m/llm/model.safetensors")
+        return folder / "m" / "llm"
+
+    return build
+
+
+@pytest.fixture(scope="module", params=LLMS)
+def llm_folder(request, built):
     """Language models that differ in what they tie, in biases (Qwen2) and in norms of queries and keys (Qwen3)."""
-    folder = tmp_path_factory.mktemp("models")
-    llm = smoke.models.llm
-    other = llm.model_copy(update={"architecture": {**llm.architecture, **request.param}})
-    build_models(smoke.models.model_copy(update={"llm": other}), 0, folder / "s", folder / "m", lambda *_: None)
-    roughen(folder / "m/llm/model.safetensors")
-    return folder / "m" / "llm"
+    return built(request.param)
 
 
 def roughen(path):
@@ -68,6 +80,8 @@ def roughen(path):
 
 @pytest.fixture
 def model(llm_folder, smoke):
+    from pipeline.model.cad_mllm import CadMllmModel
+
     made = CadMllmModel(llm_folder, smoke.model, GRAMMAR, 0, torch.float32)
     made.add_projector("point_cloud", (4, 16), DETAILS)
     made.add_projector("image", (2, 4, 16), DETAILS)
@@ -80,6 +94,8 @@ def model(llm_folder, smoke):
 
 def inputs(model, seed=0):
     """Four sequences with four combinations of modalities and different lengths."""
+    from pipeline.model.inputs import Inputs, tokenise_prompts
+
     rng = np.random.default_rng(seed)
     captions = ["a plate", "a much longer caption of a part", "x", "washer"]
     prompts = tokenise_prompts(model.tokenizer, captions, 64)

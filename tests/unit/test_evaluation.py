@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import time
 from dataclasses import replace
 
 import numpy as np
@@ -31,6 +30,7 @@ from pipeline.metrics.sequence import commands, sequence_accuracy
 from pipeline.metrics.statistics import OF_SOLIDS, interval, summarise
 from pipeline.report.charts import disturbance_chart
 from pipeline.runtime.errors import RejectError, UserError
+from tests.unit.sandboxed import hangs_on_a
 
 PLATE = CadProgram((extrude("top", [Profile(rectangle(2, 2), (circle(0.8),))], symmetric(0.2)),))
 BAR = CadProgram((extrude("top", rectangle(2, 0.2), symmetric(1)),))
@@ -292,15 +292,8 @@ def test_folders_are_matched_by_name_and_what_is_missing_counts(folders):
     assert figures["metrics"]["volumetric_iou"]["mean"] == pytest.approx(1 / 3)
 
 
-def hangs_on_a(task):
-    """As the kernel may, on one prediction."""
-    if task.predicted is not None and task.predicted.stem == "a":
-        time.sleep(60)
-    return compare_files(task)
-
-
 def test_a_prediction_that_takes_the_worker_with_it_counts_too(folders):
-    found = compared(hangs_on_a, folders, timeout_s=5)
+    found = compared(hangs_on_a, folders, timeout_s=3)
     assert [result["reason"] for result in found] == ["timeout", "malformed_model", "missing"]
     assert found[0]["metrics"]["f_score_005"] == 0
 

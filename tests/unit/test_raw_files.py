@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import struct
-import sys
 import zipfile
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from pipeline.geometry.build import draw_task
 from pipeline.geometry.draw import draw
 from pipeline.runtime.errors import RejectError, UserError
 from pipeline.settings.data import Geometry
+from tests.unit.sandboxed import watched_draw
 
 PROGRAM = synthesis.make_part(0, 0, ("washer",)).program
 IDS = [f"{folder:04d}/{number:08d}_00001" for folder in range(2) for number in range(folder * 3, folder * 3 + 3)]
@@ -316,19 +316,6 @@ def test_other_contents_are_another_version(tmp_path):
     (made / f"json/{IDS[0]}.json").write_text(documents.dumps(PROGRAM) + "\n")
     versions.append(version(pack(made, tmp_path / "x.zip")))
     assert len(set(versions)) == len(versions) - 1
-
-
-def watched_draw(task):
-    """Draws, and says what was opened and listed meanwhile."""
-    seen = []
-
-    def hook(event, arguments):
-        if event in ("open", "os.scandir", "os.listdir"):
-            seen.append((event, str(arguments[0])))
-
-    sys.addaudithook(hook)
-    members = draw(task)
-    return sorted(members), seen
 
 
 @pytest.mark.parametrize("kind", ["folder", "zip"])

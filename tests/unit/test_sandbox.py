@@ -1,38 +1,15 @@
 """Kernel work that hangs, crashes or eats memory costs one task."""
 
 import os
-import signal
 import subprocess
 import sys
-import time
 
 import psutil
 import pytest
 
-from pipeline.cad.parts import synthesis
-from pipeline.cad.solids import kernel
 from pipeline.cad.solids.sandbox import Failure, Sandbox
-from pipeline.runtime.errors import RejectError
 from tests.conftest import ROOT
-
-
-def work(item):
-    match item:
-        case "hang":
-            signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 32))
-            while True:
-                time.sleep(1)
-        case "segfault":
-            os.kill(os.getpid(), signal.SIGSEGV)
-        case "memory":
-            return len(bytearray(16 << 30))
-        case "exit":
-            os._exit(3)
-        case "reject":
-            raise RejectError("unsupported_curve", "Nurbs")
-        case "bug":
-            raise KeyError("x")
-    return item * 2
+from tests.unit.sandboxed import build, doze, work
 
 
 @pytest.mark.parametrize("num_workers", [1, 3])
@@ -54,13 +31,6 @@ def test_each_failure_is_named_and_the_rest_goes_on(num_workers):
     }
     assert [r for r in results if not isinstance(r, Failure)] == [2 * i for i in range(50) if i not in bad]
     assert "SIGSEGV" in results[19].detail
-
-
-def build(item):
-    """The volume of a real part, unless the item is one of the bad ones."""
-    if isinstance(item, str):
-        return work(item)
-    return kernel.volume(kernel.build(synthesis.make_part(0, item, tuple(synthesis.FAMILIES)).program))
 
 
 def test_of_fifty_models_only_the_three_bad_ones_are_lost():

@@ -63,10 +63,10 @@ def test_a_kill_in_the_middle_of_a_record_costs_that_record_alone(tmp_path):
         with writer:
             told = max(told, *(int(next(writer.stdout)) for _ in range(5)))
             writer.kill()
-        journal = Journal(tmp_path)
-        assert len(journal) > told
-        for number in range(len(journal)):  # none is missing between others
-            assert journal[f"{number:08d}"] == {"value": number, "text": "x" * (number * 7919 % 20000)}
+        with Journal(tmp_path) as journal:
+            assert len(journal) > told
+            for number in range(len(journal)):  # none is missing between others
+                assert journal[f"{number:08d}"] == {"value": number, "text": "x" * (number * 7919 % 20000)}
 
 
 def test_a_journal_that_is_damaged_is_told(tmp_path):

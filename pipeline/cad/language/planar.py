@@ -190,12 +190,12 @@ def cross_or_touch(loops: Sequence[Loop]) -> bool:
     a, b = np.array(starts), np.array(ends)
     owner, place = np.array(numbers).T
     length = np.array(lengths)[owner]
-    low, high = np.minimum(a, b), np.maximum(a, b)
-    for begin in range(0, len(a), 256):  # a block of segments against all: few pairs have boxes that meet
-        rows = slice(begin, begin + 256)
-        near = (low[rows, None] <= high).all(axis=-1) & (high[rows, None] >= low).all(axis=-1)
-        i, j = np.nonzero(near)
-        i += begin
+    (left, bottom), (right, top) = np.minimum(a, b).T, np.maximum(a, b).T
+    for begin in range(0, len(a), 256):  # a block of segments against those from it on: few pairs have boxes that meet
+        block, rest = (slice(begin, begin + 256), None), slice(begin, None)
+        near = (left[block] <= right[rest]) & (right[block] >= left[rest])
+        near &= (bottom[block] <= top[rest]) & (top[block] >= bottom[rest])
+        i, j = np.nonzero(near) + np.array([[begin]])
         step = (place[j] - place[i]) % length[j]
         other = (j > i) & ((owner[j] != owner[i]) | ((step != 1) & (step != length[j] - 1)))
         i, j = i[other], j[other]

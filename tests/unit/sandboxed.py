@@ -1,0 +1,63 @@
+"""What workers of sandboxes run in tests. They import this module, and nothing that takes seconds."""
+
+import os
+import signal
+import sys
+import time
+
+from pipeline.cad.parts import synthesis
+from pipeline.cad.solids import kernel
+from pipeline.geometry.draw import draw
+from pipeline.metrics.assess import compare_files
+from pipeline.runtime.errors import RejectError
+
+
+def work(item):
+    match item:
+        case "hang":
+            signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 32))
+            while True:
+                time.sleep(1)
+        case "segfault":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        case "memory":
+            return len(bytearray(16 << 30))
+        case "exit":
+            os._exit(3)
+        case "reject":
+            raise RejectError("unsupported_curve", "Nurbs")
+        case "bug":
+            raise KeyError("x")
+    return item * 2
+
+
+def build(item):
+    """The volume of a real part, unless the item is one of the bad ones."""
+    if isinstance(item, str):
+        return work(item)
+    return kernel.volume(kernel.build(synthesis.make_part(0, item, tuple(synthesis.FAMILIES)).program))
+
+
+def doze(seconds):
+    time.sleep(seconds)
+    return time.monotonic()
+
+
+def hangs_on_a(task):
+    """As the kernel may, on one prediction."""
+    if task.predicted is not None and task.predicted.stem == "a":
+        time.sleep(60)
+    return compare_files(task)
+
+
+def watched_draw(task):
+    """Draws, and says what was opened and listed meanwhile."""
+    seen = []
+
+    def hook(event, arguments):
+        if event in ("open", "os.scandir", "os.listdir"):
+            seen.append((event, str(arguments[0])))
+
+    sys.addaudithook(hook)
+    members = draw(task)
+    return sorted(members), seen
