@@ -94,9 +94,7 @@ def build_corpus(
         if data.prefixes:
             work.prepare_prefixes(entries, progress)
         if data.duplicates == "drop":
-            known = list(known_to_training(selection, seen))
-            rejects += known
-            selection.leave_out(reject.id for reject in known)
+            work.leave_out(known_to_training(selection, seen))
         counts = _counts(selection, rejects)
         if empty := [split for split in required if not counts["splits"][split]]:
             raise EmptySplitError(empty, counts)
@@ -157,6 +155,12 @@ class _Preparation:
         prefixes = _prefixes((self.journal[identity] for identity in train), self.data.prefixes)
         new = ((entry, text) for entry, text in prefixes if not (entry.id in taken or entry.id in entries))
         self.prepare_all(new, is_prefix=True)
+
+    def leave_out(self, known: Iterable[Reject]) -> None:
+        """Reject models that could be used."""
+        found = list(known)
+        self.rejects += found
+        self.selection.leave_out(reject.id for reject in found)
 
     def _missing(self, texts: Iterable[tuple[Entry, bytes]], is_prefix: bool) -> Iterator[PrepareTask]:
         bits, tolerance, most = self.codec.bits, self.codec.tolerance, self.data.max_program_tokens

@@ -87,7 +87,7 @@ def test_a_flat_loss_is_noticed_where_it_shows_what_is_new():
     assert "image went from 1.000 to 0.995 in stage3_all" in flat
     for remedy in (
         "training.projector_lr_multiplier (now 5)",
-        "curriculum.stage3_all.lr (now 0.00015)",
+        "curriculum.stage3_all.lr (now 0.0001)",
         "curriculum.stage3_all more epochs (now 3)",
     ):
         assert remedy in flat
@@ -125,7 +125,7 @@ def test_no_more_epochs_are_advised_to_a_stage_that_did_not_use_all_it_had():
     known = {"text": 1.0, "text+image": 1.0}
     flat = advice("stage3_all", known, known, dynamic)  # two epochs
     assert flat.endswith(
-        "Raise training.projector_lr_multiplier (now 5), or lower curriculum.stage3_all.lr (now 0.00015)"
+        "Raise training.projector_lr_multiplier (now 5), or lower curriculum.stage3_all.lr (now 0.0001)"
     )
     whole = {"early_stopping": EarlyStopping(patience=1, max_epochs=2), "epochs": 2}
     assert advice("stage3_all", known, known, whole).endswith("give curriculum.stage3_all more epochs (now 2)")

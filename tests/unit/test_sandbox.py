@@ -79,11 +79,6 @@ def test_as_they_come_each_item_has_its_own_result():
     }
 
 
-def doze(seconds):
-    time.sleep(seconds)
-    return time.monotonic()
-
-
 def test_a_pool_serves_several_maps_and_stops_its_workers():
     with Sandbox(work, 2, timeout_s=10.0, memory_mib=256) as sandbox:
         assert list(sandbox.map([1, 2, 3])) == [2, 4, 6]
