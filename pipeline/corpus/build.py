@@ -159,7 +159,7 @@ class _Preparation:
     def leave_out(self, known: Iterable[Reject]) -> None:
         """Reject models that could be used."""
         found = list(known)
-        self.rejects += found
+        self.rejects.extend(found)
         self.selection.leave_out(reject.id for reject in found)
 
     def _missing(self, texts: Iterable[tuple[Entry, bytes]], is_prefix: bool) -> Iterator[PrepareTask]:
