@@ -7,6 +7,7 @@ import gc
 import importlib
 import os
 import runpy
+import signal
 import sys
 from pathlib import Path
 
@@ -15,10 +16,12 @@ SHARED = ("pipeline.evaluation.evaluate", "pipeline.features.build", "pipeline.t
 
 
 def finish_one(running: dict[int, Path]) -> None:
-    """Wait for a benchmark, which must not have failed."""
+    """Wait for a benchmark, which must not have failed: the others end with it."""
     pid, status = os.wait()
     path = running.pop(pid)
     if status:
+        for other in running:
+            os.kill(other, signal.SIGTERM)
         sys.exit(f"{path} failed")
 
 

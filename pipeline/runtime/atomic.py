@@ -81,12 +81,17 @@ def exclusive(folder: Path) -> Iterator[None]:
     """Hold ``folder`` for this process alone.
 
     Raises:
-        UserError: another process is at work in it.
+        UserError: another process is at work in it, or the file system has no locks.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder.with_name(f".{folder.name}.lock"), "w", encoding="utf-8") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             raise UserError(f"another process is at work in {folder}; wait for it or stop it") from error
+        except OSError as error:
+            raise UserError(
+                f"{folder} cannot be locked ({error.strerror}): its file system has no flock. Make scratch/ a link to "
+                "a folder on another"
+            ) from error
         yield

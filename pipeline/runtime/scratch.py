@@ -9,7 +9,7 @@ import json
 import shutil
 import sqlite3
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -63,20 +63,20 @@ class Journal:
         """Open the journal in a folder, or begin one.
 
         Raises:
-            UserError: it is damaged.
+            UserError: it is damaged, then or whenever it is used.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / RECORDS
-        self._tables = sqlite3.connect(path, isolation_level=None)  # each record is a transaction of its own
+        self.path = folder / RECORDS
+        # Without SQLite's own locks, which not every network file system has: the folder is this process' alone
+        # (``work_folder``). Each record is a transaction.
+        uri = f"{self.path.absolute().as_uri()}?vfs=unix-none"
+        self._tables = sqlite3.connect(uri, uri=True, isolation_level=None)
         weakref.finalize(self, self._tables.close)
-        try:
-            # Written ahead, a record costs no wait for the disk; a machine that fails costs the last ones. Held by this
-            # process alone, it needs no memory shared with others, which network file systems do not have.
-            pragmas = ("locking_mode = EXCLUSIVE", "journal_mode = WAL", "synchronous = NORMAL")
-            self._tables.executescript("; ".join(f"PRAGMA {pragma}" for pragma in pragmas))
-            self._tables.execute("CREATE TABLE IF NOT EXISTS records (identity TEXT PRIMARY KEY, record TEXT)")
-        except sqlite3.DatabaseError as error:
-            raise UserError(f"{path} cannot be used ({error}); remove it, and what it held is made again") from error
+        # Written ahead, a record costs no wait for the disk; a machine that fails costs the last ones. Exclusive, it
+        # needs no memory shared with other processes, which network file systems do not have.
+        for pragma in ("locking_mode = EXCLUSIVE", "journal_mode = WAL", "synchronous = NORMAL"):
+            self._execute(f"PRAGMA {pragma}")
+        self._execute("CREATE TABLE IF NOT EXISTS records (identity TEXT PRIMARY KEY, record TEXT)")
 
     def __enter__(self) -> Self:
         return self
@@ -84,15 +84,32 @@ class Journal:
     def __exit__(self, *_: object) -> None:
         self._tables.close()
 
+    def _execute(self, statement: str, values: Sequence[str] = ()) -> tuple[Any, ...] | None:
+        """The first row of an answer.
+
+        Raises:
+            UserError: the file is damaged, or the disk refuses it.
+        """
+        try:
+            row: tuple[Any, ...] | None = self._tables.execute(statement, values).fetchone()
+        except sqlite3.OperationalError as error:  # a full disk, for one
+            raise UserError(f"{self.path} cannot be read or written: {error}; what it holds is kept") from error
+        except sqlite3.DatabaseError as error:
+            raise UserError(
+                f"{self.path} cannot be used ({error}); remove it, and what it held is made again"
+            ) from error
+        return row
+
     def __len__(self) -> int:
-        found: int = self._tables.execute("SELECT count(*) FROM records").fetchone()[0]
-        return found
+        row = self._execute("SELECT count(*) FROM records")
+        assert row is not None, "a count is always one row"
+        return int(row[0])
 
     def __contains__(self, identity: str) -> bool:
-        return self._tables.execute("SELECT 1 FROM records WHERE identity = ?", (identity,)).fetchone() is not None
+        return self._execute("SELECT 1 FROM records WHERE identity = ?", (identity,)) is not None
 
     def __getitem__(self, identity: str) -> dict[str, Any]:
-        row = self._tables.execute("SELECT record FROM records WHERE identity = ?", (identity,)).fetchone()
+        row = self._execute("SELECT record FROM records WHERE identity = ?", (identity,))
         if row is None:
             raise KeyError(identity)
         record: dict[str, Any] = json.loads(row[0])
@@ -100,4 +117,4 @@ class Journal:
 
     def add(self, identity: str, record: dict[str, Any]) -> None:
         """Keep a record of plain JSON values."""
-        self._tables.execute("INSERT OR REPLACE INTO records VALUES (?, ?)", (identity, json.dumps(record)))
+        self._execute("INSERT OR REPLACE INTO records VALUES (?, ?)", (identity, json.dumps(record)))

@@ -112,13 +112,18 @@ class ShardReader:
         """One ``.npy`` member.
 
         Args:
-            parts: of its first axis; only these are read. The manifest must have the member's shape.
+            parts: of its first axis, counted from 0; only these are read. The manifest must have the member's shape.
+
+        Raises:
+            IndexError: there is no such part.
         """
         place = self._place(row, member)
         if parts is None:
             return decode_array(self._tar(row).read(place), self._name(row, member))
         field = self.manifest.fields[member]
         dtype, (number, *shape) = np.dtype(field["dtype"]), field["shape"]
+        if not all(0 <= part < number for part in parts):
+            raise IndexError(f"parts {list(parts)} of {number}")
         each = dtype.itemsize * int(np.prod(shape))
         header = header_bytes((number, *shape), field["dtype"])
         if place[1] != header + number * each:

@@ -6,7 +6,7 @@ from typing import Any
 import typer
 
 from pipeline.runtime.commands import command
-from pipeline.runtime.scratch import SCRATCH
+from pipeline.runtime.scratch import RECORDS, SCRATCH
 from pipeline.settings import params
 
 BUSY = "runs now, or waits for what does"
@@ -94,10 +94,11 @@ def _scratch(folder: Path) -> list[str]:
     lines = []
     for place in sorted(p for p in folder.glob("*/*") if p.is_dir()):
         shards, states = len(list(place.glob("*.done.json"))), sorted(place.glob("state-*"))
-        blocks = len(list(place.glob("blocks/*.json")))
+        records, batches = list(place.glob(f"{RECORDS}*")), len(list(place.rglob("parts/**/*.json")))
         found = [f"{shards} shards"] if shards else []
         found += [f"state after step {int(states[-1].name.removeprefix('state-'))}"] if states else []
-        found += [f"{blocks} blocks of entries"] if blocks else []
+        found += [f"{sum(path.stat().st_size for path in records) / 1e6:.1f} MB of records"] if records else []
+        found += [f"{batches} finished batches"] if batches else []
         if found:
             lines.append(f"{place}: {', '.join(found)}")
     return lines

@@ -278,10 +278,13 @@ class Still:
     def __init__(self):
         self.threads = []
 
-    def keys(self, shard):
-        return [f"0000{number:08d}" for number in range(8)]
+    def rows_of(self, name):
+        return range(8)
 
-    def load(self, reader, shard, key):
+    def key(self, row):
+        return f"0000{row:08d}"
+
+    def load(self, reader, row):
         return torch.from_numpy(np.zeros(100_000, np.float32))
 
     def encode(self, batch):

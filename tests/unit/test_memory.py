@@ -86,7 +86,7 @@ def test_encoders_within_a_measurement_name_what_helps_them(smoke, tmp_path, mon
     details = {modality: {"settings": settings.model_dump()}}
     evaluator = SimpleNamespace(
         model=SimpleNamespace(device=cpu, feature_details=details, feature_shapes={"image": (2,)}),
-        cases=lambda _: [], test=None, num_workers=1,
+        cases=lambda *_: [], test=None, num_workers=1,
         setting=SimpleNamespace(seed=0, kernel=smoke.kernel),
     )  # fmt: skip
     encoders = SimpleNamespace(points=no_memory, images=no_memory, image_size=56)
@@ -96,9 +96,9 @@ def test_encoders_within_a_measurement_name_what_helps_them(smoke, tmp_path, mon
 
     def disturb():
         if modality == "image":
-            robustness._turned_cases(evaluator, "image", encoders, 20.0)
+            robustness._turned_cases(evaluator, "image", encoders, SimpleNamespace(map=list), 20.0, [])
         else:
-            robustness._disturbed_cases(evaluator, "point_cloud", encoders, robustness.noisy, 0.0)
+            robustness._disturbed_cases(evaluator, "point_cloud", encoders, robustness.noisy, 0.0, [])
 
     for work in (encode, disturb):
         with (
