@@ -44,7 +44,7 @@ def status() -> None:
             waiting.add(name)
         would = BUSY if reasons == [BUSY] else "would run: " + "; ".join(reasons)
         typer.echo(f"{name:{width}}  {would if name in changed else 'done'}")
-    partial = _scratch(SCRATCH)
+    partial = half_done(SCRATCH)
     if partial:
         typer.echo("\nin scratch (work to go on from, where nothing it depends on has changed):")
         for line in partial:
@@ -89,7 +89,7 @@ def _verb(state: str) -> str:
     }.get(state, state)
 
 
-def _scratch(folder: Path) -> list[str]:
+def half_done(folder: Path) -> list[str]:
     """What each unfinished piece of work has got to."""
     lines = []
     for place in sorted(p for p in folder.glob("*/*") if p.is_dir()):

@@ -1,5 +1,6 @@
 """What scratch keeps, and for what it is used again."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pipeline.shards import building
 from pipeline.shards.building import SHARDS, FinishedShard, publish_shards, shard_by_shard
 from pipeline.shards.manifest import Manifest
 from pipeline.shards.writer import write_shard
+from stages.tools.status import half_done
 from tests.conftest import ROOT
 
 
@@ -126,3 +128,15 @@ def test_a_kill_while_shards_are_published_costs_none_of_them(tmp_path, monkeypa
     assert sorted(path.name for path in out.iterdir()) == names
     assert Manifest.read(out, "geometry").details["counts"] == {"samples": 2, "rejected": 2}
     assert not folder.exists()
+
+
+def test_status_says_what_is_half_done(tmp_path):
+    with Journal(tmp_path / "corpus/0123") as journal:
+        journal.add("a", {"text": "x" * 200_000})
+        batch = tmp_path / "evaluation-all/4567/parts/measured/0.json"
+        batch.parent.mkdir(parents=True)
+        batch.write_text("{}")
+        said = half_done(tmp_path)
+    assert len(said) == 2
+    assert re.search(r"corpus/0123: 0\.[2-9] MB of records", said[0])
+    assert said[1].endswith("evaluation-all/4567: 1 finished batches")
