@@ -79,6 +79,15 @@ def test_as_they_come_each_item_has_its_own_result():
     }
 
 
+def test_a_worker_that_dies_between_items_costs_none():
+    with Sandbox(work, 1, timeout_s=10.0, memory_mib=256) as sandbox:
+        assert list(sandbox.map([1])) == [2]
+        (worker,) = sandbox._workers
+        worker.process.kill()
+        worker.process.join()
+        assert list(sandbox.map([2, 3])) == [4, 6]
+
+
 def test_a_pool_serves_several_maps_and_stops_its_workers():
     with Sandbox(work, 2, timeout_s=10.0, memory_mib=256) as sandbox:
         assert list(sandbox.map([1, 2, 3])) == [2, 4, 6]

@@ -138,7 +138,13 @@ class Sandbox(Generic[T, R]):
         return self._start() if idle is None and len(self._workers) < self.num_workers else idle
 
     def _give(self, worker: _Worker[T], task: tuple[int, T]) -> None:
-        worker.connection.send(task[1])
+        try:
+            worker.connection.send(task[1])
+        except ConnectionError:  # it died while it had nothing to do
+            _stop(worker)
+            self._workers.remove(worker)
+            worker = self._start()
+            worker.connection.send(task[1])
         patience = self.timeout_s if worker.ready else START_TIMEOUT_S
         worker.task, worker.deadline = task, time.monotonic() + patience
 
