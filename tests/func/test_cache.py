@@ -33,7 +33,7 @@ def test_outs_are_links_into_the_cache_and_no_command_writes_into_them(copy):
     # DVC links no file anew that is of a type it may be: with reflink or copy first, all that is made is there twice.
     assert copy.run("dvc", "config", "cache.type").strip() == "hardlink,copy"
     copy.run("dvc", "config", "--local", "cache.type", "hardlink")  # for the whole of what was copied with the project
-    copy.run("dvc", "checkout", "--relink")
+    copy.run("dvc", "checkout", "--relink", "dvc.yaml")
     copy.run("dvc", "config", "--local", "--unset", "cache.type")
     cache = copy.folder / ".dvc/cache/files/md5"
     before = {out: contents(copy.folder / out) for out in OUTS}
@@ -50,7 +50,7 @@ def test_outs_are_links_into_the_cache_and_no_command_writes_into_them(copy):
     assert contents(copy.folder / "checkpoints/stage3_all") != before["checkpoints/stage3_all"]
     for path in files(cache):
         assert hashlib.md5(path.read_bytes()).hexdigest() == path.parent.name + path.name.removesuffix(".dir")
-    copy.run("dvc", "checkout", "--force")
+    copy.run("dvc", "checkout", "--force", "dvc.yaml")
     assert {out: contents(copy.folder / out) for out in OUTS} == before
     copy.run("dvc", "repro", "train@stage3_all")
     weights = copy.folder / "checkpoints/stage3_all/adapter_model.safetensors"
