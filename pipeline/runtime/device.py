@@ -18,16 +18,18 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 def choose_device(name: str) -> torch.device:
     """A device by its name: ``cpu``, ``cuda``, ``cuda:1``; ``auto`` takes CUDA where there is one.
 
+    A GPU always has its number, as ``torch.cuda.set_device`` wants it; ``cuda`` is the first.
+
     Raises:
         UserError: there is no such device, or it is not on this machine.
     """
     gpus = torch.cuda.device_count() if name != "cpu" and torch.cuda.is_available() else 0
     if name == "auto":
-        return torch.device("cuda" if gpus else "cpu")
+        name = "cuda" if gpus else "cpu"
     if re.fullmatch(r"cpu|cuda(:\d+)?", name) is None:
         raise UserError(f"device {name!r}: it is auto, cpu, cuda, or cuda:<number>")
-    device = torch.device(name)
-    if device.type == "cuda" and (device.index or 0) >= gpus:
+    device = torch.device("cuda:0" if name == "cuda" else name)
+    if device.type == "cuda" and device.index >= gpus:
         has = f"{gpus} CUDA devices" if gpus else "no CUDA device"
         raise UserError(f"device {name} is asked for, but this machine has {has} that torch can use")
     return device

@@ -36,7 +36,7 @@ def test_a_device_that_is_not_there_is_told(monkeypatch):
         choose_device("cuda")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert choose_device("auto") == choose_device("cuda") == torch.device("cuda")
+    assert choose_device("auto") == choose_device("cuda") == torch.device("cuda", 0)
     assert choose_device("cuda:1") == torch.device("cuda", 1)
     with pytest.raises(UserError, match="this machine has 2 CUDA devices"):
         choose_device("cuda:2")
@@ -53,7 +53,7 @@ def two_gpus(monkeypatch):
 
 def test_processes_of_one_machine_need_a_gpu_each(two_gpus):
     assert shared_device("cpu", 3) == torch.device("cpu")
-    assert shared_device("auto", 2) == shared_device("cuda", 2) == torch.device("cuda")
+    assert shared_device("auto", 2) == shared_device("cuda", 2) == torch.device("cuda", 0)
     with pytest.raises(UserError, match="3 processes on this machine want a GPU each, but torch can use 2"):
         shared_device("auto", 3)
 
