@@ -32,6 +32,8 @@ def choose_device(name: str) -> torch.device:
     if device.type == "cuda" and device.index >= gpus:
         has = f"{gpus} CUDA devices" if gpus else "no CUDA device"
         raise UserError(f"device {name} is asked for, but this machine has {has} that torch can use")
+    if device.type == "cuda":  # cuDNN plans its attention anew for every length, which takes longer than any step
+        torch.backends.cuda.enable_cudnn_sdp(False)
     return device
 
 

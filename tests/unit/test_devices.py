@@ -151,8 +151,10 @@ def test_programs_are_those_of_the_cpu(model, gpu, decoding):
     found = generate_tokens(model, prompts, decoding)
     if decoding.temperature:  # a GPU draws other numbers
         assert all(Codec(8).decode(tokens).extrudes for programs in found for tokens in programs)
-    else:
-        assert found == expected
+    else:  # of two that are as likely up to rounding, either may be found
+        likeliest = [score(model, prompt, programs) for prompt, programs in zip(prompts, found)]
+        assert [max(values) for values in likeliest] == pytest.approx([max(values) for values in likelihoods], rel=1e-4)
+        assert decoding.num_beams > 1 or found == expected
     for prompt, programs, values in zip(prompts, expected, likelihoods, strict=True):
         assert score(model, prompt, programs) == pytest.approx(values, rel=1e-4)
     assert all(torch.equal(tensor.cpu(), before[name]) for name, tensor in model.state_dict().items())
