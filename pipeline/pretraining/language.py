@@ -92,25 +92,28 @@ class ProgramTexts:
         return TextBatch(ids, labels, seen)
 
 
-class TextBatches:
-    """The inputs of each step: every sample once in an epoch, samples of like length together."""
+class SortedBatches:
+    """Which samples a step has: every one once in an epoch, samples of like length together, in random order.
 
-    def __init__(self, texts: ProgramTexts, settings: LanguagePretraining, seed: int) -> None:
-        self.texts, self.size, self.seed = texts, settings.batch_size, seed
-        self.shares = {name: getattr(settings, name) for name in SHOWN if name in texts.features}
-        self.lengths = np.array([len(a) + len(b) for a, b in zip(texts.prompts, texts.programs, strict=True)])
+    Args:
+        lengths: (N,) of all samples.
+        size: samples of a step.
+    """
+
+    def __init__(self, lengths: np.ndarray, size: int, seed: int) -> None:
+        self.lengths, self.size, self.seed = lengths, size, seed
         self._block, self._rows = -1, np.empty((0, 0), int)
 
-    def __call__(self, step: int) -> TextBatch:
-        """The batch of a step."""
+    def rows(self, step: int) -> np.ndarray:
+        """(size,) the samples of a step."""
         block, place = divmod(step, POOLED)
         if block != self._block:
             self._block, self._rows = block, self._sorted(block)
-        shown = [name for name, share in self.shares.items() if uniform(self.seed, name, step) < share]
-        return self.texts.batch(self._rows[place].tolist(), shown)
+        found: np.ndarray = self._rows[place]
+        return found
 
     def _sorted(self, block: int) -> np.ndarray:
-        """(POOLED, batch size) rows of the next batches, like lengths together, in random order."""
+        """(POOLED, size) samples of the next batches."""
         count = len(self.lengths)
         epochs, places = np.divmod(np.arange(POOLED * self.size) + block * POOLED * self.size, count)
         orders = {
@@ -120,6 +123,21 @@ class TextBatches:
         rows = rows[np.argsort(self.lengths[rows], kind="stable")].reshape(POOLED, self.size)
         shuffled: np.ndarray = np.random.default_rng([self.seed, 2, block]).permutation(rows)
         return shuffled
+
+
+class TextBatches:
+    """The inputs of each step: like lengths together, and in some of them what else is shown."""
+
+    def __init__(self, texts: ProgramTexts, settings: LanguagePretraining, seed: int) -> None:
+        self.texts, self.seed = texts, seed
+        self.shares = {name: getattr(settings, name) for name in SHOWN if name in texts.features}
+        lengths = np.array([len(a) + len(b) for a, b in zip(texts.prompts, texts.programs, strict=True)])
+        self.order = SortedBatches(lengths, settings.batch_size, seed)
+
+    def __call__(self, step: int) -> TextBatch:
+        """The batch of a step."""
+        shown = [name for name, share in self.shares.items() if uniform(self.seed, name, step) < share]
+        return self.texts.batch(self.order.rows(step).tolist(), shown)
 
 
 class LanguageTraining(nn.Module):

@@ -1,18 +1,22 @@
 """A resumable training loop: the position is the optimizer step, and everything else follows from it."""
 
 import math
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 
 from pipeline.curriculum.log import StageLog
 from pipeline.curriculum.schedule import learning_rate_factor
 from pipeline.runtime import interrupt
+from pipeline.runtime.device import autocast
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.prefetch import prefetch
 from pipeline.runtime.seeds import uniform
@@ -22,6 +26,36 @@ from pipeline.training.state import Position, collect_moments, read_state, save_
 B = TypeVar("B")
 LOG = "log.jsonl"
 KEPT_STATES = 2
+
+
+class _Made(Dataset[B]):
+    """The batch of each step, for worker processes to make."""
+
+    def __init__(self, batch: Callable[[int], B], steps: range) -> None:
+        self.batch, self.steps = batch, steps
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __getitem__(self, number: int) -> B:
+        return self.batch(self.steps[number])
+
+
+def _leave_stops(_: int) -> None:
+    """Ctrl-C is for the process that trains: it finishes its step."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def on_device(batch: B, device: torch.device) -> B:
+    """A batch, which is a dataclass, with its tensors on a device."""
+
+    def moved(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: moved(each) for name, each in value.items()}
+        return value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
+
+    values = {field.name: moved(getattr(batch, field.name)) for field in fields(batch)}  # type: ignore[arg-type]
+    return replace(batch, **values)  # type: ignore[type-var]
 
 
 class Pretrainer(Generic[B]):
@@ -35,6 +69,8 @@ class Pretrainer(Generic[B]):
         scratch: folder of states and log.
         speed: file that tells how fast it went: part of no result.
         show: progress: steps done, all steps, a text.
+        dtype: of products, where it is not float32: mixed precision.
+        num_workers: processes that make batches ahead; 0: a thread. It changes no result.
     """
 
     def __init__(
@@ -47,9 +83,11 @@ class Pretrainer(Generic[B]):
         scratch: Path,
         speed: Path,
         show: Callable[[int, int, str], None],
+        dtype: torch.dtype = torch.float32,
+        num_workers: int = 0,
     ) -> None:
         self.module, self.recipe, self.seed, self.batch, self.loss = module, recipe, seed, batch, loss
-        self.scratch, self.show = scratch, show
+        self.scratch, self.show, self.dtype, self.num_workers = scratch, show, dtype, num_workers
         trained = [p for p in module.parameters() if p.requires_grad]
         matrices, others = [p for p in trained if p.ndim > 1], [p for p in trained if p.ndim <= 1]
         groups = [
@@ -57,7 +95,7 @@ class Pretrainer(Generic[B]):
             {"params": others, "weight_decay": 0.0},
         ]
         self.optimizer = torch.optim.AdamW(groups, lr=recipe.lr, betas=(0.9, 0.98))
-        self.trained = trained
+        self.trained, self.device = trained, trained[0].device
         states = saved_states(scratch)
         at = Position()
         if states:
@@ -76,7 +114,7 @@ class Pretrainer(Generic[B]):
             UserError: the loss is not finite.
         """
         recipe = self.recipe
-        if self.trained[0].device.type == "cpu":
+        if self.device.type == "cpu":
             torch.use_deterministic_algorithms(True)
             torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         self.module.train()
@@ -94,8 +132,12 @@ class Pretrainer(Generic[B]):
         self.module.eval()
 
     def _batches(self) -> Iterator[B]:
-        for step in range(self.done, self.recipe.steps):
-            yield self.batch(step)
+        steps = range(self.done, self.recipe.steps)
+        if not self.num_workers:
+            yield from map(self.batch, steps)
+            return
+        made = _Made(self.batch, steps)
+        yield from DataLoader(made, None, num_workers=self.num_workers, prefetch_factor=4, worker_init_fn=_leave_stops)
 
     def _step(self, batch: B) -> dict[str, Tensor]:
         recipe = self.recipe
@@ -104,7 +146,8 @@ class Pretrainer(Generic[B]):
         for group in self.optimizer.param_groups:
             group["lr"] = recipe.lr * factor
         torch.manual_seed(int(uniform(self.seed, "pretraining", self.done) * 2**63))
-        loss, parts = self.loss(batch)
+        with autocast(self.device, self.dtype):
+            loss, parts = self.loss(on_device(batch, self.device))
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.trained, 1.0)
         self.optimizer.step()

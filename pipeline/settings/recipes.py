@@ -1,8 +1,8 @@
 """The section `pretraining` of params.yaml."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from pipeline.settings.section import Fraction, Positive, Section
 
@@ -46,10 +46,27 @@ class LanguagePretraining(Recipe):
     image: Fraction = Field(description="share of the batches that also show pictures")
 
 
+class ReconstructionPretraining(Recipe):
+    """The point cloud encoder and the language model together: programs from clouds and from captions."""
+
+    num_points: Positive = Field(description="of a cloud, drawn anew each time")
+    modality_sample_probs: dict[Literal["text", "point_cloud", "text+point_cloud"], Fraction] = Field(
+        description="how often a batch shows what"
+    )
+
+    @field_validator("modality_sample_probs")
+    @classmethod
+    def _is_whole(cls, given: dict[str, float]) -> dict[str, float]:
+        if abs(sum(given.values()) - 1) > 1e-6:
+            raise ValueError(f"they add up to {sum(given.values()):g}, not 1")
+        return given
+
+
 class Pretraining(Section):
     """What `cadmllm pretrain` makes: the weights that the package ships."""
 
     embedding_width: Positive = Field(description="of the space in which clouds, pictures and captions are compared")
+    reconstruction: ReconstructionPretraining
     shape_encoder: ShapePretraining
     image_encoder: ImagePretraining
     language_model: LanguagePretraining

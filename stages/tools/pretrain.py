@@ -28,9 +28,11 @@ if TYPE_CHECKING:
     import numpy as np
 
     from pipeline.pretraining.data import ShapeData
+    from pipeline.pretraining.reconstruction import ReconstructionTraining
 
 pretrain = typer.Typer(help="Pretrain encoders and a small language model on synthetic parts.", no_args_is_help=True)
 ALIGNED = PRETRAINED / "aligned"  # both encoders after the first of the two stages
+RECONSTRUCTION = PRETRAINED / "reconstruction"  # encoder of clouds and language model, trained together
 SHAPES, IMAGES, LANGUAGE = (PRETRAINED / name for name in ("shape_encoder", "image_encoder", "language_model"))
 MAX_TEST_MODELS = 500
 SCORES = "scores.json"
@@ -158,6 +160,82 @@ def image_encoder() -> None:
             write_text(folder / LOG, (scratch / LOG).read_text(encoding="utf-8"))
         clean(scratch)
         show.say(f"retrieval among {found['models']} unseen models: {found}")
+
+
+@pretrain.command("reconstruction")
+@long_running
+def reconstruction() -> None:
+    """Train the point cloud encoder and a language model together: programs from scans of their own solids."""
+    p, pretraining = settings()
+    described, inputs = reconstruction_identity(p, pretraining)
+    from pipeline.cad.language.codec import Codec
+    from pipeline.encoders.michelangelo import MichelangeloEncoder
+    from pipeline.pretraining.loop import Pretrainer
+    from pipeline.pretraining.reconstruction import ReconstructionBatches, make_reconstruction, mean_losses
+    from pipeline.runtime.device import DTYPES, choose_device
+
+    recipe, device, codec = pretraining.reconstruction, choose_device(p.training.device), Codec(p.codec.bits)
+    with (
+        display("pretrain reconstruction") as show,
+        work_folder("pretrain-reconstruction", __name__, described, inputs) as scratch,
+    ):
+        corpus = CorpusReader(CORPUS)
+        captions = [corpus.caption(row) for row in corpus.rows("train")]
+        encoder = MichelangeloEncoder.from_pretrained(MODELS / "point_cloud_encoder")
+        projector, architecture = p.model.projectors.point_cloud, p.models.llm.architecture
+        size = pretraining.language_model.vocabulary_size
+        tokenizer, module = make_reconstruction(encoder, projector, architecture, captions, codec.grammar, size, p.seed)
+        module.to(device)
+        train, validation = (
+            ReconstructionBatches.of_split(corpus, split, tokenizer, p.model.max_caption_tokens, codec, recipe, p.seed)
+            for split in ("train", "validation")
+        )
+        show.say(f"{len(captions)} models to train on, on {device}")
+        log, workers = speed_log("reconstruction"), params.num_workers() if device.type == "cuda" else 0
+        dtype = DTYPES[p.training.dtype]
+        Pretrainer(module, recipe, p.seed, train, module.loss, scratch, log, show, dtype, workers).run()
+        losses = mean_losses(module, validation)
+        show.say(f"validation loss {losses}")
+        write_reconstruction(module, tokenizer, corpus, losses, scratch)
+        clean(scratch)
+
+
+def reconstruction_identity(p: Params, pretraining: Pretraining) -> tuple[dict[str, Any], dict[str, str]]:
+    """Parameters, and sha256 of inputs, that encoder and language model depend on."""
+    Manifest.read(CORPUS, "corpus")
+    inputs = {"corpus": sha256_file(CORPUS / MANIFEST), "encoder": read_models(MODELS)["point_cloud_encoder"]["sha256"]}
+    described = {
+        "recipe": pretraining.reconstruction,
+        "vocabulary_size": pretraining.language_model.vocabulary_size,
+        "seed": p.seed,
+        "llm": p.models.llm,
+        "projector": p.model.projectors.point_cloud,
+        "limit": p.model.max_caption_tokens,
+        "bits": p.codec.bits,
+        "dtype": p.training.dtype,
+    }
+    return described, inputs
+
+
+def write_reconstruction(
+    module: "ReconstructionTraining", tokenizer: Any, corpus: CorpusReader, losses: dict[str, float], scratch: Path
+) -> None:
+    """Write encoder, projector and language model, with what they have seen and how well they do."""
+    from safetensors.torch import save_file
+
+    from pipeline.pretraining.data import program_hashes
+    from pipeline.pretraining.loop import LOG
+
+    seen = program_hashes(corpus, corpus.rows("train"))
+    with atomic_folder(RECONSTRUCTION) as folder:
+        module.encoder.save_pretrained(folder / SHAPES.name)
+        module.llm.save_pretrained(folder / LANGUAGE.name)
+        tokenizer.save_pretrained(folder / LANGUAGE.name)
+        save_file(module.projector.state_dict(), folder / "projector.safetensors")
+        for name in (SHAPES.name, LANGUAGE.name):
+            write_seen(folder / name, seen)
+        write_text(folder / SCORES, json.dumps({"validation_loss": losses}) + "\n")
+        write_text(folder / LOG, (scratch / LOG).read_text(encoding="utf-8"))
 
 
 class Lessons(StrEnum):

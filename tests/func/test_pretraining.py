@@ -6,8 +6,10 @@ import signal
 import pytest
 import torch
 from ruamel.yaml import YAML
+from safetensors.torch import load_file
 
 from pipeline.cad.language.grammar import Grammar
+from pipeline.encoders.michelangelo import MichelangeloEncoder
 from pipeline.model.cad_mllm import CadMllmModel
 from pipeline.settings.params import load
 from pipeline.shards.reader import ShardReader
@@ -42,6 +44,7 @@ def project(tmp_path_factory):
         p["models"]["llm"]["architecture"] |= {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
         recipes = p["pretraining"]
         recipes["embedding_width"] = 8
+        recipes["reconstruction"] |= {**SMALL, "num_points": 64}
         recipes["shape_encoder"] |= {**SMALL, "num_points": 64, "num_queries": 32, "latent_width": 4}
         recipes["image_encoder"] |= {**SMALL, "num_views": 1, "pool": 2}
         recipes["language_model"] |= {**SMALL, "vocabulary_size": 320, "num_views": 1}
@@ -52,6 +55,21 @@ def project(tmp_path_factory):
     for name in ("shape-encoder", "image-encoder", "language-model"):
         made.run("cadmllm", "pretrain", name)
     return made
+
+
+def test_encoder_and_language_model_are_trained_together(project):
+    output = project.run("cadmllm", "pretrain", "reconstruction")
+    assert "validation loss {'text': " in output
+    folder = project.folder / "pretrained/reconstruction"
+    encoder = MichelangeloEncoder.from_pretrained(folder / "shape_encoder")
+    projector = load_file(folder / "projector.safetensors")
+    assert projector["projector.up.weight"].shape[1] == encoder.config.width
+    model = CadMllmModel(
+        folder / "language_model", load(project.folder / "params.yaml").model, Grammar(8), 0, torch.float32
+    )
+    assert projector["projector.down.weight"].shape[0] == model.width
+    for part in ("shape_encoder", "language_model"):
+        assert read_seen(folder / part) == programs(project, "train")
 
 
 @pytest.mark.parametrize("lessons", ["text", "captions"])

@@ -1,0 +1,134 @@
+"""Programs from scans of their own solids: what is shown, what is learnt from, and that workers change nothing."""
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.cad.language.codec import Codec
+from pipeline.cad.language.program import CadProgram, Profile
+from pipeline.cad.parts.shapes import circle, extrude, rectangle
+from pipeline.cad.solids.prisms import inside
+from pipeline.encoders.michelangelo import MichelangeloConfig, MichelangeloEncoder
+from pipeline.pretraining.language import IGNORED
+from pipeline.pretraining.loop import Pretrainer
+from pipeline.pretraining.reconstruction import ReconstructionBatches, make_reconstruction, mean_losses
+from pipeline.pretraining.scans import CLEAN, scanned
+from pipeline.settings.recipes import ReconstructionPretraining
+from pipeline.settings.training import Projector
+
+CODEC = Codec(8)
+CAPTIONS = ["a plate with a hole", "a plate", "a block", "a disc", "a long block"]
+SHARES = {"point_cloud": 0.5, "text+point_cloud": 0.3, "text": 0.2}
+LLAMA = {
+    "model_type": "llama",
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "tie_word_embeddings": False,
+}
+
+
+def tokens(profiles, height):
+    return CODEC.encode(CadProgram((extrude("top", profiles, height, at=(0.0, 0.0, -height / 2)),)))
+
+
+PROGRAMS = [
+    tokens([Profile(rectangle(2, 1), (circle(0.5),))], 0.25),
+    tokens(rectangle(2, 1.5), 0.25),
+    tokens(rectangle(2, 2), 2),
+    tokens(circle(2), 0.5),
+    tokens(rectangle(2, 0.5), 0.5),
+]
+
+
+@pytest.fixture
+def recipe():
+    return ReconstructionPretraining(
+        steps=6, batch_size=3, lr=1e-3, save_every=4, log_every=1, num_points=48, modality_sample_probs=SHARES
+    )
+
+
+@pytest.fixture
+def made(recipe):
+    encoder = MichelangeloConfig(width=8, num_heads=2, num_layers=1, num_latents=3)
+    torch.manual_seed(0)
+    projector = Projector(kind="mlp", hidden=16, num_queries=4)
+    tokenizer, module = make_reconstruction(
+        MichelangeloEncoder(encoder), projector, LLAMA, CAPTIONS, CODEC.grammar, 300, 0
+    )
+    return module, ReconstructionBatches(CAPTIONS, PROGRAMS, tokenizer, 16, CODEC, recipe, 0)
+
+
+def test_a_batch_shows_what_its_combination_says(made):
+    _, batches = made
+    rows = np.array([0, 3, 2])
+    alone, both, text = (batches.batch(rows, combination, 7) for combination in SHARES)
+    assert text.points is None
+    assert torch.equal(alone.points, both.points)  # what is drawn hangs on the step and the model alone
+    assert not torch.equal(alone.points, batches.batch(rows, "point_cloud", 8).points)
+    assert torch.equal(both.ids, text.ids)
+    for number, row in enumerate(rows.tolist()):
+        program = batches.cad_ids[PROGRAMS[row]]
+        for batch, prompt in ((alone, batches.instruction), (both, batches.prompts[row])):
+            counted = batch.labels[number] != IGNORED
+            np.testing.assert_array_equal(batch.labels[number][counted], program)
+            np.testing.assert_array_equal(batch.ids[number, : len(prompt)], prompt)
+            assert counted.sum() == len(program)
+            assert counted.int().argmax() == len(prompt)
+
+
+def test_steps_show_combinations_as_often_as_is_asked(made):
+    _, batches = made
+    found = [batches.combination(step) for step in range(2000)]
+    for name, share in SHARES.items():
+        assert found.count(name) / len(found) == pytest.approx(share, abs=0.04)
+
+
+def test_clouds_are_of_the_programs_own_solid(made):
+    _, batches = made
+    clean = 0
+    for number in range(40):
+        row = number % len(PROGRAMS)
+        cloud = batches.cloud(PROGRAMS[row], np.random.default_rng(number))
+        assert cloud.shape == (48, 6)
+        assert cloud.dtype == np.float32
+        np.testing.assert_allclose(np.linalg.norm(cloud[:, 3:], axis=1), 1, atol=1e-4)
+        assert np.abs(cloud[:, :3]).max() < 1.2
+        program, shift = CODEC.decode(PROGRAMS[row]), 1e-3 * cloud[:, 3:]
+        within, without = (inside(program, cloud[:, :3] + sign * shift) for sign in (-1, 1))
+        clean += bool(within.all() and not without.any())
+    assert clean / 40 > CLEAN - 0.1
+
+
+def test_a_scans_faults_are_drawn_and_leave_points():
+    rng = np.random.default_rng(0)
+    cloud = rng.normal(size=(400, 6))
+    cloud[:, 3:] /= np.linalg.norm(cloud[:, 3:], axis=1, keepdims=True)
+    few = moved = 0
+    for seed in range(60):
+        found = scanned(cloud, 200, np.random.default_rng(seed))
+        assert found.shape == (200, 6)
+        np.testing.assert_array_equal(found, scanned(cloud, 200, np.random.default_rng(seed)))
+        few += len(np.unique(found[:, 0])) < 200
+        moved += not np.isin(found[:, 0], cloud[:, 0].astype(np.float32)).all()
+    assert 5 < few < 55
+    assert 5 < moved < 40
+
+
+def test_workers_change_no_weight(made, recipe, tmp_path):
+    module, batches = made
+    start = {name: value.clone() for name, value in module.state_dict().items()}
+    assert set(mean_losses(module, batches)) == set(SHARES)
+
+    def trained(name, workers):
+        module.load_state_dict(start)
+        scratch, speed = tmp_path / name, tmp_path / f"{name}.jsonl"
+        scratch.mkdir()
+        Pretrainer(module, recipe, 0, batches, module.loss, scratch, speed, lambda *_: None, num_workers=workers).run()
+        return {key: value.clone() for key, value in module.state_dict().items()}
+
+    expected, found = trained("thread", 0), trained("workers", 2)
+    assert any(not torch.equal(value, start[name]) for name, value in expected.items())
+    assert all(torch.equal(value, expected[name]) for name, value in found.items())
