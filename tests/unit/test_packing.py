@@ -4,6 +4,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from pipeline.model import packing
 from pipeline.model.packing import ATTENTION, decode_row, enable_packing
 
 LENGTHS = (9, 1, 14, 5)
@@ -42,6 +43,24 @@ def test_a_row_of_sequences_is_each_of_them_alone(kind):
     (together_grad,) = torch.autograd.grad(together.square().sum(), row)
     torch.testing.assert_close(together, torch.cat(alone, dim=1), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(together_grad, alone_grad, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("kind", IN_A_ROW)
+def test_a_gpu_that_does_all_at_once_gives_what_it_gives_one_by_one(kind, monkeypatch):
+    torch.manual_seed(0)
+    llm = (
+        AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **IN_A_ROW[kind])).eval().to("cuda", torch.bfloat16)
+    )
+    enable_packing(llm)
+    row = torch.randn(1, sum(LENGTHS), 32, device="cuda", dtype=torch.bfloat16, requires_grad=True)
+    found = []
+    for needed in (packing.FLASH, (99, 0)):
+        monkeypatch.setattr(packing, "FLASH", needed)
+        hidden = decode_row(getattr(llm, "model", llm.base_model), row, LENGTHS)
+        found.append((hidden, *torch.autograd.grad(hidden.float().square().sum(), row)))
+    for at_once, one_by_one in zip(*found, strict=True):
+        assert (at_once - one_by_one).float().norm() < 0.02 * one_by_one.float().norm()
 
 
 def test_what_was_prepared_still_reads_a_rectangle_with_its_mask():
