@@ -1,0 +1,136 @@
+"""Points with normals on the surface of a program's solid in plain numpy, without the kernel.
+
+Every face of the solid is part of a prism's face. So points are drawn on the faces of all prisms, and those are kept
+that have the solid on one side alone.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.cad.language.program import CadProgram, Operation
+from pipeline.cad.solids.prisms import Prisms, combine, operations_of
+from pipeline.runtime.errors import RejectError
+
+BESIDE = 1e-6  # how far from a face its two sides are looked at, as a share of the size; what is thinner is nothing
+MOST = 200  # candidates for each point that is wanted, after which a solid is taken to have no surface
+
+
+@dataclass(frozen=True, slots=True)
+class _Faces:
+    """The faces of prisms; caps as rectangles around the profiles.
+
+    Attributes:
+        prisms: (F,) whose.
+        areas: (F,).
+        corners: (F, 3) a corner; of a round side its axis' lower end.
+        across, along: (F, 3) the edges at the corner; of a round side the radius to where it starts, and the height.
+        normals: (F, 3) to either side; of a round side ``across`` turned by a quarter in the direction of the sweep.
+        sweeps: (F,) signed radians, 0 for a plane.
+    """
+
+    prisms: np.ndarray
+    areas: np.ndarray
+    corners: np.ndarray
+    across: np.ndarray
+    along: np.ndarray
+    normals: np.ndarray
+    sweeps: np.ndarray
+
+    @classmethod
+    def of(cls, prisms: Prisms) -> "_Faces":
+        """Two caps of each prism, and a side of each curve."""
+        axes, curves = prisms.frames[:, :, :3], prisms.curves  # (P, 3, 3): rows are u, v and the normal
+        middles = -np.einsum("pij,pi->pj", axes, prisms.frames[:, :, 3])
+        u, v, height = (prisms.sizes[:, i, None] * axes[:, i] for i in range(3))
+        low = middles - height / 2
+        cap_areas = prisms.sizes[:, 0] * prisms.sizes[:, 1]
+        owners, sweeps = curves.prisms, curves.sweeps
+        flat = sweeps == 0
+        starts, ends, centres = (
+            np.einsum("ci,cij->cj", at - prisms.centres[owners], axes[owners, :2])
+            for at in (curves.starts, curves.ends, curves.centres)
+        )
+        steps = ends - starts
+        lengths = np.where(flat, np.linalg.norm(steps, axis=1), curves.radii * np.abs(sweeps))
+        across = np.where(flat[:, None], steps, starts - centres)
+        quarter = np.cross(axes[owners, 2], across)
+        quarter /= np.maximum(np.linalg.norm(across, axis=1), 1e-300)[:, None]
+        numbers = np.arange(len(prisms.steps))
+        return cls(
+            np.concatenate([numbers, numbers, owners]),
+            np.concatenate([cap_areas, cap_areas, lengths * prisms.sizes[owners, 2]]),
+            np.concatenate(
+                [low - (u + v) / 2, low - (u + v) / 2 + height, low[owners] + np.where(flat[:, None], starts, centres)]
+            ),
+            np.concatenate([u, u, across]),
+            np.concatenate([v, v, height[owners]]),
+            np.concatenate([axes[:, 2], axes[:, 2], quarter]),
+            np.concatenate([np.zeros(2 * len(numbers)), sweeps]),
+        )
+
+    def draw(self, count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(M, 3) points uniform by area, (M, 3) their unit normals to either side, and (M,) whose faces they are of."""
+        totals = np.cumsum(self.areas)
+        # Stratified in cumulative area, as in ``sampling``: where in its part a draw falls is how far across it is.
+        at = (np.arange(count) + rng.random(count)) / count * totals[-1]
+        face = np.minimum(np.searchsorted(totals, at, side="right"), len(totals) - 1)
+        share = 1 - (totals[face] - at) / np.maximum(self.areas[face], 1e-300)
+        across, normals, sweeps = self.across[face], self.normals[face], self.sweeps[face]
+        points = self.corners[face] + rng.random(count)[:, None] * self.along[face]
+        if len(curved := np.flatnonzero(sweeps)):
+            angles = (share[curved] * sweeps[curved])[:, None]
+            radius = np.linalg.norm(across[curved], axis=1, keepdims=True)
+            normals[curved] = np.cos(angles) * across[curved] / radius + np.sin(angles) * normals[curved]
+            across[curved] = radius * normals[curved]
+            share[curved] = 1.0
+        return points + share[:, None] * across, normals, self.prisms[face]
+
+
+def sample_boundary(program: CadProgram, num_points: int, seed: int) -> np.ndarray:
+    """Draw points uniformly by area on the surface of the solid that the program describes.
+
+    Returns:
+        (num_points, 6) float32: xyz and outward unit normal, in random order.
+
+    Raises:
+        RejectError: ``degenerate_extrusion``, or ``empty_solid`` where the operations leave nothing.
+    """
+    rng = np.random.default_rng(seed)
+    prisms = Prisms.of(program.extrudes)
+    operations = operations_of(program)
+    faces = _Faces.of(prisms)
+    reach = BESIDE * float(np.linalg.norm(prisms.sizes, axis=1).max())
+    kept: list[np.ndarray] = []
+    found = drawn = 0
+    while found < num_points:
+        missing = num_points - found
+        count = 2 * missing if not found else math.ceil(1.2 * missing * drawn / found) + 16
+        points, normals, owners = faces.draw(min(count, 8 * num_points), rng)
+        kept.append(_on_surface(prisms, operations, points, normals, owners, reach))
+        found, drawn = found + len(kept[-1]), drawn + len(points)
+        if drawn > MOST * num_points and found < num_points:
+            raise RejectError("empty_solid", "the operations leave nothing")
+    cloud = np.concatenate(kept)
+    return cloud[rng.permutation(len(cloud))[:num_points]].astype(np.float32)
+
+
+def _on_surface(
+    prisms: Prisms,
+    operations: list[Operation],
+    points: np.ndarray,
+    normals: np.ndarray,
+    owners: np.ndarray,
+    reach: float,
+) -> np.ndarray:
+    """Those of the candidates that are on the surface, (M', 6), with outward normals."""
+    sides = np.concatenate([points + reach * normals, points - reach * normals])
+    contained = prisms.contain(sides)
+    inside = combine(operations, prisms.by_step(contained))
+    count = len(points)
+    # Where several prisms have a face the first of them has the point, so that none is counted twice.
+    first = (contained[:, :count] ^ contained[:, count:]).argmax(axis=0)
+    at = np.flatnonzero((inside[:count] != inside[count:]) & (first == owners))
+    outward = np.where(inside[:count], -1.0, 1.0)[at, None] * normals[at]
+    return np.concatenate([points[at], outward], axis=1)
