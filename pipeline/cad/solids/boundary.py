@@ -41,33 +41,29 @@ class _Faces:
     @classmethod
     def of(cls, prisms: Prisms) -> "_Faces":
         """Two caps of each prism, and a side of each curve."""
-        axes, curves = prisms.frames[:, :, :3], prisms.curves  # (P, 3, 3): rows are u, v and the normal
-        middles = -np.einsum("pij,pi->pj", axes, prisms.frames[:, :, 3])
-        u, v, height = (prisms.sizes[:, i, None] * axes[:, i] for i in range(3))
-        low = middles - height / 2
-        cap_areas = prisms.sizes[:, 0] * prisms.sizes[:, 1]
-        owners, sweeps = curves.prisms, curves.sweeps
-        flat = sweeps == 0
-        starts, ends, centres = (
-            np.einsum("ci,cij->cj", at - prisms.centres[owners], axes[owners, :2])
-            for at in (curves.starts, curves.ends, curves.centres)
-        )
-        steps = ends - starts
-        lengths = np.where(flat, np.linalg.norm(steps, axis=1), curves.radii * np.abs(sweeps))
-        across = np.where(flat[:, None], steps, starts - centres)
-        quarter = np.cross(axes[owners, 2], across)
-        quarter /= np.maximum(np.linalg.norm(across, axis=1), 1e-300)[:, None]
-        numbers = np.arange(len(prisms.steps))
+        curves, owners = prisms.curves, prisms.curves.prisms
+        u, v, height = (prisms.sizes[:, i, None] * prisms.axes[:, i] for i in range(3))
+        low = prisms.centres - height / 2
+        bases, corners = low[owners], low - (u + v) / 2
+        x, y, normals = (prisms.axes[:, i] for i in range(3))
+
+        def of_plane(points: np.ndarray) -> np.ndarray:
+            return points.real[:, None] * x[owners] + points.imag[:, None] * y[owners]
+
+        flat = curves.sweeps == 0
+        across = np.where(flat, curves.ends - curves.starts, curves.starts - curves.centres)
+        lengths = np.abs(across)
+        areas = lengths * np.where(flat, 1.0, np.abs(curves.sweeps)) * prisms.sizes[owners, 2]
+        quarter = across * (1j / np.maximum(lengths, 1e-300))
+        numbers, caps = np.arange(len(low)), prisms.sizes[:, 0] * prisms.sizes[:, 1]
         return cls(
             np.concatenate([numbers, numbers, owners]),
-            np.concatenate([cap_areas, cap_areas, lengths * prisms.sizes[owners, 2]]),
-            np.concatenate(
-                [low - (u + v) / 2, low - (u + v) / 2 + height, low[owners] + np.where(flat[:, None], starts, centres)]
-            ),
-            np.concatenate([u, u, across]),
+            np.concatenate([caps, caps, areas]),
+            np.concatenate([corners, corners + height, bases + of_plane(curves.centres)]),
+            np.concatenate([u, u, of_plane(across)]),
             np.concatenate([v, v, height[owners]]),
-            np.concatenate([axes[:, 2], axes[:, 2], quarter]),
-            np.concatenate([np.zeros(2 * len(numbers)), sweeps]),
+            np.concatenate([normals, normals, of_plane(quarter)]),
+            np.concatenate([np.zeros(2 * len(low)), curves.sweeps]),
         )
 
     def draw(self, count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -106,7 +102,7 @@ def sample_boundary(program: CadProgram, num_points: int, seed: int) -> np.ndarr
     found = drawn = 0
     while found < num_points:
         missing = num_points - found
-        count = 2 * missing if not found else math.ceil(1.2 * missing * drawn / found) + 16
+        count = math.ceil(1.5 * missing if not found else 1.2 * missing * drawn / found + 16)
         points, normals, owners = faces.draw(min(count, 8 * num_points), rng)
         kept.append(_on_surface(prisms, operations, points, normals, owners, reach))
         found, drawn = found + len(kept[-1]), drawn + len(points)
