@@ -48,7 +48,8 @@ class _Faces:
         x, y, normals = (prisms.axes[:, i] for i in range(3))
 
         def of_plane(points: np.ndarray) -> np.ndarray:
-            return points.real[:, None] * x[owners] + points.imag[:, None] * y[owners]
+            placed: np.ndarray = points.real[:, None] * x[owners] + points.imag[:, None] * y[owners]
+            return placed
 
         flat = curves.sweeps == 0
         across = np.where(flat, curves.ends - curves.starts, curves.starts - curves.centres)

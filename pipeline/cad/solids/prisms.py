@@ -1,9 +1,9 @@
 """Inside and outside of programs in plain numpy, without the kernel: thousands of judgements a second.
 
 A profile swept along its plane's normal is a prism: a point is inside where its height is in an interval and its foot
-in the profile. The foot is there where a ray along u crosses the loops an odd number of times. Arcs are crossed as their
-chords; between an arc and its chord, on one side of a line within a circle, the answer is then turned round. That is
-exact, and a product of matrices for all curves of a prism.
+in the profile. The foot is there where a ray along u crosses the loops an odd number of times. Arcs are crossed as
+their chords; between an arc and its chord, on one side of a line within a circle, the answer is then turned round. That
+is exact, and a product of matrices for all curves of a prism.
 """
 
 import math
@@ -79,13 +79,14 @@ class _Gathered:
     following: list[int] = field(default_factory=list)  # counted from the prism's first curve
     prisms: list[int] = field(default_factory=list)  # of curves
     loops: list[int] = field(default_factory=list)  # first curves
-    signs: list[int] = field(default_factory=list)  # of loops: 1 outer, -1 hole
-    first_loops: list[int] = field(default_factory=list)  # of prisms
+    outer: list[int] = field(default_factory=list)  # loops of prisms
+    has_holes: list[bool] = field(default_factory=list)  # prisms
     spans: list[tuple[int, int, int, int, int]] = field(default_factory=list)
     planes: list[tuple[float, ...]] = field(default_factory=list)  # of prisms: u, v, normal, origin, interval
     steps: list[int] = field(default_factory=list)  # first prisms
 
     def add(self, extrude: Extrude) -> None:
+        """Gather one more extrusion."""
         self.steps.append(len(self.planes))
         interval = extrude.extent.interval
         for sketch in extrude.sketches:
@@ -94,44 +95,41 @@ class _Gathered:
             for profile in sketch.profiles:
                 self._add_profile(profile)
                 self.planes.append(frame)
+        if self.steps[-1] == len(self.planes):
+            raise RejectError("degenerate_extrusion", f"extrusion {len(self.steps)} has no profile")
 
     def _add_profile(self, profile: Profile) -> None:
-        first = len(self.starts)
-        discs = self.spans[-1][4] if self.spans else 0
-        num_arcs = 0
-        self.first_loops.append(len(self.loops))
-        circles = []
-        for loop in profile.loops:
-            sign = 1 if loop is profile.outer else -1
-            if isinstance(loop.curves[0], Circle):
-                circles.append((loop.curves[0], sign))
-                continue
+        circles = [loop.curves[0] for loop in profile.loops if isinstance(loop.curves[0], Circle)]
+        chains = [loop for loop in profile.loops if not isinstance(loop.curves[0], Circle)]
+        self.outer.append(len(self.loops) + (len(chains) if isinstance(profile.outer.curves[0], Circle) else 0))
+        self.has_holes.append(bool(profile.holes))
+        first, num_arcs = len(self.starts), 0
+        for loop in chains:
             begin = len(self.starts)
             self.loops.append(begin)
-            self.signs.append(sign)
             for edge in loop.edges:
                 start = complex(*edge.start)
                 self.starts.append(start)
                 if isinstance(edge, Arc) and math.dist(edge.start, edge.end) > SHORT:
+                    num_arcs += 1
                     self.centres.append(complex(*edge.centre))
                     self.sweeps.append(edge.sweep)
-                    num_arcs += 1
                 else:
                     self.centres.append(start)
                     self.sweeps.append(0.0)
             self.following += range(begin - first + 1, len(self.starts) - first)
             self.following.append(begin - first)
         middle = len(self.starts)
-        for circle, sign in circles:
-            self.loops.append(len(self.starts))
-            self.signs.append(sign)
-            self.following.append(len(self.starts) - first)
+        for circle in circles:
             centre = complex(*circle.centre)
+            self.loops.append(len(self.starts))
+            self.following.append(len(self.starts) - first)
             self.starts.append(centre + circle.radius)
             self.centres.append(centre)
             self.sweeps.append(math.tau)
         self.prisms += [len(self.planes)] * (len(self.starts) - first)
-        self.spans.append((first, middle, discs, discs + num_arcs, discs + num_arcs + len(circles)))
+        disc = self.spans[-1][-1] if self.spans else 0
+        self.spans.append((first, middle, disc, disc + num_arcs, disc + num_arcs + len(circles)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,13 +176,13 @@ class Prisms:
         centres -= shift
         following = np.array(read.following)
         curves = Curves(prisms, starts, starts[following + spans[prisms, 0]], centres, sweeps)
-        areas = np.add.reduceat(np.abs(np.add.reduceat(_areas(curves), read.loops)) * read.signs, read.first_loops)
+        areas = np.abs(np.add.reduceat(_areas(curves), read.loops))[read.outer]
         flat = ~((areas > 1e-9 * sizes[:, :2].max(axis=1) ** 2) & (sizes[:, 2] > 0))
         if flat.any():
             step = np.searchsorted(read.steps, flat.argmax(), side="right")
             raise RejectError("degenerate_extrusion", f"extrusion {step} encloses no volume")
-        # A profile without holes that has its box' area is its box.
-        boxes = np.abs(areas / (sizes[:, 0] * sizes[:, 1]) - 1) < 1e-12
+        # A profile without holes that has the area of its box is its box.
+        boxes = (np.abs(areas / (sizes[:, 0] * sizes[:, 1]) - 1) < 1e-12) & ~np.array(read.has_holes)
         axes = planes[:, :9].reshape(-1, 3, 3)
         places = planes[:, 9:12] + (axes * middles[:, :, None]).sum(axis=1)
         frames = np.empty((len(planes), 3, 4))
