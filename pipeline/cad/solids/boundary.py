@@ -14,7 +14,8 @@ from pipeline.cad.solids.prisms import Prisms, combine, operations_of
 from pipeline.runtime.errors import RejectError
 
 BESIDE = 1e-6  # how far from a face its two sides are looked at, as a share of the size; what is thinner is nothing
-MOST = 200  # candidates for each point that is wanted, after which a solid is taken to have no surface
+FEW = 1 << 17  # candidates, after which a solid is taken to have no surface where none was on it
+MOST = 1 << 21  # candidates, after which too little of the faces is left
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,18 +72,21 @@ class _Faces:
         """(M, 3) points uniform by area, (M, 3) their unit normals to either side, and (M,) whose faces they are of."""
         totals = np.cumsum(self.areas)
         # Stratified in cumulative area, as in ``sampling``: where in its part a draw falls is how far across it is.
-        at = (np.arange(count) + rng.random(count)) / count * totals[-1]
+        at = (np.arange(count) + rng.random(count)) * (totals[-1] / count)
         face = np.minimum(np.searchsorted(totals, at, side="right"), len(totals) - 1)
-        share = 1 - (totals[face] - at) / np.maximum(self.areas[face], 1e-300)
-        across, normals, sweeps = self.across[face], self.normals[face], self.sweeps[face]
-        points = self.corners[face] + rng.random(count)[:, None] * self.along[face]
+        share = (at - (totals - self.areas).take(face)) / self.areas.take(face)
+        across, normals = self.across.take(face, axis=0), self.normals.take(face, axis=0)
+        points = self.corners.take(face, axis=0)
+        points += rng.random(count)[:, None] * self.along.take(face, axis=0)
+        sweeps = self.sweeps.take(face)
         if len(curved := np.flatnonzero(sweeps)):
-            angles = (share[curved] * sweeps[curved])[:, None]
-            radius = np.linalg.norm(across[curved], axis=1, keepdims=True)
-            normals[curved] = np.cos(angles) * across[curved] / radius + np.sin(angles) * normals[curved]
-            across[curved] = radius * normals[curved]
-            share[curved] = 1.0
-        return points + share[:, None] * across, normals, self.prisms[face]
+            angles = (share.take(curved) * sweeps.take(curved))[:, None]
+            radii, turned = across.take(curved, axis=0), normals.take(curved, axis=0)
+            lengths = np.sqrt((radii**2).sum(axis=1, keepdims=True))
+            outward = np.cos(angles) / lengths * radii + np.sin(angles) * turned
+            normals[curved], across[curved], share[curved] = outward, lengths * outward, 1.0
+        points += share[:, None] * across
+        return points, normals, self.prisms.take(face)
 
 
 def sample_boundary(program: CadProgram, num_points: int, seed: int) -> np.ndarray:
@@ -102,15 +106,15 @@ def sample_boundary(program: CadProgram, num_points: int, seed: int) -> np.ndarr
     kept: list[np.ndarray] = []
     found = drawn = 0
     while found < num_points:
+        if drawn > (MOST if found else FEW):
+            raise RejectError("empty_solid", "the operations leave nothing, or next to nothing of the faces")
         missing = num_points - found
-        count = math.ceil(1.5 * missing if not found else 1.2 * missing * drawn / found + 16)
-        points, normals, owners = faces.draw(min(count, 8 * num_points), rng)
+        wanted = 1.5 * missing if not found else 1.2 * missing * drawn / found + 16
+        points, normals, owners = faces.draw(math.ceil(min(wanted, max(8 * num_points, 1 << 13))), rng)
         kept.append(_on_surface(prisms, operations, points, normals, owners, reach))
         found, drawn = found + len(kept[-1]), drawn + len(points)
-        if drawn > MOST * num_points and found < num_points:
-            raise RejectError("empty_solid", "the operations leave nothing")
     cloud = np.concatenate(kept)
-    return cloud[rng.permutation(len(cloud))[:num_points]].astype(np.float32)
+    return cloud.take(rng.permutation(len(cloud))[:num_points], axis=0).astype(np.float32)
 
 
 def _on_surface(
@@ -122,12 +126,14 @@ def _on_surface(
     reach: float,
 ) -> np.ndarray:
     """Those of the candidates that are on the surface, (M', 6), with outward normals."""
-    sides = np.concatenate([points + reach * normals, points - reach * normals])
-    contained = prisms.contain(sides)
+    offsets = reach * normals
+    contained = prisms.contain(np.concatenate([points + offsets, points - offsets]))
     inside = combine(operations, prisms.by_step(contained))
-    count = len(points)
+    above, below = np.split(contained, 2, axis=1)
     # Where several prisms have a face the first of them has the point, so that none is counted twice.
-    first = (contained[:, :count] ^ contained[:, count:]).argmax(axis=0)
-    at = np.flatnonzero((inside[:count] != inside[count:]) & (first == owners))
-    outward = np.where(inside[:count], -1.0, 1.0)[at, None] * normals[at]
-    return np.concatenate([points[at], outward], axis=1)
+    first = (above ^ below).argmax(axis=0)
+    above, below = np.split(inside, 2)
+    at = np.flatnonzero((above ^ below) & (first == owners))
+    outward = normals.take(at, axis=0)
+    outward[above.take(at)] *= -1
+    return np.concatenate([points.take(at, axis=0), outward], axis=1)
