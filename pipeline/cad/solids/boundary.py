@@ -42,7 +42,7 @@ class _Faces:
     @classmethod
     def of(cls, prisms: Prisms) -> "_Faces":
         """Two caps of each prism, and a side of each curve."""
-        curves, owners = prisms.curves, prisms.curves.prisms
+        curves, owners = prisms.regions.curves, prisms.regions.curves.regions
         u, v, height = (prisms.sizes[:, i, None] * prisms.axes[:, i] for i in range(3))
         low = prisms.centres - height / 2
         bases, corners = low[owners], low - (u + v) / 2
@@ -128,7 +128,7 @@ def _on_surface(
     """Those of the candidates that are on the surface, (M', 6), with outward normals."""
     offsets = reach * normals
     contained = prisms.contain(np.concatenate([points + offsets, points - offsets]))
-    inside = combine(operations, prisms.by_step(contained))
+    inside = combine(operations, prisms.of_steps(contained))
     above, below = np.split(contained, 2, axis=1)
     # Where several prisms have a face the first of them has the point, so that none is counted twice.
     first = (above ^ below).argmax(axis=0)
