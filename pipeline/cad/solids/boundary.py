@@ -14,6 +14,7 @@ from pipeline.cad.solids.prisms import Prisms, combine, operations_of
 from pipeline.runtime.errors import RejectError
 
 BESIDE = 1e-6  # how far from a face its two sides are looked at, as a share of the size; what is thinner is nothing
+ADDING = (Operation.NEW, Operation.JOIN)
 FEW = 1 << 17  # candidates, after which a solid is taken to have no surface where none was on it
 MOST = 1 << 21  # candidates, after which too little of the faces is left
 
@@ -102,7 +103,6 @@ def sample_boundary(program: CadProgram, num_points: int, seed: int) -> np.ndarr
     prisms = Prisms.of(program.extrudes)
     operations = operations_of(program)
     faces = _Faces.of(prisms)
-    reach = BESIDE * float(np.linalg.norm(prisms.sizes, axis=1).max())
     kept: list[np.ndarray] = []
     found = drawn = 0
     while found < num_points:
@@ -111,7 +111,7 @@ def sample_boundary(program: CadProgram, num_points: int, seed: int) -> np.ndarr
         missing = num_points - found
         wanted = 1.5 * missing if not found else 1.2 * missing * drawn / found + 16
         points, normals, owners = faces.draw(math.ceil(min(wanted, max(8 * num_points, 1 << 13))), rng)
-        kept.append(_on_surface(prisms, operations, points, normals, owners, reach))
+        kept.append(_on_surface(prisms, operations, points, normals, owners))
         found, drawn = found + len(kept[-1]), drawn + len(points)
     cloud = np.concatenate(kept)
     return cloud.take(rng.permutation(len(cloud))[:num_points], axis=0).astype(np.float32)
@@ -123,10 +123,11 @@ def _on_surface(
     points: np.ndarray,
     normals: np.ndarray,
     owners: np.ndarray,
-    reach: float,
 ) -> np.ndarray:
     """Those of the candidates that are on the surface, (M', 6), with outward normals."""
-    offsets = reach * normals
+    sizes = np.maximum.reduceat(prisms.sizes.max(axis=1), prisms.steps).tolist()
+    added = (size for size, operation in zip(sizes, operations, strict=True) if operation in ADDING)
+    offsets = BESIDE * max(added, default=0.0) * normals
     contained = prisms.contain(np.concatenate([points + offsets, points - offsets]))
     inside = combine(operations, prisms.of_steps(contained))
     above, below = np.split(contained, 2, axis=1)
