@@ -24,7 +24,7 @@ def in_polygons(profile, points):
     """(N,) bool: in an odd number of the outlines; NaN within a thousandth of a circle."""
     odd = np.zeros(len(points))
     for loop in profile.loops:
-        outline = loop.outline(1000)
+        outline = loop.outline(300)
         for (x0, y0), (x1, y1) in zip(outline, outline[1:] + outline[:1], strict=True):
             straddling = np.flatnonzero((y0 > points[:, 1]) != (y1 > points[:, 1]))
             x, y = points[straddling].T
