@@ -14,7 +14,7 @@ from pipeline.cad.language.program import CadProgram, Extrude, Operation, Profil
 from pipeline.cad.language.regions import Regions
 from pipeline.runtime.errors import RejectError
 
-AT_ONCE = 1 << 18  # prisms times points: 10 MB
+AT_ONCE = 1 << 14  # prisms times points: what the cache holds
 FLAT = 1e-9  # area over that of the longest side's square: what is less encloses nothing
 
 
@@ -74,23 +74,21 @@ class Prisms:
 
     def contain(self, points: np.ndarray) -> np.ndarray:
         """(P, N) bool: whether points, (N, 3), are inside each prism."""
-        contained = np.empty((len(self.sizes), len(points)), bool)
-        block = max(256, AT_ONCE // len(self.sizes))
-        for begin in range(0, len(points), block):
-            self._contain(points[begin : begin + block], contained[:, begin : begin + block])
-        return contained
-
-    def _contain(self, points: np.ndarray, contained: np.ndarray) -> None:
         places = np.ones((4, len(points)))
         places[:3] = points.T
-        local = (self._frames @ places).reshape(len(self.sizes), 3, -1)
-        near = np.abs(local) < self.sizes[:, :, None] / 2
-        np.logical_and.reduce(near, axis=1, out=contained)
+        contained = np.empty((len(self.sizes), len(points)), bool)
+        half = self.sizes[:, :, None] / 2
+        block = max(256, AT_ONCE // len(self.sizes))
+        for begin in range(0, len(points), block):
+            local = self._frames @ places[:, begin : begin + block]
+            near = np.abs(local, out=local).reshape(len(half), 3, -1) < half
+            np.logical_and.reduce(near, axis=1, out=contained[:, begin : begin + block])
         for prism, is_box in enumerate(self.regions.are_boxes):
             if not is_box and len(at := contained[prism].nonzero()[0]):
-                feet = local[prism].take(at, axis=1)
+                feet = self._frames[3 * prism : 3 * prism + 3] @ places.take(at, axis=1)
                 feet[2] = 1
                 contained[prism, at] = self.regions.contains(prism, feet)
+        return contained
 
     def of_steps(self, contained: np.ndarray) -> np.ndarray:
         """(S, N) bool for extrusions, from (P, N) for their prisms."""
