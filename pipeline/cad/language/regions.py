@@ -56,6 +56,52 @@ class Curves:
 
 
 @dataclass(frozen=True, slots=True)
+class _Chords:
+    """All curves as chords; those of circles have no length, and are not asked.
+
+    Attributes:
+        weights: (C, 3) of (u, v, 1): positive left of a chord that runs upwards, right of one that runs downwards.
+        heights: (C, 1) v where it starts.
+        following: (C,) the loop's next, counted from the region's first.
+    """
+
+    weights: np.ndarray
+    heights: np.ndarray
+    following: np.ndarray
+
+    @classmethod
+    def of(cls, curves: Curves, following: np.ndarray) -> "_Chords":
+        steps = curves.ends - curves.starts
+        up = np.where(steps.imag < 0, -1.0, 1.0)
+        weights = np.array([-steps.imag, steps.real, -(steps.conj() * curves.starts).imag]) * up
+        return cls(weights.T, curves.starts.imag[:, None], following)
+
+
+@dataclass(frozen=True, slots=True)
+class _Discs:
+    """Within the circles of arcs and circles.
+
+    Attributes:
+        weights: (A, 3) of (u, v, 1): more than u² + v² within.
+        chords: (A,) their curve, counted from the region's first.
+        flips: (A, 1) whether an arc is where its chord's weights are not positive.
+    """
+
+    weights: np.ndarray
+    chords: np.ndarray
+    flips: np.ndarray
+
+    @classmethod
+    def of(cls, curves: Curves, firsts: np.ndarray) -> "_Discs":
+        arcs = np.flatnonzero(curves.sweeps)
+        starts, ends, centres = (points.take(arcs) for points in (curves.starts, curves.ends, curves.centres))
+        squares = np.abs(starts - centres) ** 2 - np.abs(centres) ** 2
+        chords = arcs - firsts.take(curves.regions.take(arcs))
+        flips = (ends.imag >= starts.imag) == (curves.sweeps.take(arcs) > 0)  # a counter-clockwise arc is on the right
+        return cls(np.array([2 * centres.real, 2 * centres.imag, squares]).T, chords, flips[:, None])
+
+
+@dataclass(frozen=True, slots=True)
 class Regions:
     """Profiles, each in coordinates from the centre of its box.
 
@@ -76,13 +122,9 @@ class Regions:
     sizes: np.ndarray
     areas: np.ndarray
     are_boxes: list[bool]
-    _following: np.ndarray  # (C,) the loop's next curve, counted from the region's first
-    _sides: np.ndarray  # (C, 3) positive left of a chord that runs upwards, right of others
-    _heights: np.ndarray  # (C, 1) v where a chord starts
-    _discs: np.ndarray  # (A, 3) of arcs and circles: more than u² + v² within
-    _chords: np.ndarray  # (A,) their curve, counted from the region's first
-    _flips: np.ndarray  # (A, 1) whether an arc is where its chord's weights are not positive
-    _spans: list[tuple[int, int, int, int, int]]  # first curve, first circle; disc of the first arc, first circle, end
+    _chords: _Chords
+    _discs: _Discs
+    _spans: list[tuple[int, int, int, int, int]]  # first curve, first circle; first disc, first circle's disc, last
 
     @classmethod
     def of(cls, profiles: Sequence[Profile]) -> "Regions":
@@ -90,34 +132,21 @@ class Regions:
         read = _Gathered()
         for profile in profiles:
             read.add(profile)
-        spans, regions, following = np.array(read.spans), np.array(read.regions), np.array(read.following)
-        firsts = spans[:, 0]
+        regions, following = np.array(read.regions), np.array(read.following)
+        firsts = np.array([span[0] for span in read.spans])
         starts, centres, sweeps = np.array(read.starts), np.array(read.centres), np.array(read.sweeps)
         ends = starts.take(following + firsts.take(regions))
-        box = Curves(regions, starts, ends, centres, sweeps).reaches(TO_THE_SIDES)
-        right, top, left, bottom = np.maximum.reduceat(box, firsts, axis=1)
+        reaches = Curves(regions, starts, ends, centres, sweeps).reaches(TO_THE_SIDES)
+        right, top, left, bottom = np.maximum.reduceat(reaches, firsts, axis=1)
         middles = (right - left) / 2 + (top - bottom) * 0.5j
         shifts = middles.take(regions)
         curves = Curves(regions, starts - shifts, ends - shifts, centres - shifts, sweeps)
         sizes = np.array([right + left, top + bottom]).T
         areas = np.abs(np.add.reduceat(curves.areas(), read.loops)).take(read.outer)
         filled = np.abs(areas - sizes[:, 0] * sizes[:, 1]) <= SAME_AREA * areas
-        are_boxes = (filled & np.array(read.solid)).tolist()
-
-        steps = curves.ends - curves.starts
-        up = np.where(steps.imag < 0, -1.0, 1.0)
-        sides = np.array([-steps.imag, steps.real, -(steps.conj() * curves.starts).imag]) * up
-        arcs = np.flatnonzero(sweeps)
-        hubs = curves.centres.take(arcs)
-        squares = np.abs(curves.starts.take(arcs) - hubs) ** 2 - np.abs(hubs) ** 2
-        discs = np.array([2 * hubs.real, 2 * hubs.imag, squares])
-        chords = arcs - firsts.take(regions.take(arcs))
-        flips = (up.take(arcs) > 0) == (sweeps.take(arcs) > 0)
-        heights = curves.starts.imag[:, None]
-        return cls(
-            curves, firsts, middles, sizes, areas, are_boxes,
-            following, sides.T, heights, discs.T, chords, flips[:, None], read.spans,
-        )  # fmt: skip
+        are_boxes = (filled & np.array(read.without_holes)).tolist()
+        chords, discs = _Chords.of(curves, following), _Discs.of(curves, firsts)
+        return cls(curves, firsts, middles, sizes, areas, are_boxes, chords, discs, read.spans)
 
     def contains(self, region: int, feet: np.ndarray) -> np.ndarray:
         """(N,) bool: whether points are in a region.
@@ -126,20 +155,21 @@ class Regions:
             region: which.
             feet: (3, N): u, v, from the centre of the region's box, and 1.
         """
-        first, circle, arc_disc, circle_disc, end = self._spans[region]
+        first, circle, disc, circle_disc, last = self._spans[region]
+        chords, discs = self._chords, self._discs
         odd = np.zeros(feet.shape[1], bool)
         if circle > first:
-            sides = self._sides[first:circle] @ feet > 0
-            above = feet[1] >= self._heights[first:circle]
-            crossed = above ^ above.take(self._following[first:circle], axis=0)
+            sides = chords.weights[first:circle] @ feet > 0
+            above = feet[1] >= chords.heights[first:circle]
+            crossed = above ^ above.take(chords.following[first:circle], axis=0)
             crossed &= sides
             np.bitwise_xor.reduce(crossed, axis=0, out=odd)
-        if end > arc_disc:
-            within = self._discs[arc_disc:end] @ feet > feet[0] ** 2 + feet[1] ** 2
-            if circle_disc > arc_disc:
-                beyond = sides.take(self._chords[arc_disc:circle_disc], axis=0)
-                beyond ^= self._flips[arc_disc:circle_disc]
-                within[: circle_disc - arc_disc] &= beyond
+        if last > disc:
+            within = discs.weights[disc:last] @ feet > feet[0] ** 2 + feet[1] ** 2
+            if circle_disc > disc:
+                beyond = sides.take(discs.chords[disc:circle_disc], axis=0)
+                beyond ^= discs.flips[disc:circle_disc]
+                within[: circle_disc - disc] &= beyond
             odd ^= np.bitwise_xor.reduce(within, axis=0)
         return odd
 
@@ -155,7 +185,7 @@ class _Gathered:
     regions: list[int] = field(default_factory=list)
     loops: list[int] = field(default_factory=list)  # first curves
     outer: list[int] = field(default_factory=list)  # which loop
-    solid: list[bool] = field(default_factory=list)  # whether it has no holes
+    without_holes: list[bool] = field(default_factory=list)
     spans: list[tuple[int, int, int, int, int]] = field(default_factory=list)
 
     def add(self, profile: Profile) -> None:
@@ -163,7 +193,7 @@ class _Gathered:
         circles = [loop.curves[0] for loop in profile.loops if isinstance(loop.curves[0], Circle)]
         chains = [loop for loop in profile.loops if not isinstance(loop.curves[0], Circle)]
         self.outer.append(len(self.loops) + (len(chains) if isinstance(profile.outer.curves[0], Circle) else 0))
-        self.solid.append(not profile.holes)
+        self.without_holes.append(not profile.holes)
         first, num_arcs = len(self.starts), 0
         for loop in chains:
             begin = len(self.starts)
