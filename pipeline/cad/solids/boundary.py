@@ -15,6 +15,7 @@ from pipeline.runtime.errors import RejectError
 
 BESIDE = 1e-6  # how far from a face its two sides are looked at, as a share of the size; what is thinner is nothing
 ADDING = (Operation.NEW, Operation.JOIN)
+TINY = 1e-300
 FEW = 1 << 17  # candidates, after which a solid is taken to have no surface where none was on it
 MOST = 1 << 21  # candidates, after which too little of the faces is left
 
@@ -43,29 +44,31 @@ class _Faces:
     @classmethod
     def of(cls, prisms: Prisms) -> "_Faces":
         """Two caps of each prism, and a side of each curve."""
-        curves, owners = prisms.regions.curves, prisms.regions.curves.regions
-        u, v, height = (prisms.sizes[:, i, None] * prisms.axes[:, i] for i in range(3))
+        u, v, normals = (prisms.axes[:, i] for i in range(3))
+        width, depth, height = (prisms.sizes[:, i, None] * prisms.axes[:, i] for i in range(3))
         low = prisms.centres - height / 2
-        bases, corners = low[owners], low - (u + v) / 2
-        x, y, normals = (prisms.axes[:, i] for i in range(3))
+        corners = low - (width + depth) / 2
+        curves = prisms.regions.curves
+        owners = curves.regions
+        x, y = u.take(owners, axis=0), v.take(owners, axis=0)
 
-        def of_plane(points: np.ndarray) -> np.ndarray:
-            placed: np.ndarray = points.real[:, None] * x[owners] + points.imag[:, None] * y[owners]
+        def in_space(points: np.ndarray) -> np.ndarray:
+            placed: np.ndarray = points.real[:, None] * x + points.imag[:, None] * y
             return placed
 
         flat = curves.sweeps == 0
         across = np.where(flat, curves.ends - curves.starts, curves.starts - curves.centres)
         lengths = np.abs(across)
-        areas = lengths * np.where(flat, 1.0, np.abs(curves.sweeps)) * prisms.sizes[owners, 2]
-        quarter = across * (1j / np.maximum(lengths, 1e-300))
-        numbers, caps = np.arange(len(low)), prisms.sizes[:, 0] * prisms.sizes[:, 1]
+        sides = lengths * np.where(flat, 1.0, np.abs(curves.sweeps)) * prisms.sizes[:, 2].take(owners)
+        caps, numbers = prisms.sizes[:, 0] * prisms.sizes[:, 1], np.arange(len(low))
+        quarter = across * (1j / np.maximum(lengths, TINY))
         return cls(
             np.concatenate([numbers, numbers, owners]),
-            np.concatenate([caps, caps, areas]),
-            np.concatenate([corners, corners + height, bases + of_plane(curves.centres)]),
-            np.concatenate([u, u, of_plane(across)]),
-            np.concatenate([v, v, height[owners]]),
-            np.concatenate([normals, normals, of_plane(quarter)]),
+            np.concatenate([caps, caps, sides]),
+            np.concatenate([corners, corners + height, low.take(owners, axis=0) + in_space(curves.centres)]),
+            np.concatenate([width, width, in_space(across)]),
+            np.concatenate([depth, depth, height.take(owners, axis=0)]),
+            np.concatenate([normals, normals, in_space(quarter)]),
             np.concatenate([np.zeros(2 * len(low)), curves.sweeps]),
         )
 
@@ -75,7 +78,7 @@ class _Faces:
         # Stratified in cumulative area, as in ``sampling``: where in its part a draw falls is how far across it is.
         at = (np.arange(count) + rng.random(count)) * (totals[-1] / count)
         face = np.minimum(np.searchsorted(totals, at, side="right"), len(totals) - 1)
-        share = (at - (totals - self.areas).take(face)) / self.areas.take(face)
+        share = (at - (totals - self.areas).take(face)) / np.maximum(self.areas, TINY).take(face)
         across, normals = self.across.take(face, axis=0), self.normals.take(face, axis=0)
         points = self.corners.take(face, axis=0)
         points += rng.random(count)[:, None] * self.along.take(face, axis=0)
