@@ -13,11 +13,11 @@ from pipeline.cad.language.program import CadProgram, Operation
 from pipeline.cad.solids.prisms import Prisms, combine, operations_of
 from pipeline.runtime.errors import RejectError
 
-BESIDE = 1e-6  # how far from a face its two sides are looked at, as a share of the size; what is thinner is nothing
+BESIDE = 1e-6  # of the size: how far from a face its two sides are looked at; what is thinner is nothing
 ADDING = (Operation.NEW, Operation.JOIN)
-TINY = 1e-300
-FEW = 1 << 17  # candidates, after which a solid is taken to have no surface where none was on it
-MOST = 1 << 21  # candidates, after which too little of the faces is left
+TINY = 1e-300  # instead of 0 as a divisor
+FEW = 1 << 17  # candidates: a solid that has none of them has no surface
+MOST = 1 << 21  # candidates: too little is left of the faces
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from pipeline.cad.language.program import CadProgram, Extrude, Operation, Profil
 from pipeline.cad.language.regions import Regions
 from pipeline.runtime.errors import RejectError
 
-AT_ONCE = 1 << 14  # prisms times points: what the cache holds
+AT_ONCE = 1 << 14  # prisms times points whose boxes are asked at once: what the cache holds
 FLAT = 1e-9  # area over that of the longest side's square: what is less encloses nothing
 
 
