@@ -23,14 +23,14 @@ RECORDS = "records.sqlite"
 
 @contextlib.contextmanager
 def work_folder(
-    stage: str, module: str, params: dict[str, Any], inputs: dict[str, str], hold: bool = True
+    name: str, module: str, params: dict[str, Any], inputs: dict[str, str], hold: bool = True
 ) -> Iterator[Path]:
     """The folder for this piece of work, held for this process alone, or with ``hold`` false for another that it helps.
 
-    It is named after what every unit of the work depends on: parameters, inputs, code. Folders of the same stage for
-    other parameters stay until ``clean``: going back to old parameters goes on where it stopped.
+    It is in the folder ``name``, and called after what every unit of the work depends on: parameters, inputs, code.
+    Those for other parameters stay until ``clean``: going back to old parameters goes on where it stopped.
     """
-    folder = SCRATCH / stage.replace("@", "-") / fingerprint(module, params, inputs)
+    folder = SCRATCH / name / fingerprint(module, params, inputs)
     with exclusive(folder) if hold else contextlib.nullcontext():
         yield folder
 
