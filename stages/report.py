@@ -30,7 +30,7 @@ def report() -> None:
     """Write report/index.html, metrics/summary.json and the plots over all stages."""
     p = params.load()
     from pipeline.metrics.summary import summary
-    from pipeline.report.build import Inputs, plot_tables, read_result, render
+    from pipeline.report.build import ReportInputs, plot_tables, read_result, render
 
     with display("report") as show:
         results = [read_result(name, CHECKPOINTS / name, METRICS, EVALUATIONS / name) for name in p.curriculum]
@@ -52,7 +52,7 @@ def report() -> None:
         for name, table in plot_tables(results).items():
             write_text(PLOTS / f"{name}.csv", csv_text(*table))
         write_text(METRICS / "summary.json", json.dumps(figures, indent=1, sort_keys=True) + "\n")
-        inputs = Inputs(
+        inputs = ReportInputs(
             Manifest.read(CORPUS, "corpus").details,
             rejects,
             read_models(MODELS),

@@ -56,7 +56,7 @@ class StageResult:
 
 
 @dataclass(frozen=True, slots=True)
-class Inputs:
+class ReportInputs:
     """What went in.
 
     Attributes:
@@ -107,7 +107,7 @@ def _with_starts(results: list[StageResult]) -> list[tuple[int, StageResult]]:
     return starts
 
 
-def render(params: Params, results: list[StageResult], inputs: Inputs) -> str:
+def render(params: Params, results: list[StageResult], inputs: ReportInputs) -> str:
     """The page."""
     last = results[-1]
     ranked_by = list(last.evaluation["combinations"])[-1]
@@ -148,7 +148,7 @@ def _template() -> "jinja2.Template":
     return environment.get_template(TEMPLATE)
 
 
-def _galleries(last: StageResult, inputs: Inputs, ranked_by: str) -> tuple[Gallery, Gallery]:
+def _galleries(last: StageResult, inputs: ReportInputs, ranked_by: str) -> tuple[Gallery, Gallery]:
     """Test models of the corpus, and real ones where there are some, by how well they were met."""
     real = inputs.transfer_pictures
     return (
@@ -157,7 +157,7 @@ def _galleries(last: StageResult, inputs: Inputs, ranked_by: str) -> tuple[Galle
     )
 
 
-def _charts(results: list[StageResult], inputs: Inputs) -> dict[str, str]:
+def _charts(results: list[StageResult], inputs: ReportInputs) -> dict[str, str]:
     """SVG by the template's names for it."""
     tables = plot_tables(results)
     boundaries = [(start, result.name) for start, result in _with_starts(results)]
