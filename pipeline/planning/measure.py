@@ -77,7 +77,7 @@ def measure(
         make_synthetic_zip(source, p.data.model_copy(update={"synthetic": synthetic}), p.seed)
     entries, _ = open_dataset(source.resolve()).entries()
     chosen = [entries[len(entries) * i // num_models] for i in range(min(num_models, len(entries)))]
-    say(f"building {len(chosen)} models with {num_workers} workers")
+    say(f"building {len(chosen)} models with {num_workers} worker{'s' * (num_workers > 1)}")
     records, corpus_s = _timed_prepare(p, source.resolve(), chosen, num_workers)
     drawn, geometry_s = _timed_draw(p, source.resolve(), records, num_workers)
     pngs = [len(data) for members in drawn for name, data in members.items() if name.endswith(".png")]

@@ -59,7 +59,7 @@ def plan(
         typer.echo(json.dumps(document))
         return
     for number, each in plans.items():
-        typer.echo(f"\n{p.preset}, {number:,} models, on {device} with {workers} workers")
+        typer.echo(f"\n{p.preset}, {number:,} models, on {device} with {workers} worker{'s' * (workers > 1)}")
         _print_needs(each)
     typer.echo(f"\nimage features of {OMNICAD_MODELS:,} models, otherwise stored (DVC's cache holds a second copy)")
     for name, disk, seconds in others:

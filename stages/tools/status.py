@@ -95,10 +95,10 @@ def half_done(folder: Path) -> list[str]:
     for place in sorted(p for p in folder.glob("*/*") if p.is_dir()):
         shards, states = len(list(place.glob("*.done.json"))), sorted(place.glob("state-*"))
         records, batches = list(place.glob(f"{RECORDS}*")), len(list(place.rglob("parts/**/*.json")))
-        found = [f"{shards} shards"] if shards else []
+        found = [f"{shards} shard{'s' * (shards > 1)}"] if shards else []
         found += [f"state after step {int(states[-1].name.removeprefix('state-'))}"] if states else []
         found += [f"{sum(path.stat().st_size for path in records) / 1e6:.1f} MB of records"] if records else []
-        found += [f"{batches} finished batches"] if batches else []
+        found += [f"{batches} finished batch{'es' * (batches > 1)}"] if batches else []
         if found:
             lines.append(f"{place}: {', '.join(found)}")
     return lines

@@ -139,4 +139,4 @@ def test_status_says_what_is_half_done(tmp_path):
         said = half_done(tmp_path)
     assert len(said) == 2
     assert re.search(r"corpus/0123: 0\.[2-9] MB of records", said[0])
-    assert said[1].endswith("evaluation-all/4567: 1 finished batches")
+    assert said[1].endswith("evaluation-all/4567: 1 finished batch")
