@@ -4,8 +4,8 @@ It is watched, signalled and killed as any other. What torchrun or a script star
 started as users start it.
 
 It works in a project's copy, with the variables that it is given, but runs the code of this checkout (``ROOT``): a test
-that edits a copy's ``pipeline/`` or ``stages/`` changes what DVC sees, not what is done. Variables that a module reads when
-it is imported (``OMP_NUM_THREADS``, ``HF_HUB_OFFLINE``) are those of the process that it is forked from.
+that edits a copy's ``pipeline/`` or ``stages/`` changes what DVC sees, not what is done. Variables that a module reads
+when it is imported (``OMP_NUM_THREADS``, ``HF_HUB_OFFLINE``) are those of the process that it is forked from.
 """
 
 import contextlib
