@@ -21,9 +21,9 @@ from pipeline.shards.manifest import MANIFEST, Manifest
 @long_running
 def transfer() -> None:
     """Measure the last checkpoint on the real models at `transfer.path`, where there are some."""
-    from pipeline.cad.omnicad.dataset import no_real_models, real_path
     from pipeline.cad.omnicad.watched import unwatched
     from pipeline.corpus.build import EmptySplitError
+    from pipeline.evaluation.real_models import no_real_models, real_path
 
     p = params.load()
     place = find_trained(p, list(p.curriculum)[-1])
@@ -52,8 +52,9 @@ def _measure(p: Params, place: Place, show: Display) -> None:
     Raises:
         EmptySplitError: no model is left to measure.
     """
-    from pipeline.cad.omnicad.dataset import open_dataset, real_path
+    from pipeline.cad.omnicad.dataset import open_dataset
     from pipeline.evaluation.evaluate import evaluate as measure
+    from pipeline.evaluation.real_models import real_path
     from pipeline.evaluation.retrieval import retrieval_figures
     from pipeline.evaluation.transfer import prepare_real
     from pipeline.runtime.device import choose_device

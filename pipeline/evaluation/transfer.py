@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from pipeline.cad.omnicad.dataset import real_path
 from pipeline.corpus.build import build_corpus
+from pipeline.evaluation.real_models import real_path
 from pipeline.features.build import build_features
 from pipeline.geometry.build import build_geometry
 from pipeline.settings.data import Split

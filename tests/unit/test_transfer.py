@@ -6,9 +6,9 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from pipeline.cad.omnicad.dataset import no_real_models, real_path
 from pipeline.corpus.build import EmptySplitError, build_corpus
 from pipeline.corpus.splits import drawn_split
+from pipeline.evaluation.real_models import no_real_models, real_path
 from pipeline.evaluation.transfer import SPLIT, prepare_real
 from pipeline.settings.data import Split
 from pipeline.settings.params import Params

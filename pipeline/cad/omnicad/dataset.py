@@ -3,17 +3,15 @@
 import functools
 import hashlib
 import json
-import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from pipeline.cad.omnicad.listing import Entry, Listing
-from pipeline.cad.omnicad.raw_files import NoDatasetError, RawFile, open_raw, view_name
+from pipeline.cad.omnicad.raw_files import RawFile, open_raw, view_name
 from pipeline.runtime.errors import Reject, RejectError, UserError
 from pipeline.settings.data import Data
-from pipeline.settings.params import Params
 
 MODEL = re.compile(r"[^/]+/[^/]+\.json")
 SYNTHETIC_ZIP = "synthetic-omnicad.zip"
@@ -143,28 +141,3 @@ def open_dataset(path: Path) -> Dataset:
 def dataset_path(data: Data, corpus: Path) -> Path:
     """Where the source models are: the user's dataset, or the zip that the corpus stage made."""
     return Path(data.path) if data.source == "omnicad" else corpus / SYNTHETIC_ZIP
-
-
-def real_path(p: Params) -> Path:
-    """Where the real models of ``transfer.path`` are: of what lies there, Omni-CAD is taken first."""
-    place = Path(p.transfer.path)
-    named = (place / name for name in ("Omni-CAD", "Omni-CAD.zip"))
-    return next((path for path in named if os.path.lexists(path)), place)
-
-
-def no_real_models(p: Params) -> str | None:
-    """Why nothing can be measured on the models at ``transfer.path``; None where it can."""
-    place = f"transfer.path ({p.transfer.path})"
-    try:
-        root = open_dataset(real_path(p).absolute()).root
-    except UserError as error:
-        if not isinstance(error, NoDatasetError) or real_path(p) != Path(p.transfer.path):
-            # Without where the project lies: the report is the same wherever that is.
-            return f"{place}: {str(error).replace(f'{Path.cwd()}/', '')}"
-        if p.data.source == "omnicad":
-            own = "the curriculum is trained on real models, and its own test split measured after each stage"
-            return f"{own}; {place} holds no others"
-        return f"{place} holds no Omni-CAD"
-    if p.data.source == "omnicad" and root.samefile(open_dataset(Path(p.data.path).absolute()).root):
-        return f"{place} is what the curriculum is trained on: its test split is measured after each stage"
-    return None

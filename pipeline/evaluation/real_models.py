@@ -1,0 +1,34 @@
+"""The real models that ``transfer`` measures on: where they are, and whether they are others than training's."""
+
+import os
+from pathlib import Path
+
+from pipeline.cad.omnicad.dataset import open_dataset
+from pipeline.cad.omnicad.raw_files import NoDatasetError
+from pipeline.runtime.errors import UserError
+from pipeline.settings.params import Params
+
+
+def real_path(p: Params) -> Path:
+    """Where the real models of ``transfer.path`` are: of what lies there, Omni-CAD is taken first."""
+    place = Path(p.transfer.path)
+    named = (place / name for name in ("Omni-CAD", "Omni-CAD.zip"))
+    return next((path for path in named if os.path.lexists(path)), place)
+
+
+def no_real_models(p: Params) -> str | None:
+    """Why nothing can be measured on the models at ``transfer.path``; None where it can."""
+    place = f"transfer.path ({p.transfer.path})"
+    try:
+        root = open_dataset(real_path(p).absolute()).root
+    except UserError as error:
+        if not isinstance(error, NoDatasetError) or real_path(p) != Path(p.transfer.path):
+            # Without where the project lies: the report is the same wherever that is.
+            return f"{place}: {str(error).replace(f'{Path.cwd()}/', '')}"
+        if p.data.source == "omnicad":
+            own = "the curriculum is trained on real models, and its own test split measured after each stage"
+            return f"{own}; {place} holds no others"
+        return f"{place} holds no Omni-CAD"
+    if p.data.source == "omnicad" and root.samefile(open_dataset(Path(p.data.path).absolute()).root):
+        return f"{place} is what the curriculum is trained on: its test split is measured after each stage"
+    return None
