@@ -145,6 +145,7 @@ class Pretrainer(Generic[B]):
         factor = learning_rate_factor(self.done, recipe.steps, "cosine", warmup)
         for group in self.optimizer.param_groups:
             group["lr"] = recipe.lr * factor
+        # 53 bits where ``digest`` has 64: the shipped weights learnt with the noise that follows from these.
         torch.manual_seed(int(uniform(self.seed, "pretraining", self.done) * 2**63))
         with autocast(self.device, self.dtype):
             loss, parts = self.loss(on_device(batch, self.device))

@@ -25,7 +25,7 @@ from pipeline.runtime import interrupt
 from pipeline.runtime.device import autocast
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.prefetch import prefetch
-from pipeline.runtime.seeds import uniform
+from pipeline.runtime.seeds import digest
 from pipeline.settings.curriculum import CurriculumStage
 from pipeline.settings.training import Training
 from pipeline.training.complexity import adaptations
@@ -143,7 +143,7 @@ class Trainer:
         ends, decays_from = self.course.num_steps, self.course.decays_from
         factor = learning_rate_factor(self.done, ends, training.schedule, warmup, decays_from)
         set_learning_rates(self.optimizer, factor)
-        torch.manual_seed(int(uniform(self.job.seed, "step", self.done, parallel.rank) * 2**63))  # dropout's
+        torch.manual_seed(digest(self.job.seed, "step", self.done, parallel.rank))  # dropout's
         self.model.train()
         loss = torch.zeros((), device=self.model.device)
         for number, (batch, weight) in enumerate(batches):
