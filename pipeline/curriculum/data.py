@@ -9,7 +9,7 @@ import numpy as np
 from pipeline.cad.language.grammar import Grammar
 from pipeline.curriculum.plan import Example, share_out
 from pipeline.model.cad_mllm import Batch
-from pipeline.model.inputs import Inputs, collate, tokenise_prompts
+from pipeline.model.inputs import Inputs, collate, tokenise_prompts, tokenising_on_all_cores
 from pipeline.model.notation import CadNotation, Notation
 from pipeline.runtime.errors import UserError
 from pipeline.shards.reader import CorpusReader, ShardReader
@@ -123,9 +123,11 @@ class TrainingData:
 
     def text_ids(self) -> set[int]:
         """All token ids in the split's prompts: every caption is tokenised."""
-        starts = range(0, len(self), CAPTIONS)
-        chunks = (self.tokenised(range(start, min(start + CAPTIONS, len(self)))) for start in starts)
-        return {token for chunk in chunks for prompt in chunk for token in prompt}
+        found: set[int] = set()
+        with tokenising_on_all_cores():
+            for start in range(0, len(self), CAPTIONS):
+                found.update(*self.tokenised(range(start, min(start + CAPTIONS, len(self)))))
+        return found
 
     def prompts(self, examples: Sequence[Example]) -> list[list[int]]:
         """Token ids of instruction and caption of each example; of the instruction alone where it shows no text."""

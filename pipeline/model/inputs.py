@@ -1,7 +1,9 @@
 """From a sample's parts to the batch that the model takes."""
 
 import itertools
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,8 +37,31 @@ def tokenise_prompts(tokenizer: Any, captions: list[str], max_caption_tokens: in
         return []
     head = tokenizer(INSTRUCTION, add_special_tokens=False)["input_ids"]
     tail = tokenizer("\n", add_special_tokens=False)["input_ids"]
-    bodies = tokenizer(captions, add_special_tokens=False)["input_ids"]
+    bodies = _token_ids(tokenizer, captions)
     return [[*head, *body[:max_caption_tokens], *tail] for body in bodies]
+
+
+def _token_ids(tokenizer: Any, texts: list[str]) -> list[list[int]]:
+    """What calling the tokenizer gives, in half the time where it has a backend: no masks, no offsets.
+
+    It must have been called before, which takes back the padding and truncation that it may have been stored with.
+    """
+    if (backend := getattr(tokenizer, "backend_tokenizer", None)) is not None:
+        return [found.ids for found in backend.encode_batch_fast(texts, add_special_tokens=False)]
+    ids: list[list[int]] = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    return ids
+
+
+@contextmanager
+def tokenising_on_all_cores() -> Iterator[None]:
+    """For many texts at once; else a tokenizer keeps to one core, since its threads do not outlive a fork."""
+    name = "TOKENIZERS_PARALLELISM"  # looked up at every call
+    before = os.environ.get(name, "false")
+    os.environ[name] = "true"
+    try:
+        yield
+    finally:
+        os.environ[name] = before
 
 
 def collate(inputs: Sequence[Inputs], num_tokens: dict[str, int], padded: bool = False) -> Batch:

@@ -75,8 +75,10 @@ class Trainer:
         views = (model.feature_shapes.get("image", (0,))[0], model.params.views_per_sample)
         self.plan = StagePlan(job.train.names, job.train.num_targets, stage, training, views, job.seed)
 
-        free_trained_parts(model, stage, training, job.train, parallel.device)
         states = parallel.from_main(lambda: saved_states(job.scratch))
+        new_rows = stage.text_embeddings == "all" and not states  # a state has its own
+        text_ids = parallel.from_main(job.train.text_ids) if new_rows else set()
+        free_trained_parts(model, stage, training, text_ids, parallel.device)
         at, moments = load_state(states[-1], model, parallel) if states else (Position(), {})
         self.factors = adaptations(model, job.train, training.projector_lr_adaptation, job.seed)
         self.wrapped = parallel.wrap(model)
@@ -275,9 +277,13 @@ class Trainer:
 
 
 def free_trained_parts(
-    model: CadMllmModel, stage: CurriculumStage, training: Training, data: TrainingData, device: torch.device
+    model: CadMllmModel, stage: CurriculumStage, training: Training, text_ids: set[int], device: torch.device
 ) -> None:
-    """Choose what the stage trains, and how it is computed on the device that the model will be on."""
+    """Choose what the stage trains, and how it is computed on the device that the model will be on.
+
+    Args:
+        text_ids: for ``text_embeddings: all``, tokens whose rows are trained besides those that the model has already.
+    """
     if device.type == "cpu":
         torch.use_deterministic_algorithms(True)
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
@@ -286,7 +292,6 @@ def free_trained_parts(
     if training.compile:
         for layer in model.causal_lm.model.layers:
             layer.compile(dynamic=True)
-    text_ids = data.text_ids() if stage.text_embeddings == "all" else set()
     model.set_trainable_params(stage.train_llm, stage.trained_projectors, stage.text_embeddings, text_ids)
 
 

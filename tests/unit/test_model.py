@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
+from transformers import AutoTokenizer
 
 from pipeline.cad.language.codec import Codec
 from pipeline.cad.language.program import Frame
@@ -14,7 +15,7 @@ from pipeline.cad.language.tokens import TOKEN
 from pipeline.cad.parts import synthesis
 from pipeline.generation.decoding import Decoding
 from pipeline.generation.generate import generate_tokens
-from pipeline.model.cad_mllm import CadMllmModel
+from pipeline.model.cad_mllm import INSTRUCTION, CadMllmModel
 from pipeline.model.checkpoint import load_checkpoint, save_checkpoint, trained_tensors
 from pipeline.model.inputs import Inputs, collate, tokenise_prompts
 from pipeline.runtime.device import autocast
@@ -47,6 +48,20 @@ def test_the_loss_is_that_of_a_plain_forward_pass(model):
     program = torch.tensor(item.program)
     expected = F.cross_entropy(logits[-len(program) - 1 : -1], program, reduction="sum")
     torch.testing.assert_close(model(collate([item], model.num_tokens())), expected, rtol=1e-5, atol=1e-4)
+
+
+def test_prompts_have_the_ids_that_the_tokenizer_gives(built, tmp_path):
+    """Also where its file says that it pads and cuts."""
+    captions = ["a plate", "", "«a» longer\n caption  of a part 12 mm thick <|endoftext|>"]
+    tokenizer = AutoTokenizer.from_pretrained(built("llama tied"))
+    head, tail = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (INSTRUCTION, "\n"))
+    expected = [head + tokenizer(text, add_special_tokens=False)["input_ids"][:20] + tail for text in captions]
+    tokenizer.backend_tokenizer.enable_truncation(3)
+    tokenizer.backend_tokenizer.enable_padding(length=50)
+    tokenizer.save_pretrained(tmp_path)
+    stored = AutoTokenizer.from_pretrained(tmp_path)
+    assert stored.backend_tokenizer.truncation is not None
+    assert tokenise_prompts(stored, captions, 20) == expected
 
 
 def test_the_end_token_is_learnt_and_nothing_else_is_overwritten(model):
