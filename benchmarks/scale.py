@@ -6,7 +6,8 @@ Real tars with small samples, written as the stages write them, and a language m
 figure of training is taken in a process of its own:
 
 - ``train_start_s``: from the start of the process to the end of the first step, what is imported and the validation
-  before it included;
+  before it included; ``train_start_all_s``: the same where ``text_embeddings`` is ``all``, and every caption is
+  tokenised first;
 - ``plan_epoch_s``: all steps of one epoch drawn, with what each sample shows;
 - ``rss_mib``: the most resident memory, mapped files included (VmHWM), of a process that has trained some steps and
   read 45,000 samples, which lie in all parts of the index.
@@ -34,7 +35,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from _common import ROOT, parse
@@ -55,6 +56,9 @@ from pipeline.shards.building import write_manifest
 from pipeline.shards.index import shard_rows
 from pipeline.shards.manifest import Shard
 from pipeline.shards.writer import write_shard
+
+if TYPE_CHECKING:
+    from pipeline.training.loop import Trainer
 
 STAGE = "stage3_all"
 PARTS = 16  # different programs; all others are these under other names
@@ -122,30 +126,50 @@ def _write_shards(records: list[dict[str, Any]], name: str, numbers: range) -> d
     return {place: (write_shard(place / name, samples), shard_rows(place / name)) for place, samples in written.items()}
 
 
+def begin(text_embeddings: str) -> "tuple[Trainer, float]":
+    """A trainer in the project of this folder after its first step, and for how long this process has been running."""
+    import psutil
+    from training import make_trainer, set_up
+
+    p, model, data, validation = set_up(STAGE, ("train", "validation"))
+    stage = p.curriculum[STAGE].model_copy(update={"text_embeddings": text_embeddings})
+    p = p.model_copy(update={"curriculum": {**p.curriculum, STAGE: stage}})
+    trainer = make_trainer(p, STAGE, model, data, validation)
+    trainer.validate_where_due()
+    train_steps(trainer, 1)
+    return trainer, time.time() - psutil.Process().create_time()
+
+
+def train_steps(trainer: "Trainer", number: int) -> None:
+    """So many steps, or all that are left."""
+    for step, batches in itertools.islice(trainer.steps, number):
+        trainer.optimize(batches, step.num_targets)[0].item()
+
+
+def train_all() -> dict[str, float]:
+    """How long the start takes where rows of the captions' tokens are trained."""
+    trainer, start = begin("all")
+    trainer.steps.close()
+    return {"train_start_all_s": round(start, 2)}
+
+
 def train() -> dict[str, float]:
     """The figures of training in the project of this folder, in this process."""
-    import psutil
     import torch
-    from training import make_trainer, set_up
 
     from pipeline.runtime.device import peak_memory
 
-    p, model, data, validation = set_up(STAGE, ("train", "validation"))
-    trainer = make_trainer(p, STAGE, model, data, validation)
-    trainer.validate_where_due()
-    for number in range(min(TRAINED_STEPS, trainer.plan.num_steps)):
-        step, batches = next(trainer.steps)
-        trainer.optimize(batches, step.num_targets)[0].item()
-        if number == 0:
-            start = time.time() - psutil.Process().create_time()
+    trainer, start = begin("new")
+    data, training = trainer.job.train, trainer.job.training
+    train_steps(trainer, TRAINED_STEPS - 1)
     trainer.steps.close()
     per_epoch = trainer.plan.steps_per_epoch
     started = time.perf_counter()
     samples = sum(len(step.examples) for step in itertools.islice(trainer.plan.steps(), per_epoch))
     planned = time.perf_counter() - started
     assert samples == len(data)
-    for step in itertools.islice(trainer.plan.steps(), min(per_epoch, READ_SAMPLES // p.training.batch_size)):
-        for _ in data.batches(step.examples, p.training.tokens_per_batch, trainer.num_tokens, 0, 1):
+    for step in itertools.islice(trainer.plan.steps(), min(per_epoch, READ_SAMPLES // training.batch_size)):
+        for _ in data.batches(step.examples, training.tokens_per_batch, trainer.num_tokens, 0, 1):
             pass
     memory = peak_memory(torch.device("cpu")) / MIB
     return {"train_start_s": round(start, 2), "plan_epoch_s": round(planned, 2), "rss_mib": round(memory, 1)}
@@ -161,19 +185,19 @@ def in_child(what: str, folder: Path) -> dict[str, float]:
 
 
 def training_figures(sizes: list[int], per_shard: int) -> dict[str, Any]:
-    """``train_start_s``, ``plan_epoch_s`` and the memory of training, by number of models."""
+    """Figures of training by number of models."""
     found = {}
     for number in sizes:
         with tempfile.TemporaryDirectory() as name:
             make_project(Path(name), number, per_shard)
-            found[number] = in_child("train", Path(name))
+            found[number] = in_child("train", Path(name)) | in_child("train_all", Path(name))
             os.chdir(ROOT)
         print(f"training, {number} models: {found[number]}", file=sys.stderr, flush=True)
     by_name = {name: {number: figures[name] for number, figures in found.items()} for name in found[sizes[0]]}
     return {**by_name, "rss_mib": {"train": by_name["rss_mib"]}}
 
 
-MEASURES = {"train": train, **CORPUS_MEASURES}
+MEASURES = {"train": train, "train_all": train_all, **CORPUS_MEASURES}
 
 
 def main() -> None:
