@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,6 @@ def read_dataset(arguments: argparse.Namespace, folder: Path) -> tuple[Path, lis
         path = folder / "synthetic.zip"
         make_synthetic_zip(path, data.model_copy(update={"synthetic": few}), seed=0)
     try:
-        return path, open_dataset(path).entries()[0][: arguments.models]
+        return path, list(islice(open_dataset(path).listing(), arguments.models))
     except UserError as error:
         sys.exit(f"{error}; give the folder or zip as DATASET")

@@ -17,6 +17,7 @@ from _common import ROOT
 
 from pipeline.cad.omnicad import documents
 from pipeline.cad.omnicad.dataset import Dataset
+from pipeline.cad.omnicad.rejects import Rejects
 from pipeline.cad.parts import synthesis
 from pipeline.cad.solids.sandbox import Sandbox, cores
 from pipeline.corpus import build
@@ -109,7 +110,7 @@ def corpus() -> dict[str, float]:
 def kernel() -> dict[str, float]:
     """Models that all cores read, build and encode in a second, once the workers are up."""
     p, dataset = _params(), Dataset(RAW)
-    texts = read_texts(dataset, islice(dataset.listing(), BUILT), [])
+    texts = read_texts(dataset, islice(dataset.listing(), BUILT), Rejects())
     tasks = [PrepareTask(e, text, p.codec.bits, p.codec.tolerance, p.data.max_program_tokens) for e, text in texts]
     with Sandbox(prepare, cores(), p.kernel.timeout_s, p.kernel.memory_mib) as sandbox:
         list(sandbox.map(tasks[: 2 * cores()]))

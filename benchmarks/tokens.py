@@ -20,6 +20,7 @@ from pipeline.cad.language.grammar import Grammar
 from pipeline.cad.language.program import Arc, CadProgram, Circle
 from pipeline.cad.omnicad import documents
 from pipeline.cad.omnicad.dataset import open_dataset
+from pipeline.cad.omnicad.rejects import Rejects
 from pipeline.cad.solids.sandbox import Failure, Sandbox, cores
 from pipeline.corpus.prepare import PrepareTask, prepare, read_texts
 from pipeline.runtime.errors import UserError
@@ -83,7 +84,7 @@ def main() -> None:
         Sandbox(prepare, cores(), timeout_s=120, memory_mib=4096) as sandbox,
     ):
         dataset, entries = read_dataset(arguments, Path(folder))
-        texts = read_texts(open_dataset(dataset), entries, [])
+        texts = read_texts(open_dataset(dataset), entries, Rejects())
         tasks = (PrepareTask(entry, text, arguments.bits, tolerance, 1 << 20) for entry, text in texts)
         for record in sandbox.map(tasks):
             if isinstance(record, Failure):

@@ -1,7 +1,6 @@
 """The corpus stage: Omni-CAD, or a synthetic corpus in its layout, to shards of captions and program tokens."""
 
 import os
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count, groupby, islice
@@ -15,6 +14,7 @@ from pipeline.cad.language.program import CadProgram
 from pipeline.cad.omnicad import documents
 from pipeline.cad.omnicad.dataset import SYNTHETIC_ZIP, Dataset, dataset_path
 from pipeline.cad.omnicad.listing import Entry, Listing, base_model
+from pipeline.cad.omnicad.rejects import Rejects
 from pipeline.cad.parts import describe
 from pipeline.cad.solids.sandbox import Failure, Sandbox
 from pipeline.corpus.duplicates import known_to_training
@@ -85,8 +85,7 @@ def build_corpus(
     dataset = Dataset(source.resolve())
     entries = dataset.listing(data.limit)
     rejects, selection = entries.rejects, Selection()
-    limits = num_workers, kernel.timeout_s, kernel.memory_mib
-    with Journal(scratch) as journal, Sandbox(prepare, *limits) as sandbox:
+    with Journal(scratch) as journal, Sandbox(prepare, num_workers, kernel.timeout_s, kernel.memory_mib) as sandbox:
         work = _Preparation(data, codec, journal, sandbox, selection, rejects)
         read = _shown(entries, len(entries), "models read, built and encoded", progress)
         work.prepare_all(read_texts(dataset, read, rejects), is_prefix=False)
@@ -132,7 +131,7 @@ class _Preparation:
     journal: Journal
     sandbox: Sandbox[PrepareTask, Record]
     selection: Selection
-    rejects: list[Reject]
+    rejects: Rejects
 
     def prepare_all(self, texts: Iterable[tuple[Entry, bytes]], is_prefix: bool) -> None:
         """Prepare models, as workers are free for them; those whose records the journal has are not made again."""
@@ -151,9 +150,8 @@ class _Preparation:
         identities = self.selection.identities("train", prefixes=False)
         number = self.selection.counts()["train"]
         train = _shown(identities, number, "models' prefixes built and encoded", progress)
-        taken = {reject.id for reject in self.rejects}
         prefixes = _prefixes((self.journal[identity] for identity in train), self.data.prefixes)
-        new = ((entry, text) for entry, text in prefixes if not (entry.id in taken or entry.id in entries))
+        new = ((entry, text) for entry, text in prefixes if not (entry.id in self.rejects or entry.id in entries))
         self.prepare_all(new, is_prefix=True)
 
     def leave_out(self, known: Iterable[Reject]) -> None:
@@ -176,10 +174,10 @@ class _Preparation:
         if "tokens" in record:
             self.selection.add(record, identity, is_prefix)
         else:
-            self.rejects.append(Reject(record["id"], "corpus", sys.intern(record["reason"]), record["detail"]))
+            self.rejects.add(Reject(record["id"], "corpus", record["reason"], record["detail"]))
 
 
-def _counts(selection: Selection, rejects: list[Reject]) -> dict[str, Any]:
+def _counts(selection: Selection, rejects: Rejects) -> dict[str, Any]:
     splits = selection.counts()
     accepted = sum(splits.values())
     return {
@@ -213,7 +211,7 @@ def _prefixes(records: Iterable[Record], most: int) -> Iterator[tuple[Entry, byt
 def _write(
     selection: Selection,
     journal: Journal,
-    rejects: list[Reject],
+    rejects: Rejects,
     counts: dict[str, Any],
     codec: Codec,
     data: Data,

@@ -11,6 +11,7 @@ from pipeline.cad.language.program import CadProgram, Frame
 from pipeline.cad.omnicad import documents
 from pipeline.cad.omnicad.dataset import Dataset
 from pipeline.cad.omnicad.listing import Entry
+from pipeline.cad.omnicad.rejects import Rejects
 from pipeline.cad.solids import kernel
 from pipeline.corpus.duplicates import program_hash
 from pipeline.runtime.errors import Reject, RejectError
@@ -37,7 +38,7 @@ class PrepareTask:
         return hashlib.sha256(json.dumps(others).encode() + self.text).hexdigest()
 
 
-def read_texts(dataset: Dataset, entries: Iterable[Entry], rejects: list[Reject]) -> Iterator[tuple[Entry, bytes]]:
+def read_texts(dataset: Dataset, entries: Iterable[Entry], rejects: Rejects) -> Iterator[tuple[Entry, bytes]]:
     """Each entry with its model's JSON; what cannot be read is added to ``rejects``.
 
     A model is read once, here: its record is of what was read, whatever becomes of the file meanwhile.
@@ -50,7 +51,7 @@ def read_texts(dataset: Dataset, entries: Iterable[Entry], rejects: list[Reject]
             yield entry, dataset.read(f"json/{entry.id}.json")
         except RejectError as error:
             dataset.check()
-            rejects.append(Reject(entry.id, "corpus", error.reason, error.detail))
+            rejects.add(Reject(entry.id, "corpus", error.reason, error.detail))
 
 
 def prepare(task: PrepareTask) -> dict[str, Any]:

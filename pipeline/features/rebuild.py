@@ -58,7 +58,7 @@ def rebuild_features(
         rejects = [reject for reject in rejects if reject.id not in keys] + list(finished.rejects)
         progress(number, len(names), name)
     counts = {"samples": sum(shard.count for shard in shards.values()), "rejected": len(rejects)}
-    write_rejects(out, rejects)
+    write_rejects(out, sorted(rejects))
     ordered = [shards[shard.name] for shard in reader.manifest.shards if shard.name in shards]
     write_manifest(out, manifest.kind, manifest.fields, {**details, "counts": counts}, ordered)
     return changed

@@ -12,6 +12,7 @@ import torch
 
 from pipeline.cad.omnicad.dataset import open_dataset
 from pipeline.cad.omnicad.listing import Entry
+from pipeline.cad.omnicad.rejects import Rejects
 from pipeline.cad.parts import synthesis
 from pipeline.cad.solids.sandbox import Failure, Sandbox
 from pipeline.corpus.build import members_of
@@ -76,8 +77,9 @@ def measure(
         families = p.data.synthetic.families or tuple(synthesis.FAMILIES)
         synthetic = p.data.synthetic.model_copy(update={"num_models": num_models, "families": families})
         make_synthetic_zip(source, p.data.model_copy(update={"synthetic": synthetic}), p.seed)
-    entries, _ = open_dataset(source.resolve()).entries()
-    chosen = [entries[len(entries) * i // num_models] for i in range(min(num_models, len(entries)))]
+    entries = open_dataset(source.resolve()).listing()
+    places = {len(entries) * i // num_models for i in range(min(num_models, len(entries)))}
+    chosen = [entry for place, entry in enumerate(entries) if place in places]
     say(f"building {len(chosen)} models with {num_workers} worker{'s' * (num_workers > 1)}")
     records, corpus_s = _timed_prepare(p, source.resolve(), chosen, num_workers)
     drawn, geometry_s = _timed_draw(p, source.resolve(), records, num_workers)
@@ -108,7 +110,7 @@ def _corpus_bytes(records: list[dict[str, Any]]) -> tuple[float, float]:
 def _timed_prepare(
     p: Params, source: Path, entries: list[Entry], num_workers: int
 ) -> tuple[list[dict[str, Any]], float]:
-    texts = read_texts(open_dataset(source), entries, [])
+    texts = read_texts(open_dataset(source), entries, Rejects())
     tasks = [PrepareTask(e, text, p.codec.bits, p.codec.tolerance, p.data.max_program_tokens) for e, text in texts]
     with Sandbox(prepare, num_workers, p.kernel.timeout_s, p.kernel.memory_mib) as sandbox:
         list(sandbox.map(tasks[:1] * num_workers))  # workers come up

@@ -125,7 +125,7 @@ def publish_shards(
     A kill costs no shard: until the folder has that name, the records stay.
     """
     place = folder / SHARDS
-    rejects = [reject for each in finished for reject in each.rejects]
+    rejects = sorted(reject for each in finished for reject in each.rejects)
     shards = tuple(each.shard for each in finished)
     counts = {"samples": sum(shard.count for shard in shards), "rejected": len(rejects)}
     write_rejects(place, rejects)

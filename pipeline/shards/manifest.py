@@ -9,8 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.runtime.atomic import write_text
-from pipeline.runtime.csv_files import csv_text
+from pipeline.runtime.atomic import atomic_open, write_text
 from pipeline.runtime.errors import Reject, UserError
 
 SCHEMA_VERSION = 2  # 1 had no index.npy
@@ -92,10 +91,17 @@ class Manifest:
 
 
 def write_rejects(folder: Path, rejects: Iterable[Reject]) -> None:
-    """Write ``rejects.csv``; what no UTF-8 can say, such as a file's name in another encoding, is escaped."""
-    rows = [[r.id, r.step, r.reason, r.detail] for r in sorted(rejects)]
-    text = csv_text(["id", "step", "reason", "detail"], rows)
-    write_text(folder / REJECTS, text.encode(errors="backslashreplace").decode())
+    """Write ``rejects.csv``; what no UTF-8 can say, such as a file's name in another encoding, is escaped.
+
+    Args:
+        rejects: in order.
+    """
+    with atomic_open(folder / REJECTS) as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(["id", "step", "reason", "detail"])
+        for r in rejects:
+            row = r.id, r.step, r.reason, r.detail
+            table.writerow([text.encode(errors="backslashreplace").decode() for text in row])
 
 
 def read_rejects(folder: Path) -> list[Reject]:

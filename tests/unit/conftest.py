@@ -92,6 +92,12 @@ def model(llm_folder, smoke):
     return made
 
 
+def listed(dataset):
+    """Entries and rejects of a dataset, as lists."""
+    found = dataset.listing()
+    return list(found), list(found.rejects)
+
+
 def inputs(model, seed=0):
     """Four sequences with four combinations of modalities and different lengths."""
     from pipeline.model.inputs import Inputs, tokenise_prompts

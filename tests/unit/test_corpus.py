@@ -8,6 +8,7 @@ import pytest
 from pipeline.cad.omnicad import documents
 from pipeline.cad.omnicad.dataset import Dataset
 from pipeline.cad.omnicad.listing import base_model
+from pipeline.cad.omnicad.rejects import Rejects
 from pipeline.cad.parts import synthesis
 from pipeline.corpus.build import build_corpus
 from pipeline.corpus.prepare import model_id, read_texts
@@ -146,7 +147,7 @@ def test_a_zip_that_is_packed_again_while_it_is_read_is_told(tmp_path, washers):
     assert [text for text in again if text in shards] == shards[1:]
 
     dataset = Dataset(archive)
-    entries, _ = dataset.entries()
+    entries = list(dataset.listing())
     pack_again(0, 0, shards[0])
     with pytest.raises(UserError, match="changed while it was read"):
-        list(read_texts(dataset, entries, []))
+        list(read_texts(dataset, entries, Rejects()))

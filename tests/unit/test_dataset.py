@@ -17,6 +17,7 @@ from pipeline.corpus.synthetic import make_synthetic_zip
 from pipeline.runtime.errors import RejectError, UserError
 from pipeline.settings.data import Data, Split
 from pipeline.shards.manifest import read_rejects, write_rejects
+from tests.unit.conftest import listed
 
 MODEL = documents.dumps(synthesis.make_part(0, 0, ("washer",)).program)
 
@@ -48,7 +49,7 @@ def test_every_caption_and_every_model_is_counted_once(tmp_path):
         row("0000/00000009_00001"),
     ]
     write(tmp_path, [a, b, c, d], {"0000.json": rows, "0001.json": "[broken", "0002.json": {"id": "x"}})
-    entries, rejects = Dataset(tmp_path).entries()
+    entries, rejects = listed(Dataset(tmp_path))
     assert [entry.id for entry in entries] == [a, c]
     assert [entry.key for entry in entries] == ["000000000000_00001", "000000000002_00001"]
     assert sorted((r.reason, r.id) for r in rejects) == [
@@ -68,7 +69,7 @@ def test_what_utf8_cannot_write_costs_its_model_alone(tmp_path):
     a, b, c = (f"0000/0000000{i}_00001" for i in range(3))
     write(tmp_path, [a, b, c], {"0000.json": [row(a, "half \ud83d"), row(b, "whole \ud83d\ude00"), row(c)]})
     (tmp_path / os.fsdecode(b"json/0000/caf\xe9.json")).write_text(MODEL)
-    entries, rejects = Dataset(tmp_path).entries()
+    entries, rejects = listed(Dataset(tmp_path))
     assert [(entry.id, entry.caption) for entry in entries] == [(b, "whole \U0001f600"), (c, "Generate a CAD model.")]
     write_rejects(tmp_path, rejects)
     assert [(reject.id, reject.reason, reject.detail) for reject in read_rejects(tmp_path)] == [
@@ -83,7 +84,7 @@ def test_a_zip_is_read_in_place_also_one_folder_down(tmp_path):
         archive.writestr(f"Omni-CAD/json/{entry}.json", MODEL)
         archive.writestr("Omni-CAD/txt/0000.json", json.dumps([row(entry)]))
     dataset = Dataset(tmp_path / "Omni-CAD.zip")
-    assert [e.id for e in dataset.entries()[0]] == [entry]
+    assert [e.id for e in dataset.listing()] == [entry]
     assert dataset.read(f"json/{entry}.json").decode() == MODEL
     with pytest.raises(RejectError, match="unreadable_file"):
         dataset.read("json/0000/nothing.json")
@@ -155,7 +156,7 @@ def test_the_synthetic_corpus_is_a_dataset_and_always_the_same(tmp_path):
     for name in ("a.zip", "b.zip"):
         make_synthetic_zip(tmp_path / name, data, seed=3)
     assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
-    entries, rejects = Dataset(tmp_path / "a.zip").entries()
+    entries, rejects = listed(Dataset(tmp_path / "a.zip"))
     assert (len(entries), rejects) == (24, [])
     assert len({entry.caption for entry in entries}) > 15
     with_sizes = [entry.caption for entry in entries if "millimetres" in entry.caption]
@@ -165,7 +166,7 @@ def test_the_synthetic_corpus_is_a_dataset_and_always_the_same(tmp_path):
 def test_unseen_families_are_in_the_test_split_alone(tmp_path):
     data = synthetic(200, ["washer"], ["clevis", "pulley"], test=0.3)
     make_synthetic_zip(tmp_path / "a.zip", data, seed=0)
-    entries, _ = Dataset(tmp_path / "a.zip").entries()
+    entries = list(Dataset(tmp_path / "a.zip").listing())
     splits = assigned_splits({base_model(entry.id) for entry in entries}, data.split, 0)
     unseen = re.compile("clevis|fork|pulley|wheel")
     found = Counter((splits[base_model(entry.id)], bool(unseen.search(entry.caption))) for entry in entries)

@@ -23,6 +23,7 @@ from pipeline.geometry.build import draw_task
 from pipeline.geometry.draw import draw
 from pipeline.runtime.errors import RejectError, UserError
 from pipeline.settings.data import Geometry
+from tests.unit.conftest import listed
 from tests.unit.sandboxed import watched_draw
 
 PROGRAM = synthesis.make_part(0, 0, ("washer",)).program
@@ -56,7 +57,7 @@ def pack(folder: Path, path: Path, rename=lambda name: name, method=zipfile.ZIP_
 
 def contents(dataset: Dataset) -> list[tuple]:
     """Everything that is read of a dataset."""
-    entries, rejects = dataset.entries()
+    entries, rejects = listed(dataset)
     assert rejects == []
     return [
         (
@@ -184,7 +185,7 @@ def test_captions_with_a_byte_order_mark_and_other_line_ends(tmp_path):
     for path in (made / "txt").iterdir():
         text = json.dumps(json.loads(path.read_text()), indent=1)
         path.write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())
-    assert [entry.id for entry in Dataset(made).entries()[0]] == IDS
+    assert [entry.id for entry in Dataset(made).listing()] == IDS
 
 
 def test_links_back_up_end(tmp_path):
@@ -193,7 +194,7 @@ def test_links_back_up_end(tmp_path):
     (made / "json/0000/up").symlink_to(made / "json")
     (made / "json/self").symlink_to("self")
     (made / "raw_train_test_split.json").write_text("{}")
-    entries, rejects = Dataset(made).entries()
+    entries, rejects = listed(Dataset(made))
     assert [entry.id for entry in entries] == IDS
     assert {(reject.id, reject.reason) for reject in rejects} == {
         ("json/0000/up/", "misplaced"),
@@ -210,7 +211,7 @@ def test_models_elsewhere_in_the_folder_or_zip_are_named(tmp_path):
     shutil.copy(made / "json/0000/00000000_00001.json", made / "json/loose.json")
     shutil.copy(made / "json/0000/00000000_00001.json", made / "json/0000/LOUD.JSON")
     for path in (made, pack(made, tmp_path / "x.zip")):
-        entries, rejects = Dataset(path).entries()
+        entries, rejects = listed(Dataset(path))
         assert [entry.id for entry in entries] == IDS
         misplaced = {"json/0001/inner/", "json/loose.json", "json/0000/LOUD.JSON"}
         assert {(r.id, r.reason) for r in rejects} == {(name, "misplaced") for name in misplaced}
@@ -226,7 +227,7 @@ def test_links_that_lead_nowhere_are_named(tmp_path):
     shutil.rmtree(made / "pcd/0001")
     (made / "pcd/0001").symlink_to(gone)
     dataset = Dataset(made)
-    assert [entry.id for entry in dataset.entries()[0]] == IDS
+    assert [entry.id for entry in dataset.listing()] == IDS
     with pytest.raises(RejectError, match=r"json/0000/00000000_00001.json: .* leads nowhere"):
         dataset.read(f"json/{IDS[0]}.json")
     for entry in (IDS[1], IDS[5]):  # not taken for a model without a cloud
@@ -300,7 +301,7 @@ def test_other_contents_are_another_version(tmp_path):
 
     def version(path=made):
         dataset = Dataset(path)
-        return dataset.version(dataset.entries()[0])
+        return dataset.version(dataset.listing())
 
     versions = [version(), version()]
     assert len(set(versions)) == 1

@@ -10,6 +10,7 @@ from typing import Any
 
 from pipeline.cad.omnicad.listing import Entry, Listing
 from pipeline.cad.omnicad.raw_files import RawFile, open_raw, view_name
+from pipeline.cad.omnicad.rejects import Rejects
 from pipeline.runtime.errors import Reject, RejectError, UserError
 from pipeline.settings.data import Data
 
@@ -66,9 +67,7 @@ class Dataset:
             if MODEL.fullmatch(name):
                 found.add_model(name.removesuffix(".json"))
             elif name.endswith("/") or name.lower().endswith(".json"):
-                found.rejects.append(
-                    Reject(f"json/{name}", "corpus", "misplaced", "a model is json/<folder>/<id>.json")
-                )
+                found.rejects.add(Reject(f"json/{name}", "corpus", "misplaced", "a model is json/<folder>/<id>.json"))
         for name in self._files.names("txt", 0):
             if name.endswith(".json"):
                 for position, row in enumerate(self._captions(f"txt/{name}", found.rejects)):
@@ -76,18 +75,13 @@ class Dataset:
         found.finish(limit)
         return found
 
-    def entries(self) -> tuple[list[Entry], list[Reject]]:
-        """What ``listing`` gives, as lists."""
-        found = self.listing()
-        return list(found), found.rejects
-
-    def _captions(self, name: str, rejects: list[Reject]) -> Iterable[Any]:
+    def _captions(self, name: str, rejects: Rejects) -> Iterable[Any]:
         try:
             rows = json.loads(self.read(name))
             if not isinstance(rows, list):
                 raise ValueError("not a list")
         except (ValueError, RecursionError, RejectError) as error:
-            rejects.append(Reject(name, "corpus", "malformed_captions", str(error)))
+            rejects.add(Reject(name, "corpus", "malformed_captions", str(error)))
             return []
         return rows
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+from pipeline.cad.omnicad.rejects import Rejects, decoded, encoded
 from pipeline.runtime.errors import Reject
 from pipeline.runtime.scratch import temporary_tables
 
@@ -45,11 +46,11 @@ class Listing:
     def __init__(self) -> None:
         schema = "CREATE TABLE models (id BLOB PRIMARY KEY, caption TEXT) WITHOUT ROWID"
         self._tables = temporary_tables(self, schema)
-        self.rejects: list[Reject] = []
+        self.rejects = Rejects()
 
     def add_model(self, entry_id: str) -> None:
         """List a model by its file's name without the suffix."""
-        self._tables.execute("INSERT OR IGNORE INTO models VALUES (?, NULL)", (_encoded(entry_id),))
+        self._tables.execute("INSERT OR IGNORE INTO models VALUES (?, NULL)", (encoded(entry_id),))
 
     def add_caption(self, row: Any, place: str) -> None:
         """Give a model its caption, or reject it.
@@ -60,9 +61,9 @@ class Listing:
         """
         checked = self._check(row, place)
         if isinstance(checked, Reject):
-            self.rejects.append(checked)
+            self.rejects.add(checked)
         else:
-            values = checked.caption, _encoded(checked.id)
+            values = checked.caption, encoded(checked.id)
             self._tables.execute("UPDATE models SET caption = ? WHERE id = ?", values)
 
     def _check(self, row: Any, place: str) -> Entry | Reject:
@@ -70,7 +71,7 @@ class Listing:
         if not isinstance(entry_id, str) or not ID.fullmatch(entry_id):
             return Reject(place, "corpus", "bad_id", f"{entry_id!r:.80} is not like 0000/00000071_00005")
         caption = row.get("text caption")
-        found = self._tables.execute("SELECT caption FROM models WHERE id = ?", (_encoded(entry_id),)).fetchone()
+        found = self._tables.execute("SELECT caption FROM models WHERE id = ?", (encoded(entry_id),)).fetchone()
         if found is not None and found[0] is not None:
             return Reject(entry_id, "corpus", "duplicate_id", place)
         if not isinstance(caption, str) or not caption.strip() or SURROGATE.search(caption):
@@ -81,17 +82,17 @@ class Listing:
 
     def finish(self, limit: int | None) -> None:
         """Reject models without a caption, and leave out all but the first ``limit`` of entries and rejects, by id."""
-        known = {reject.id for reject in self.rejects}
-        bare = map(_decoded, self._column("SELECT id FROM models WHERE caption IS NULL ORDER BY id"))
-        self.rejects += [Reject(model, "corpus", "caption_missing") for model in bare if model not in known]
+        for model in map(decoded, self._column("SELECT id FROM models WHERE caption IS NULL ORDER BY id")):
+            if model not in self.rejects:
+                self.rejects.add(Reject(model, "corpus", "caption_missing"))
         self._tables.execute("DELETE FROM models WHERE caption IS NULL")
         if limit is not None:
-            entries = map(_decoded, self._column("SELECT id FROM models ORDER BY id"))
-            first = heapq.merge(entries, sorted(reject.id for reject in self.rejects))
+            entries = map(decoded, self._column("SELECT id FROM models ORDER BY id"))
+            first = heapq.merge(entries, (reject.id for reject in self.rejects))
             last = next(islice(first, limit - 1, None), None)
             if last is not None:
-                self._tables.execute("DELETE FROM models WHERE id > ?", (_encoded(last),))
-                self.rejects = [reject for reject in self.rejects if reject.id <= last]
+                self._tables.execute("DELETE FROM models WHERE id > ?", (encoded(last),))
+                self.rejects.keep_up_to(last)
 
     def _column(self, query: str) -> Iterator[Any]:
         return (value for (value,) in self._tables.execute(query))
@@ -102,18 +103,9 @@ class Listing:
 
     def __iter__(self) -> Iterator[Entry]:
         for entry_id, caption in self._tables.execute("SELECT id, caption FROM models ORDER BY id"):
-            yield Entry(_decoded(entry_id), caption)
+            yield Entry(decoded(entry_id), caption)
 
     def __contains__(self, entry_id: str) -> bool:
         """Whether there is an entry of this id."""
         query = "SELECT 1 FROM models WHERE id = ?"
-        return self._tables.execute(query, (_encoded(entry_id),)).fetchone() is not None
-
-
-def _encoded(name: str) -> bytes:
-    """A name as it is sorted, whatever a file system calls its files."""
-    return name.encode("utf-8", "surrogatepass")
-
-
-def _decoded(name: bytes) -> str:
-    return name.decode("utf-8", "surrogatepass")
+        return self._tables.execute(query, (encoded(entry_id),)).fetchone() is not None
