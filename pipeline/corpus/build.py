@@ -1,5 +1,6 @@
 """The corpus stage: Omni-CAD, or a synthetic corpus in its layout, to shards of captions and program tokens."""
 
+import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ from pipeline.runtime.errors import Reject, UserError
 from pipeline.runtime.fingerprint import libraries
 from pipeline.runtime.scratch import Journal, clean
 from pipeline.settings.data import Codec, Data, Kernel
-from pipeline.shards.building import keep_rows, kept_rows, write_manifest
+from pipeline.shards.building import SHARDS, FinishedShard, kept_rows, write_manifest
 from pipeline.shards.manifest import Shard, reasons, write_rejects
 from pipeline.shards.seen import write_seen
 from pipeline.shards.writer import encode_array, encode_json, write_shard
@@ -97,12 +98,11 @@ def build_corpus(
         counts = _counts(selection, rejects)
         if empty := [split for split in required if not counts["splits"][split]]:
             raise EmptySplitError(empty, counts)
-        whole = scratch / "whole"
-        clean(whole)  # what a kill has left half done
-        _write(selection, journal, rejects, counts, codec, data, whole)
+        made = scratch / SHARDS
+        _write(selection, journal, rejects, counts, codec, data, made)
     if data.source == "synthetic":
-        os.replace(source, whole / SYNTHETIC_ZIP)
-    publish(whole, out)
+        os.replace(source, made / SYNTHETIC_ZIP)
+    publish(made, out)
     clean(scratch)
     return counts
 
@@ -232,15 +232,22 @@ def _write(
 
 
 def _write_shards(selection: Selection, journal: Journal, size: int, folder: Path) -> list[Shard]:
-    """All samples, split by split in order of id; their rows of the index are kept."""
+    """All samples, split by split in order of id. Of what a kill has left, shards of the same records stay."""
     shards = []
     for split in SPLITS:
         identities, numbers = selection.identities(split), count()
-        while chunk := [journal[identity] for identity in islice(identities, size)]:
+        while chunk := list(islice(identities, size)):
             interrupt.check()
             path = folder / f"{split}-{next(numbers):06d}.tar"
-            shards.append(write_shard(path, ((record["key"], members_of(record)) for record in chunk)))
-            keep_rows(path)
+            source = hashlib.sha256("".join(chunk).encode()).hexdigest()
+            finished = FinishedShard.read(path, source)
+            if finished is None:
+                records = map(journal.__getitem__, chunk)
+                finished = FinishedShard(write_shard(path, ((r["key"], members_of(r)) for r in records)), ())
+                finished.write(path, source)
+            shards.append(finished.shard)
+    for path in set(folder.iterdir()) - {folder / shard.name for shard in shards}:
+        path.unlink()
     return shards
 
 

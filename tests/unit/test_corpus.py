@@ -10,6 +10,7 @@ from pipeline.cad.omnicad.dataset import Dataset
 from pipeline.cad.omnicad.listing import base_model
 from pipeline.cad.omnicad.rejects import Rejects
 from pipeline.cad.parts import synthesis
+from pipeline.corpus import build as build_module
 from pipeline.corpus.build import build_corpus
 from pipeline.corpus.prepare import model_id, read_texts
 from pipeline.geometry.build import build_geometry
@@ -18,6 +19,7 @@ from pipeline.runtime.errors import UserError
 from pipeline.settings.params import parse
 from pipeline.shards.manifest import read_rejects
 from pipeline.shards.reader import CorpusReader, ShardReader
+from pipeline.shards.writer import write_shard
 from tests.unit.test_raw_files import IDS, make, pack
 
 
@@ -104,6 +106,39 @@ def washers(tmp_path):
     )
     build_corpus(data, p.codec, p.kernel, 0, tmp_path / "c", tmp_path / "corpus", 1, lambda *_: None, ("train",))
     return p
+
+
+@pytest.mark.parametrize("missing", [0, 3])
+def test_a_kill_while_the_corpus_is_written_costs_no_shard(tmp_path, washers, monkeypatch, missing):
+    """Also where models are gone meanwhile, and there are fewer shards: the result is that of what is there."""
+    written = []
+
+    def write(path, samples):
+        written.append(path.name)
+        return write_shard(path, samples)
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    def made(name):
+        scratch, out = tmp_path / f"{name}-scratch", tmp_path / name
+        build_corpus(washers.data, washers.codec, washers.kernel, 0, scratch, out, 1, lambda *_: None, ("train",))
+        return {path.name: path.read_bytes() for path in out.iterdir()}
+
+    monkeypatch.setattr(build_module, "write_shard", write)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(build_module, "write_rejects", killed)
+        made("killed")
+    before = written.copy()
+    assert len(before) > 2
+    written.clear()
+    for entry in IDS[:missing]:
+        (tmp_path / f"made/json/{entry}.json").unlink()
+    found = made("killed")
+    again = written.copy()
+    assert found == made("afresh")
+    tars = {name for name in found if name.endswith(".tar")}
+    assert (again == []) if not missing else (tars < set(before))
 
 
 def draw_all(p, folder, data, progress=lambda *_: None):
