@@ -86,11 +86,13 @@ def build_corpus(
     dataset = Dataset(source.resolve())
     entries = dataset.listing(data.limit)
     rejects, selection = entries.rejects, Selection()
+    listed = len(entries) + len(rejects)
     with Journal(scratch) as journal, Sandbox(prepare, num_workers, kernel.timeout_s, kernel.memory_mib) as sandbox:
         work = _Preparation(data, codec, journal, sandbox, selection, rejects)
         read = _shown(entries, len(entries), "models read, built and encoded", progress)
         work.prepare_all(read_texts(dataset, read, rejects), is_prefix=False)
         selection.assign_splits(data.split, seed, dataset.published_split())
+        assert sum(selection.counts().values()) + len(rejects) == listed, "all that is listed is accepted or rejected"
         if data.prefixes:
             work.prepare_prefixes(entries, progress)
         if data.duplicates == "drop":
