@@ -4,6 +4,7 @@ import dataclasses
 import json
 import random
 import signal
+import time
 
 import numpy as np
 import pytest
@@ -134,14 +135,16 @@ def test_a_sample_that_cannot_be_read_costs_itself(copy):
 
 def test_killed_at_any_moment_the_shards_are_the_same(copy):
     rng = random.Random(0)
-    folder = copy.folder / "data/features/image"
-    before = contents(folder)
-    for _ in range(4):
-        process = copy.start("cadmllm", "features", "--modality", "image")
-        try:
-            process.communicate(timeout=rng.uniform(3.0, 12.0))
-        except Exception:
-            process.send_signal(signal.SIGKILL)
-            process.communicate()
-    copy.run("cadmllm", "features", "--modality", "image")
+    folder, command = copy.folder / "data/features/image", ("cadmllm", "features", "--modality", "image")
+    before, undisturbed, started = contents(folder), copy.start(*command), time.monotonic()
+    undisturbed.communicate()
+    whole_s, killed = time.monotonic() - started, 0
+    for _ in range(6):
+        process = copy.start(*command)
+        time.sleep(rng.uniform(0.2, 0.9) * whole_s)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        killed += process.returncode == -signal.SIGKILL
+    assert killed > 0
+    copy.run(*command)
     assert contents(folder) == before
