@@ -206,7 +206,7 @@ def main() -> None:
     parser.add_argument("--models", type=int, nargs="+", default=[45_000, 450_000])
     parser.add_argument("--per-shard", type=int, default=1_000)
     parser.add_argument("--measure", choices=MEASURES, help=argparse.SUPPRESS)
-    arguments = parse(parser, models=[200, 400], per_shard=50)
+    arguments = parse(parser, models=[200], per_shard=50)
     if arguments.measure:
         print(json.dumps(MEASURES[arguments.measure]()))
         return

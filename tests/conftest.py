@@ -60,7 +60,7 @@ def pytest_collection_modifyitems(items):
     """Fast tests come first, each module's in one process, which makes what they share.
 
     Then one that needs the finished project, and those that need none of it: one process makes it, while another does
-    those.
+    those. Of each kind tests that stay together go first, which take longest: at the end both processes are busy.
     """
     for item in items:
         if item.path.parent.name == "unit":
@@ -72,7 +72,7 @@ def pytest_collection_modifyitems(items):
             return 0
         if item is first:
             return 1
-        return 3 if "done" in item.fixturenames else 2
+        return (3 if "done" in item.fixturenames else 2) + (item.get_closest_marker("xdist_group") is None) / 2
 
     items.sort(key=rank)
 

@@ -15,6 +15,7 @@ from safetensors.numpy import load_file
 from pipeline.curriculum.log import read_log
 from tests.func.conftest import Project
 
+LONG = pytest.mark.xdist_group  # of one: a test of a minute, which begins early
 FILES = ("adapter_model", "projectors", "vocabulary")
 # Losses of the smoke preset's second stage, with the libraries of requirements.lock. A change that is meant to change
 # nothing leaves them as they are.
@@ -98,6 +99,7 @@ def test_two_processes_train_as_one(copy, alone, distributed, weights, rel):
         assert found == pytest.approx(one_validated[step], rel=rel)
 
 
+@LONG("stop")
 def test_two_processes_stop_together_and_one_goes_on(copy):
     """One of them is held up for longer than the 30 s after which torchrun, left to itself, kills."""
     copy.change("vocabulary_lr_multiplier: 5.0", "vocabulary_lr_multiplier: 1.0")
@@ -217,7 +219,7 @@ def test_all_options_of_a_stage_work_together(copy):
     ("old", "new", "rel"),
     [
         ("gradient_checkpointing: false", "gradient_checkpointing: true", 1e-5),
-        ("compile: false", "compile: true", 1e-4),
+        pytest.param("compile: false", "compile: true", 1e-4, marks=LONG("compile")),
         ("dtype: float32", "dtype: bfloat16", 0.02),
         ("dtype: float32", "dtype: float16", 0.02),
         ("quantization: none", "quantization: nf4", 0.01),
