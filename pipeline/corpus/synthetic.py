@@ -34,7 +34,8 @@ def make_synthetic_zip(path: Path, data: Data, seed: int) -> None:
             folder = f"{number // 10000:04d}"
             base = f"{folder}/{number:08d}"
             is_test = drawn_split(base, data.split, seed) == "test"
-            part = synthesis.make_part(seed, number, every_family if is_test else settings.families)
+            families = every_family if is_test else settings.families
+            part = synthesis.make_part(seed, number, families, settings.general)
             entry_id = model_id(base, part.program)
             add(f"json/{entry_id}.json", documents.dumps(part.program))
             captions[folder].append({"id": entry_id, "text caption": part.caption})

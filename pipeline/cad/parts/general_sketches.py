@@ -1,0 +1,191 @@
+"""Random sketches: outlines with holes, several profiles, patterns of them."""
+
+import math
+import random
+from collections.abc import Mapping
+
+from pipeline.cad.language.planar import Corner, cross_or_touch, loop_of
+from pipeline.cad.language.program import Circle, Loop, Point2, Profile
+from pipeline.cad.parts import shapes
+from pipeline.cad.parts.general_judge import Region
+from pipeline.cad.parts.general_outlines import TURN, mapped, nice, outline, pick
+
+# How often an outline is drawn: of a first sketch, of what is added to a solid or cut from it, of a hole.
+FIRST = {
+    "rectangle": 0.3,
+    "circle": 0.2,
+    "rounded": 0.06,
+    "slot": 0.03,
+    "skyline": 0.13,
+    "polygon": 0.06,
+    "mirrored": 0.05,
+    "regular": 0.03,
+    "toothed": 0.01,
+    "teardrop": 0.02,
+    "sector": 0.03,
+    "segment": 0.02,
+    "bulged": 0.05,
+    "wavy": 0.02,
+}
+LATER = {
+    "rectangle": 0.27,
+    "circle": 0.37,
+    "rounded": 0.05,
+    "slot": 0.05,
+    "skyline": 0.05,
+    "polygon": 0.04,
+    "mirrored": 0.02,
+    "regular": 0.03,
+    "teardrop": 0.01,
+    "sector": 0.03,
+    "segment": 0.04,
+    "bulged": 0.04,
+}
+HOLE = {
+    "circle": 0.66,
+    "rectangle": 0.11,
+    "rounded": 0.05,
+    "slot": 0.06,
+    "skyline": 0.02,
+    "polygon": 0.02,
+    "mirrored": 0.02,
+    "regular": 0.02,
+    "sector": 0.02,
+    "bulged": 0.02,
+}
+PATTERNS = {"mirror": 0.3, "linear": 0.25, "circular": 0.2, "corners": 0.15, "grid": 0.1}
+WALL = 0.03  # of a sketch's size: as close as loops come to one another
+Placed = tuple[float, float, float]  # centre and turn of a copy
+
+
+def profiles(rng: random.Random, width: float, height: float, weights: Mapping[str, float]) -> tuple[Profile, ...]:
+    """One profile or several around the origin, in a box of about this size."""
+    kind = rng.random()
+    if kind < 0.8:
+        return (with_holes(rng, outline(rng, width, height, weights)),)
+    if kind < 0.87:
+        return split(rng, width, height, weights)
+    places, (w, h) = pattern(rng, width, height)
+    return copies(with_holes(rng, outline(rng, w, h, weights)), places)
+
+
+def with_holes(rng: random.Random, outer: Loop, chance: float = 0.42) -> Profile:
+    """A profile: mostly without holes, else with one, or with a pattern or two of them."""
+    if rng.random() >= chance:
+        return Profile(outer)
+    holes: list[Loop] = []
+    for _ in range(rng.choice((1, 1, 1, 1, 2, 3))):
+        region = Region.of((outer, *holes))
+        left, bottom, right, top = Region.of((outer,)).box
+        holes += _holes(rng, region, ((left + right) / 2, (bottom + top) / 2), right - left, top - bottom)
+    is_apart = not holes or not cross_or_touch([outer, *holes])
+    return Profile(outer, tuple(holes) if is_apart else ())
+
+
+def _holes(rng: random.Random, region: Region, middle: Point2, width: float, height: float) -> list[Loop]:
+    """Holes of one shape in what is left of a region."""
+    size = max(width, height)
+    kind = rng.random()
+    turns = [0.0]
+    if kind < 0.5:
+        at = [middle]
+    elif kind < 0.72:
+        places, _ = pattern(rng, width, height)
+        at, turns = [(middle[0] + x, middle[1] + y) for x, y, _ in places], [turn for *_, turn in places]
+    else:
+        tries = [(rng.uniform(-0.5, 0.5) * width, rng.uniform(-0.5, 0.5) * height) for _ in range(5)]
+        tries = [(middle[0] + x, middle[1] + y) for x, y in tries]
+        rooms = region.clearance(tries)
+        at = [tries[rooms.index(max(rooms))]]
+    room = min(region.clearance(at)) - WALL / 2 * size
+    apart = min((math.dist(a, b) for i, a in enumerate(at) for b in at[:i]), default=math.inf)
+    room = min(room, apart / 2.2)
+    if room < WALL / 2 * size:
+        if len(at) == 1 and at[0] == middle:
+            return []
+        return _holes(rng, region, middle, width, height) if rng.random() < 0.3 else []
+    share = rng.uniform(0.3, 1.0) if len(at) == 1 else rng.uniform(0.2, 0.8)
+    if len(at) == 1 and at[0] == middle and rng.random() < 0.3:  # a frame: a hole as long as the part
+        inset = min(width, height) * rng.choice((0.05, 0.1, 0.15, 0.25))
+        loop = outline(rng, width - 2 * inset, height - 2 * inset, HOLE)
+    else:
+        reach = 2 * room * share
+        aspect = rng.uniform(0.3, 1.0)
+        long, short = reach / math.hypot(1, aspect), reach * aspect / math.hypot(1, aspect)
+        name = pick(rng, HOLE)
+        wide = rng.random() < 0.5
+        box = (reach, reach) if name == "circle" else (long, short) if wide else (short, long)
+        loop = outline(rng, *box, {name: 1.0})
+        first = loop.curves[0]
+        if isinstance(first, Circle) and first.radius > room:
+            loop = shapes.circle(reach)
+    return [moved(loop, (*point, turn)) for point, turn in zip(at, turns, strict=True)]
+
+
+def split(rng: random.Random, width: float, height: float, weights: Mapping[str, float]) -> tuple[Profile, ...]:
+    """Regions of one sketch that share edges, as where a line crosses an outline or a circle lies in it."""
+    if rng.random() < 0.5:
+        outer = outline(rng, width, height, weights)
+        (room,) = Region.of((outer,)).clearance([(0.0, 0.0)])
+        reach = 2 * room * rng.uniform(0.3, 0.9)
+        if reach > WALL * max(width, height):
+            inner = outline(rng, reach / 1.42, reach / 1.42, HOLE)
+            return Profile(outer, (inner,)), Profile(inner)
+        return (Profile(outer),)
+    w, h = nice(width) / 2, nice(height) / 2
+    at = nice(rng.uniform(0.2, 0.8) * 2 * w) - w
+    if rng.random() < 0.4:  # a half disc on a side
+        disc = loop_of([Corner((w, -h), sweep=math.pi), Corner((w, h))])
+        return Profile(shapes.rectangle(2 * w, 2 * h)), Profile(disc)
+    return (
+        Profile(shapes.polygon([(-w, -h), (at, -h), (at, h), (-w, h)])),
+        Profile(shapes.polygon([(at, -h), (w, -h), (w, h), (at, h)])),
+    )
+
+
+def pattern(rng: random.Random, width: float, height: float) -> tuple[list[Placed], tuple[float, float]]:
+    """Places of copies in a box around the origin, and the size that each may have."""
+    kind = pick(rng, PATTERNS)
+    fill = rng.uniform(0.3, 0.85)
+    if kind == "mirror":
+        if width >= height or rng.random() < 0.2:
+            x = width * rng.uniform(0.2, 0.4)
+            return [(-x, 0.0, 0.0), (x, 0.0, math.pi)], (min(2 * x, width - 2 * x) * fill, height * fill)
+        y = height * rng.uniform(0.2, 0.4)
+        return [(0.0, -y, 0.0), (0.0, y, math.pi)], (width * fill, min(2 * y, height - 2 * y) * fill)
+    if kind == "linear":
+        number = rng.choice((2, 3, 3, 3, 4, 4, 5, 6, 8))
+        is_wide = width >= height
+        pitch = (width if is_wide else height) / number
+        at = [(i - (number - 1) / 2) * pitch for i in range(number)]
+        if is_wide:
+            return [(x, 0.0, 0.0) for x in at], (pitch * fill, height * rng.uniform(0.3, 0.9))
+        return [(0.0, y, 0.0) for y in at], (width * rng.uniform(0.3, 0.9), pitch * fill)
+    if kind == "circular":
+        number, radius = rng.choice((3, 3, 4, 4, 5, 6, 6, 8)), min(width, height) / 2 * rng.uniform(0.5, 0.75)
+        turns = [TURN * i / number for i in range(number)]
+        size = min(2 * radius * math.sin(math.pi / number), min(width, height) - 2 * radius) * fill
+        return [(radius * math.cos(a), radius * math.sin(a), a) for a in turns], (size, size)
+    if kind == "corners":
+        inset = min(width, height) * rng.uniform(0.12, 0.25)
+        x, y = width / 2 - inset, height / 2 - inset
+        corners = ((-x, -y), (x, -y), (x, y), (-x, y))
+        return [(*corner, 0.0) for corner in corners], (2 * inset * fill, 2 * inset * fill)
+    columns, rows = rng.choice((2, 2, 3, 4)), rng.choice((2, 2, 3))
+    xs = [(i - (columns - 1) / 2) * width / columns for i in range(columns)]
+    ys = [(i - (rows - 1) / 2) * height / rows for i in range(rows)]
+    return [(x, y, 0.0) for y in ys for x in xs], (width / columns * fill, height / rows * fill)
+
+
+def copies(profile: Profile, places: list[Placed]) -> tuple[Profile, ...]:
+    """The profile at each place."""
+    return tuple(
+        Profile(moved(profile.outer, place), tuple(moved(hole, place) for hole in profile.holes)) for place in places
+    )
+
+
+def moved(loop: Loop, place: Placed) -> Loop:
+    """The loop turned about the origin, then shifted."""
+    x, y, turn = place
+    c, s = math.cos(turn), math.sin(turn)
+    return mapped(loop, lambda p: (x + p[0] * c - p[1] * s, y + p[0] * s + p[1] * c))
