@@ -7,12 +7,14 @@ changes the solid.
 import math
 import random
 from dataclasses import dataclass, replace
+from functools import partial
 
 from pipeline.cad.language.program import (
     Extent,
     ExtentKind,
     Extrude,
     Line,
+    Loop,
     Operation,
     Plane,
     Point2,
@@ -25,7 +27,7 @@ from pipeline.cad.language.program import (
 from pipeline.cad.parts import general_sketches as sketches
 from pipeline.cad.parts.draft import CUT, INTERSECT, JOIN, NEW
 from pipeline.cad.parts.general_judge import Body, Region
-from pipeline.cad.parts.general_outlines import PLANE, nice, outline
+from pipeline.cad.parts.general_outlines import PLANE, mapped, nice, outline
 from pipeline.cad.parts.shapes import AXES
 
 STEPS = (0.46, 0.26, 0.12, 0.055, 0.035, 0.03, 0.02, 0.02)  # shares of parts with one extrusion, two, ...
@@ -33,8 +35,8 @@ OPERATIONS = {JOIN: 0.43, CUT: 0.34, NEW: 0.18, INTERSECT: 0.05}
 BASES = {"top": 0.6, "front": 0.28, "right": 0.09}  # what is left is oblique
 # Deciles: a first extrusion's height and a later one's, as shares of the longest side there is; a sketch's aspect.
 HEIGHTS = (0.004, 0.022, 0.045, 0.08, 0.12, 0.17, 0.25, 0.36, 0.6, 1.2, 12.0)
-RISES = (0.004, 0.02, 0.04, 0.06, 0.09, 0.125, 0.18, 0.24, 0.33, 0.5, 1.0)
-ASPECTS = (1.0, 1.0, 1.1, 1.25, 1.4, 1.7, 2.0, 2.5, 3.4, 6.0, 20.0)
+RISES = (0.004, 0.018, 0.033, 0.05, 0.075, 0.11, 0.15, 0.21, 0.3, 0.45, 1.0)
+ASPECTS = (1.0, 1.0, 1.1, 1.25, 1.5, 1.8, 2.1, 2.7, 3.8, 6.5, 25.0)
 TRIES = 4  # at a step; what fails them all is left out
 
 
@@ -47,6 +49,7 @@ class Face:
         size: of that box.
         outward: 1 where the normal leads out of the solid, -1 where it leads in, 0 in the midst of it.
         depth: of the solid behind it.
+        outline: of what is there, around its centre; None for a rectangle.
     """
 
     plane: Plane
@@ -54,6 +57,7 @@ class Face:
     size: tuple[float, float]
     outward: int
     depth: float
+    outline: Loop | None = None
 
 
 def extrusions(rng: random.Random) -> list[Extrude]:
@@ -81,7 +85,7 @@ def _first(rng: random.Random) -> Extrude:
     longest = math.exp(rng.uniform(math.log(20), math.log(300)))
     aspect = _quantile(rng, ASPECTS)
     width, height = (longest, longest / aspect) if rng.random() < 0.6 else (longest / aspect, longest)
-    profiles = sketches.profiles(rng, width, height, sketches.FIRST)
+    profiles = sketches.profiles(rng, width, height, sketches.FIRST, 0.05)
     left, bottom, right, top = Region.of([profile.outer for profile in profiles]).box
     rise = nice(max(right - left, top - bottom) * _quantile(rng, HEIGHTS))
     name = rng.choices([*BASES, "oblique"], [*BASES.values(), 1 - sum(BASES.values())])[0]
@@ -91,7 +95,7 @@ def _first(rng: random.Random) -> Extrude:
     if rng.random() < 0.2:
         profiles = _shifted(profiles, nice(rng.uniform(0.1, 1.0) * width), nice(rng.uniform(0.1, 1.0) * height))
     kind = rng.random()
-    low = 0.0 if kind < 0.72 else -rise if kind < 0.85 else -rise / 2 if kind < 0.95 else -nice(rise * 0.3)
+    low = 0.0 if kind < 0.72 else -rise if kind < 0.85 else -rise / 2 if kind < 0.94 else -nice(rise * 0.3)
     return _extrude(rng, plane, profiles, low, low + rise, NEW)
 
 
@@ -100,7 +104,7 @@ def _step(rng: random.Random, body: Body, faces: list[Face]) -> Extrude:
     operation = rng.choices(list(OPERATIONS), list(OPERATIONS.values()))[0]
     low, high = body.box()
     longest = max(b - a for a, b in zip(low, high, strict=True))
-    if operation is NEW and rng.random() < 0.6:
+    if operation is NEW and rng.random() < 0.3:
         return _apart(rng, faces[0], low, high, longest)
     face = _midst(rng, low, high) if operation is INTERSECT or rng.random() < 0.12 else _chosen(rng, faces)
     if operation is INTERSECT:
@@ -117,7 +121,12 @@ def _step(rng: random.Random, body: Body, faces: list[Face]) -> Extrude:
     w, h = width * fit[0], height * fit[1]
     if rng.random() < 0.25 and min(w, h) > 0:
         w = h = min(w, h)
-    profiles = sketches.profiles(rng, max(w, 0.5), max(h, 0.5), sketches.LATER)
+    if face.outline and share > 0.88:
+        scale = rng.uniform(0.4, 0.95)
+        profiles: tuple[Profile, ...] = (Profile(mapped(face.outline, lambda p: (p[0] * scale, p[1] * scale), scale)),)
+        w, h = width * scale, height * scale
+    else:
+        profiles = sketches.profiles(rng, max(w, 0.5), max(h, 0.5), sketches.LATER, 0.18)
     where = rng.random()
     free_x, free_y = (width - w) / 2, (height - h) / 2
     if where > 0.5:
@@ -140,7 +149,8 @@ def _interval(rng: random.Random, face: Face, operation: Operation, longest: flo
         return -half, half
     if operation is CUT:
         kind = rng.random()
-        away = -face.depth if kind < 0.45 else -nice(face.depth * (rng.uniform(0.1, 0.9) if kind < 0.85 else 1.3))
+        away = -face.depth if kind < 0.4 else -nice(face.depth * rng.uniform(0.1, 0.9))
+        away = away if kind < 0.78 else -nice(face.depth * rng.uniform(1.05, 1.2) + 0.2 * longest * rng.random())
         back = 0.0 if rng.random() < 0.92 else -away
     else:
         away = nice(longest * _quantile(rng, RISES))
@@ -159,7 +169,7 @@ def _apart(rng: random.Random, face: Face, low: Vec3, high: Vec3, longest: float
     middle = tuple((a + b) / 2 - o for a, b, o in zip(low, high, plane.origin, strict=True))
     x, y = (dot((middle[0], middle[1], middle[2]), axis) for axis in (plane.x_axis, plane.y_axis))
     w, h = nice(width * rng.uniform(0.2, 1.0)), nice(height * rng.uniform(0.2, 1.0))
-    profiles = sketches.profiles(rng, w, h, sketches.LATER)
+    profiles = sketches.profiles(rng, w, h, sketches.LATER, 0.05)
     gap = 0.5 + rng.choice((0.5, rng.uniform(0.5, 1.0)))
     if rng.random() < 0.5:
         x += rng.choice((-1, 1)) * nice((width + w) / 2 * gap)
@@ -208,9 +218,10 @@ def _faces(extrude: Extrude) -> list[Face]:
     for profile in sketch.profiles[:2]:
         left, bottom, right, top = Region.of([profile.outer]).box
         centre, size = ((left + right) / 2, (bottom + top) / 2), (right - left, top - bottom)
+        around = mapped(profile.outer, partial(_less, centre))
         for height, outward in ((high, 1), (low, -1)):
             cap = replace(plane, origin=plane.to_world((0.0, 0.0), height))
-            out.append(Face(cap, centre, size, outward, high - low))
+            out.append(Face(cap, centre, size, outward, high - low, around))
     outer = sketch.profiles[0].outer
     turn = 1.0 if outer.signed_area > 0 else -1.0
     longest = max(size)
@@ -231,6 +242,10 @@ def _world(plane: Plane, x: float, y: float) -> Vec3:
     """A direction of the plane as one of space."""
     a, b = plane.x_axis, plane.y_axis
     return (x * a[0] + y * b[0], x * a[1] + y * b[1], x * a[2] + y * b[2])
+
+
+def _less(origin: Point2, point: Point2) -> Point2:
+    return (point[0] - origin[0], point[1] - origin[1])
 
 
 def _absolute(axis: Vec3) -> Vec3:
@@ -261,7 +276,7 @@ def _extrude(
 ) -> Extrude:
     """From ``low`` to ``high`` along the normal, at times along the normal's opposite."""
     sketch = Sketch(plane, profiles)
-    if rng.random() < 0.12:
+    if rng.random() < 0.05:
         normal = (-plane.normal[0], -plane.normal[1], -plane.normal[2])
         sketch = map_sketch(sketch, replace(plane, normal=normal), lambda p: (p[0], -p[1]), mirrored=True)
         low, high = -high, -low

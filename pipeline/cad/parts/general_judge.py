@@ -82,7 +82,8 @@ class Prism:
         """Some points of the profile, (up to ``PROBES``, 2)."""
         left, bottom, right, top = self.region.box
         points = UNIT[:, :2] * (right - left, top - bottom) + (left, bottom)
-        return points[self.region.contains(points)][:PROBES]
+        inside: np.ndarray = points[self.region.contains(points)]
+        return inside[:PROBES]
 
     def at(self, feet: np.ndarray, heights: np.ndarray | float) -> np.ndarray:
         """Points of space, (N, 3), above some of the plane."""
@@ -102,19 +103,19 @@ class Body:
     """What has been built so far.
 
     Attributes:
-        steps: operations with their prisms.
+        steps: operations with what they add, take or leave.
         points: (N, 3) that are inside, each standing for the volume in ``shares``, (N,).
     """
 
-    steps: list[tuple[Operation, list[Prism]]] = field(default_factory=list)
+    steps: list[tuple[Operation, Prism]] = field(default_factory=list)
     points: np.ndarray = field(default_factory=lambda: np.empty((0, 3)))
     shares: np.ndarray = field(default_factory=lambda: np.empty(0))
 
     def contains(self, points: np.ndarray) -> np.ndarray:
         """(N,) bool for points (N, 3)."""
         inside = np.zeros(len(points), bool)
-        for operation, prisms in self.steps:
-            hit = _any(prisms, points)
+        for operation, prism in self.steps:
+            hit = prism.contains(points)
             if operation in (NEW, JOIN):
                 inside |= hit
             else:
@@ -130,9 +131,10 @@ class Body:
         """Take a step, if it is one that changes the solid, all its profiles do, and enough is left."""
         (sketch,) = extrude.sketches
         low, high = extrude.extent.interval
-        prisms = [Prism(sketch.plane, Region.of(profile.loops), low, high) for profile in sketch.profiles]
+        regions = [Region.of(profile.loops) for profile in sketch.profiles]
         probes = []
-        for prism, profile in zip(prisms, sketch.profiles, strict=True):
+        for region, profile in zip(regions, sketch.profiles, strict=True):
+            prism = Prism(sketch.plane, region, low, high)
             feet = prism.feet()
             if len(feet) < PROBES // 5:
                 return False
@@ -142,17 +144,18 @@ class Body:
                 return False
             volume = _area(profile) * (high - low)
             probes.append((points[~inside], np.full(int((~inside).sum()), volume / len(feet))))
+        whole = Prism(sketch.plane, Region(np.concatenate([region.segments for region in regions])), low, high)
         if extrude.operation in (NEW, JOIN):
             self.points = np.concatenate([self.points, *(points for points, _ in probes)])
             self.shares = np.concatenate([self.shares, *(shares for _, shares in probes)])
         else:
-            kept = _any(prisms, self.points)
+            kept = whole.contains(self.points)
             kept = ~kept if extrude.operation is CUT else kept
             left = self.shares[kept].sum() / self.shares.sum()
             if left < LEFT or (extrude.operation is INTERSECT and left > 1 - CHANGED / 2):
                 return False
             self.points, self.shares = self.points[kept], self.shares[kept]
-        self.steps.append((extrude.operation, prisms))
+        self.steps.append((extrude.operation, whole))
         return True
 
     def _changes(self, operation: Operation, prism: Prism, feet: np.ndarray, inside: np.ndarray) -> bool:
@@ -168,13 +171,6 @@ class Body:
         near = NEAR * float(np.ptp(self.points, axis=0).max())
         ends = prism.low - near, prism.high + near
         return any(self.contains(prism.at(feet, end)).mean() >= CHANGED for end in ends)
-
-
-def _any(prisms: list[Prism], points: np.ndarray) -> np.ndarray:
-    hit = prisms[0].contains(points)
-    for prism in prisms[1:]:
-        hit |= prism.contains(points)
-    return hit
 
 
 def _area(profile: Profile) -> float:

@@ -9,6 +9,7 @@ from pipeline.cad.language.program import Loop, Plane, Point2, Profile, Sketch, 
 from pipeline.cad.parts import shapes
 
 TURN = 2 * math.pi
+SHORT = 0.05  # millimetres: an edge that is none
 PLANE = Plane((0.0, 0.0, 0.0), (1.0, 0.0, 0.0), (0.0, 0.0, 1.0))
 
 
@@ -53,7 +54,7 @@ def skyline(rng: random.Random, width: float, height: float) -> Loop:
     turns = rng.randrange(4)
     if turns % 2:
         width, height = height, width
-    number = rng.choice((2, 2, 3, 3, 3, 4, 5))
+    number = rng.choice((2, 2, 3, 3, 3, 4, 5, 7, 12))
     symmetric = number > 2 and rng.random() < 0.6
     widths = [rng.uniform(0.2, 1.0) for _ in range(number)]
     tops = [rng.uniform(0.55, 1.0) if i % 2 else rng.uniform(0.12, 0.5) for i in range(number)]
@@ -72,12 +73,12 @@ def skyline(rng: random.Random, width: float, height: float) -> Loop:
     heights, floors = [nice(top * rise) for top in tops], [nice(low * rise) if low else 0.0 for low in bottoms]
     lower = [point for i in range(number) for point in ((xs[i], floors[i]), (xs[i + 1], floors[i]))]
     upper = [point for i in range(number) for point in ((xs[i], heights[i]), (xs[i + 1], heights[i]))]
-    return _turned(_finished(rng, _cleaned(lower + upper[::-1]), 0.2), turns)
+    return _turned(_finished(rng, _cleaned(lower + upper[::-1]), 0.3), turns)
 
 
 def polygon(rng: random.Random, width: float, height: float) -> Loop:
     """Corners around a centre: triangles, quadrilaterals, convex and re-entrant ones."""
-    number = rng.choice((3, 4, 4, 5, 5, 6, 7, 8, 10))
+    number = rng.choice((3, 4, 4, 5, 5, 6, 7, 8, 10, 14))
     convex = rng.random() < 0.5
     angles = [TURN * (i + rng.uniform(-0.3, 0.3)) / number for i in range(number)]
     radii = [1.0 if convex else rng.uniform(0.35, 1.0) for _ in angles]
@@ -87,14 +88,12 @@ def polygon(rng: random.Random, width: float, height: float) -> Loop:
 
 def mirrored(rng: random.Random, width: float, height: float) -> Loop:
     """One side drawn, the other mirrored."""
-    number = rng.choice((2, 2, 3, 3, 4, 5))
+    number = rng.choice((2, 2, 3, 3, 4, 5, 7))
     levels = [(i + rng.uniform(-0.3, 0.3)) / (number - 1) - 0.5 for i in range(number)]
     if rng.random() < 0.5:  # some edges upright
         levels = [round(2 * number * level) / (2 * number) for level in levels]
         levels = sorted(set(levels)) if len(set(levels)) > 1 else [-0.5, 0.5]
     side = [_nice((rng.uniform(0.2, 1.0) * width / 2, level * height)) for level in levels]
-    if rng.random() < 0.5:
-        side = [point for x, y in side for point in ((x, y),)]
     points = side + [(-x, y) for x, y in reversed(side)]
     return _turned(_finished(rng, points, 0.25), rng.choice((0, 0, 1)))
 
@@ -190,14 +189,22 @@ def bulged(rng: random.Random, width: float, height: float) -> Loop:
 
 
 def wavy(rng: random.Random, width: float, height: float) -> Loop:
-    """Lines and arcs in turn, smoothly joined or not, over an uneven polygon."""
-    number = rng.randrange(5, 10)
+    """Lines, arcs and fillets in turn around an uneven polygon."""
+    number = int(math.exp(rng.uniform(math.log(5), math.log(28))))
     angles = [TURN * (i + rng.uniform(-0.3, 0.3)) / number for i in range(number)]
     radii = [rng.uniform(0.55, 1.0) for _ in angles]
     points = [
         _nice((r * width / 2 * math.cos(a), r * height / 2 * math.sin(a))) for a, r in zip(angles, radii, strict=True)
     ]
-    return loop_of([Corner(point, sweep=rng.choice((0.0, rng.uniform(-1.2, 1.6)))) for point in points])
+    bow = rng.choice((0.0, 0.5, 0.5))
+    size = nice(min(width, height) * rng.uniform(0.01, 0.06))
+    sweeps = [rng.uniform(-1.2, 1.6) if rng.random() < bow else 0.0 for _ in points]
+    return loop_of(
+        [
+            Corner(point, 0.0 if sweeps[i] or sweeps[i - 1] or rng.random() < 0.3 else size, sweeps[i])
+            for i, point in enumerate(points)
+        ]
+    )
 
 
 OUTLINES: dict[str, Callable[[random.Random, float, float], Loop]] = {
@@ -228,7 +235,7 @@ def outline(rng: random.Random, width: float, height: float, weights: Mapping[st
     loop = OUTLINES[name](rng, width, height)
     if name in PLAIN:
         return loop
-    if cross_or_touch([loop]):
+    if min(math.dist(edge.start, edge.end) for edge in loop.edges) < SHORT or cross_or_touch([loop]):
         return rectangle(rng, width, height)
     return fitted(loop, width, height)
 
@@ -270,9 +277,9 @@ def _cleaned(points: list[Point2]) -> list[Point2]:
 
 def _finished(rng: random.Random, points: list[Point2], chance: float) -> Loop:
     """A polygon, by ``chance`` with fillets or chamfers at all of its corners or some."""
-    if rng.random() >= chance:
-        return shapes.polygon(points)
     sides = [math.dist(points[i - 1], point) for i, point in enumerate(points)]
+    if rng.random() >= chance or min(sides) < SHORT:
+        return shapes.polygon(points)
     size = nice(min(sides) * rng.uniform(0.1, 0.48))
     size = size if 2 * size < min(sides) else min(sides) * 0.4
     everywhere = rng.random() < 0.7

@@ -5,27 +5,27 @@ import random
 from collections.abc import Mapping
 
 from pipeline.cad.language.planar import Corner, cross_or_touch, loop_of
-from pipeline.cad.language.program import Circle, Loop, Point2, Profile
+from pipeline.cad.language.program import Circle, Line, Loop, Point2, Profile
 from pipeline.cad.parts import shapes
 from pipeline.cad.parts.general_judge import Region
 from pipeline.cad.parts.general_outlines import TURN, mapped, nice, outline, pick
 
 # How often an outline is drawn: of a first sketch, of what is added to a solid or cut from it, of a hole.
 FIRST = {
-    "rectangle": 0.3,
-    "circle": 0.2,
+    "rectangle": 0.28,
+    "circle": 0.19,
     "rounded": 0.06,
     "slot": 0.03,
     "skyline": 0.13,
     "polygon": 0.06,
     "mirrored": 0.05,
     "regular": 0.03,
-    "toothed": 0.01,
+    "toothed": 0.02,
     "teardrop": 0.02,
     "sector": 0.03,
     "segment": 0.02,
     "bulged": 0.05,
-    "wavy": 0.02,
+    "wavy": 0.06,
 }
 LATER = {
     "rectangle": 0.27,
@@ -58,15 +58,21 @@ WALL = 0.03  # of a sketch's size: as close as loops come to one another
 Placed = tuple[float, float, float]  # centre and turn of a copy
 
 
-def profiles(rng: random.Random, width: float, height: float, weights: Mapping[str, float]) -> tuple[Profile, ...]:
-    """One profile or several around the origin, in a box of about this size."""
+def profiles(
+    rng: random.Random, width: float, height: float, weights: Mapping[str, float], patterned: float
+) -> tuple[Profile, ...]:
+    """One profile or several around the origin, in a box of about this size; a share of them ``patterned``."""
     kind = rng.random()
-    if kind < 0.8:
-        return (with_holes(rng, outline(rng, width, height, weights)),)
-    if kind < 0.87:
+    if kind < patterned:
+        places, (w, h) = pattern(rng, width, height)
+        drawn = copies(with_holes(rng, outline(rng, w, h, weights)), places)
+        apart = len(places) < 3 or not cross_or_touch([profile.outer for profile in drawn])
+        return drawn if apart else drawn[:1]
+    if kind < patterned + 0.05:
         return split(rng, width, height, weights)
-    places, (w, h) = pattern(rng, width, height)
-    return copies(with_holes(rng, outline(rng, w, h, weights)), places)
+    profile = with_holes(rng, outline(rng, width, height, weights))
+    turn = math.radians(rng.choice((30, 45, 60, rng.uniform(5, 85)))) if rng.random() < 0.05 else 0.0
+    return copies(profile, [(0.0, 0.0, turn)]) if turn else (profile,)
 
 
 def with_holes(rng: random.Random, outer: Loop, chance: float = 0.42) -> Profile:
@@ -74,11 +80,14 @@ def with_holes(rng: random.Random, outer: Loop, chance: float = 0.42) -> Profile
     if rng.random() >= chance:
         return Profile(outer)
     holes: list[Loop] = []
-    for _ in range(rng.choice((1, 1, 1, 1, 2, 3))):
+    for _ in range(rng.choice((1, 1, 1, 2, 2, 3, 5))):
         region = Region.of((outer, *holes))
         left, bottom, right, top = Region.of((outer,)).box
         holes += _holes(rng, region, ((left + right) / 2, (bottom + top) / 2), right - left, top - bottom)
-    is_apart = not holes or not cross_or_touch([outer, *holes])
+    # Circles have been kept away from straight lines already.
+    straight = all(isinstance(curve, Line) for curve in outer.curves)
+    simple = straight and all(isinstance(hole.curves[0], Circle) for hole in holes)
+    is_apart = simple or not cross_or_touch([outer, *holes])
     return Profile(outer, tuple(holes) if is_apart else ())
 
 
@@ -154,7 +163,7 @@ def pattern(rng: random.Random, width: float, height: float) -> tuple[list[Place
         y = height * rng.uniform(0.2, 0.4)
         return [(0.0, -y, 0.0), (0.0, y, math.pi)], (width * fill, min(2 * y, height - 2 * y) * fill)
     if kind == "linear":
-        number = rng.choice((2, 3, 3, 3, 4, 4, 5, 6, 8))
+        number = rng.choice((2, 3, 3, 4, 4, 5, 6, 8, 12))
         is_wide = width >= height
         pitch = (width if is_wide else height) / number
         at = [(i - (number - 1) / 2) * pitch for i in range(number)]
@@ -162,7 +171,7 @@ def pattern(rng: random.Random, width: float, height: float) -> tuple[list[Place
             return [(x, 0.0, 0.0) for x in at], (pitch * fill, height * rng.uniform(0.3, 0.9))
         return [(0.0, y, 0.0) for y in at], (width * rng.uniform(0.3, 0.9), pitch * fill)
     if kind == "circular":
-        number, radius = rng.choice((3, 3, 4, 4, 5, 6, 6, 8)), min(width, height) / 2 * rng.uniform(0.5, 0.75)
+        number, radius = rng.choice((3, 3, 4, 4, 5, 6, 6, 8, 12)), min(width, height) / 2 * rng.uniform(0.5, 0.75)
         turns = [TURN * i / number for i in range(number)]
         size = min(2 * radius * math.sin(math.pi / number), min(width, height) - 2 * radius) * fill
         return [(radius * math.cos(a), radius * math.sin(a), a) for a in turns], (size, size)
@@ -171,7 +180,7 @@ def pattern(rng: random.Random, width: float, height: float) -> tuple[list[Place
         x, y = width / 2 - inset, height / 2 - inset
         corners = ((-x, -y), (x, -y), (x, y), (-x, y))
         return [(*corner, 0.0) for corner in corners], (2 * inset * fill, 2 * inset * fill)
-    columns, rows = rng.choice((2, 2, 3, 4)), rng.choice((2, 2, 3))
+    columns, rows = rng.choice((2, 2, 3, 4, 6)), rng.choice((2, 2, 3, 4))
     xs = [(i - (columns - 1) / 2) * width / columns for i in range(columns)]
     ys = [(i - (rows - 1) / 2) * height / rows for i in range(rows)]
     return [(x, y, 0.0) for y in ys for x in xs], (width / columns * fill, height / rows * fill)
