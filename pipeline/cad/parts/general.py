@@ -37,6 +37,7 @@ BASES = {"top": 0.6, "front": 0.28, "right": 0.09}  # what is left is oblique
 HEIGHTS = (0.004, 0.022, 0.045, 0.08, 0.12, 0.17, 0.25, 0.36, 0.6, 1.2, 12.0)
 RISES = (0.004, 0.018, 0.033, 0.05, 0.075, 0.11, 0.15, 0.21, 0.3, 0.45, 1.0)
 ASPECTS = (1.0, 1.0, 1.1, 1.25, 1.5, 1.8, 2.1, 2.7, 3.8, 6.5, 25.0)
+SMALL = 0.012  # of the part: no sketch is smaller
 TRIES = 4  # at a step; what fails them all is left out
 
 
@@ -85,7 +86,10 @@ def _first(rng: random.Random) -> Extrude:
     longest = math.exp(rng.uniform(math.log(20), math.log(300)))
     aspect = _quantile(rng, ASPECTS)
     width, height = (longest, longest / aspect) if rng.random() < 0.6 else (longest / aspect, longest)
-    profiles = sketches.profiles(rng, width, height, sketches.FIRST, 0.05)
+    if rng.random() < 0.1:
+        profiles: tuple[Profile, ...] = (sketches.with_holes(rng, outline(rng, width, height, sketches.BUSY), 0.8),)
+    else:
+        profiles = sketches.profiles(rng, width, height, sketches.FIRST, 0.05)
     left, bottom, right, top = Region.of([profile.outer for profile in profiles]).box
     rise = nice(max(right - left, top - bottom) * _quantile(rng, HEIGHTS))
     name = rng.choices([*BASES, "oblique"], [*BASES.values(), 1 - sum(BASES.values())])[0]
@@ -95,7 +99,7 @@ def _first(rng: random.Random) -> Extrude:
     if rng.random() < 0.2:
         profiles = _shifted(profiles, nice(rng.uniform(0.1, 1.0) * width), nice(rng.uniform(0.1, 1.0) * height))
     kind = rng.random()
-    low = 0.0 if kind < 0.72 else -rise if kind < 0.85 else -rise / 2 if kind < 0.94 else -nice(rise * 0.3)
+    low = 0.0 if kind < 0.75 else -rise if kind < 0.9 else -rise / 2 if kind < 0.96 else -nice(rise * 0.3)
     return _extrude(rng, plane, profiles, low, low + rise, NEW)
 
 
@@ -106,12 +110,12 @@ def _step(rng: random.Random, body: Body, faces: list[Face]) -> Extrude:
     longest = max(b - a for a, b in zip(low, high, strict=True))
     if operation is NEW and rng.random() < 0.3:
         return _apart(rng, faces[0], low, high, longest)
-    face = _midst(rng, low, high) if operation is INTERSECT or rng.random() < 0.12 else _chosen(rng, faces)
+    face = _midst(rng, low, high) if operation is INTERSECT or rng.random() < 0.08 else _chosen(rng, faces)
     if operation is INTERSECT:
         return _intersection(rng, face)
     width, height = face.size
     x, y = face.centre
-    share = rng.random()
+    share, least = rng.random(), SMALL * longest
     if share < 0.25:  # as long as the face
         fit = (1.0, rng.uniform(0.05, 0.7)) if rng.random() < 0.5 else (rng.uniform(0.05, 0.7), 1.0)
     elif share < 0.35:
@@ -126,7 +130,7 @@ def _step(rng: random.Random, body: Body, faces: list[Face]) -> Extrude:
         profiles: tuple[Profile, ...] = (Profile(mapped(face.outline, lambda p: (p[0] * scale, p[1] * scale), scale)),)
         w, h = width * scale, height * scale
     else:
-        profiles = sketches.profiles(rng, max(w, 0.5), max(h, 0.5), sketches.LATER, 0.18)
+        profiles = sketches.profiles(rng, max(w, least), max(h, least), sketches.LATER, 0.18)
     where = rng.random()
     free_x, free_y = (width - w) / 2, (height - h) / 2
     if where > 0.5:
@@ -154,7 +158,7 @@ def _interval(rng: random.Random, face: Face, operation: Operation, longest: flo
         back = 0.0 if rng.random() < 0.92 else -away
     else:
         away = nice(longest * _quantile(rng, RISES))
-        back = 0.0 if rng.random() < 0.85 else -nice(face.depth * rng.uniform(0.1, 1.0))
+        back = 0.0 if rng.random() < 0.9 else -nice(face.depth * rng.uniform(0.1, 1.0))
     begin, end = sorted((away * face.outward, back * face.outward))
     return begin, end
 

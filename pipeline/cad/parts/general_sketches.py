@@ -10,7 +10,8 @@ from pipeline.cad.parts import shapes
 from pipeline.cad.parts.general_judge import Region
 from pipeline.cad.parts.general_outlines import TURN, mapped, nice, outline, pick
 
-# How often an outline is drawn: of a first sketch, of what is added to a solid or cut from it, of a hole.
+# How often an outline is drawn: of a first sketch, of what is added to a solid or cut from it, of a busy first sketch,
+# of a hole.
 FIRST = {
     "rectangle": 0.28,
     "circle": 0.19,
@@ -41,6 +42,7 @@ LATER = {
     "segment": 0.04,
     "bulged": 0.04,
 }
+BUSY = {"wavy": 0.35, "skyline": 0.25, "toothed": 0.15, "mirrored": 0.15, "rectangle": 0.1}
 HOLE = {
     "circle": 0.66,
     "rectangle": 0.11,
@@ -54,7 +56,7 @@ HOLE = {
     "bulged": 0.02,
 }
 PATTERNS = {"mirror": 0.3, "linear": 0.25, "circular": 0.2, "corners": 0.15, "grid": 0.1}
-WALL = 0.03  # of a sketch's size: as close as loops come to one another
+WALL = 0.04  # of a sketch's size: as close as loops come to one another
 Placed = tuple[float, float, float]  # centre and turn of a copy
 
 
@@ -83,7 +85,7 @@ def with_holes(rng: random.Random, outer: Loop, chance: float = 0.42) -> Profile
     for _ in range(rng.choice((1, 1, 1, 2, 2, 3, 5))):
         region = Region.of((outer, *holes))
         left, bottom, right, top = Region.of((outer,)).box
-        holes += _holes(rng, region, ((left + right) / 2, (bottom + top) / 2), right - left, top - bottom)
+        holes += _holes(rng, region, not holes, ((left + right) / 2, (bottom + top) / 2), right - left, top - bottom)
     # Circles have been kept away from straight lines already.
     straight = all(isinstance(curve, Line) for curve in outer.curves)
     simple = straight and all(isinstance(hole.curves[0], Circle) for hole in holes)
@@ -91,7 +93,9 @@ def with_holes(rng: random.Random, outer: Loop, chance: float = 0.42) -> Profile
     return Profile(outer, tuple(holes) if is_apart else ())
 
 
-def _holes(rng: random.Random, region: Region, middle: Point2, width: float, height: float) -> list[Loop]:
+def _holes(
+    rng: random.Random, region: Region, is_first: bool, middle: Point2, width: float, height: float
+) -> list[Loop]:
     """Holes of one shape in what is left of a region."""
     size = max(width, height)
     kind = rng.random()
@@ -112,22 +116,22 @@ def _holes(rng: random.Random, region: Region, middle: Point2, width: float, hei
     if room < WALL / 2 * size:
         if len(at) == 1 and at[0] == middle:
             return []
-        return _holes(rng, region, middle, width, height) if rng.random() < 0.3 else []
+        return _holes(rng, region, is_first, middle, width, height) if rng.random() < 0.3 else []
     share = rng.uniform(0.3, 1.0) if len(at) == 1 else rng.uniform(0.2, 0.8)
-    if len(at) == 1 and at[0] == middle and rng.random() < 0.3:  # a frame: a hole as long as the part
+    reach = 2 * room * share
+    if at == [middle] and is_first and rng.random() < 0.3:  # a frame: a hole as long as the part
         inset = min(width, height) * rng.choice((0.05, 0.1, 0.15, 0.25))
         loop = outline(rng, width - 2 * inset, height - 2 * inset, HOLE)
     else:
-        reach = 2 * room * share
         aspect = rng.uniform(0.3, 1.0)
         long, short = reach / math.hypot(1, aspect), reach * aspect / math.hypot(1, aspect)
         name = pick(rng, HOLE)
         wide = rng.random() < 0.5
         box = (reach, reach) if name == "circle" else (long, short) if wide else (short, long)
         loop = outline(rng, *box, {name: 1.0})
-        first = loop.curves[0]
-        if isinstance(first, Circle) and first.radius > room:
-            loop = shapes.circle(reach)
+    first = loop.curves[0]
+    if isinstance(first, Circle) and first.radius > room:
+        loop = shapes.circle(reach)
     return [moved(loop, (*point, turn)) for point, turn in zip(at, turns, strict=True)]
 
 
