@@ -36,7 +36,7 @@ BASES = {"top": 0.6, "front": 0.28, "right": 0.09}  # what is left is oblique
 # Deciles: a first extrusion's height and a later one's, as shares of the longest side there is; a sketch's aspect.
 HEIGHTS = (0.004, 0.022, 0.045, 0.08, 0.12, 0.17, 0.25, 0.36, 0.6, 1.2, 12.0)
 RISES = (0.004, 0.018, 0.033, 0.05, 0.075, 0.11, 0.15, 0.21, 0.3, 0.45, 1.0)
-ASPECTS = (1.0, 1.0, 1.1, 1.25, 1.5, 1.8, 2.1, 2.7, 3.8, 6.5, 25.0)
+ASPECTS = (1.0, 1.0, 1.15, 1.4, 1.7, 2.0, 2.5, 3.2, 4.5, 8.0, 30.0)
 SMALL = 0.012  # of the part: no sketch is smaller
 TRIES = 4  # at a step; what fails them all is left out
 
@@ -86,10 +86,10 @@ def _first(rng: random.Random) -> Extrude:
     longest = math.exp(rng.uniform(math.log(20), math.log(300)))
     aspect = _quantile(rng, ASPECTS)
     width, height = (longest, longest / aspect) if rng.random() < 0.6 else (longest / aspect, longest)
-    if rng.random() < 0.1:
+    if rng.random() < 0.15:
         profiles: tuple[Profile, ...] = (sketches.with_holes(rng, outline(rng, width, height, sketches.BUSY), 0.8),)
     else:
-        profiles = sketches.profiles(rng, width, height, sketches.FIRST, 0.05)
+        profiles = sketches.profiles(rng, width, height, sketches.FIRST, 0.05, 0.12)
     left, bottom, right, top = Region.of([profile.outer for profile in profiles]).box
     rise = nice(max(right - left, top - bottom) * _quantile(rng, HEIGHTS))
     name = rng.choices([*BASES, "oblique"], [*BASES.values(), 1 - sum(BASES.values())])[0]
@@ -130,7 +130,7 @@ def _step(rng: random.Random, body: Body, faces: list[Face]) -> Extrude:
         profiles: tuple[Profile, ...] = (Profile(mapped(face.outline, lambda p: (p[0] * scale, p[1] * scale), scale)),)
         w, h = width * scale, height * scale
     else:
-        profiles = sketches.profiles(rng, max(w, least), max(h, least), sketches.LATER, 0.18)
+        profiles = sketches.profiles(rng, max(w, least), max(h, least), sketches.LATER, 0.25, 0.06)
     where = rng.random()
     free_x, free_y = (width - w) / 2, (height - h) / 2
     if where > 0.5:
@@ -173,7 +173,7 @@ def _apart(rng: random.Random, face: Face, low: Vec3, high: Vec3, longest: float
     middle = tuple((a + b) / 2 - o for a, b, o in zip(low, high, plane.origin, strict=True))
     x, y = (dot((middle[0], middle[1], middle[2]), axis) for axis in (plane.x_axis, plane.y_axis))
     w, h = nice(width * rng.uniform(0.2, 1.0)), nice(height * rng.uniform(0.2, 1.0))
-    profiles = sketches.profiles(rng, w, h, sketches.LATER, 0.05)
+    profiles = sketches.profiles(rng, w, h, sketches.LATER, 0.05, 0.05)
     gap = 0.5 + rng.choice((0.5, rng.uniform(0.5, 1.0)))
     if rng.random() < 0.5:
         x += rng.choice((-1, 1)) * nice((width + w) / 2 * gap)

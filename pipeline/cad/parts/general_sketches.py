@@ -61,16 +61,21 @@ Placed = tuple[float, float, float]  # centre and turn of a copy
 
 
 def profiles(
-    rng: random.Random, width: float, height: float, weights: Mapping[str, float], patterned: float
+    rng: random.Random, width: float, height: float, weights: Mapping[str, float], patterned: float, divided: float
 ) -> tuple[Profile, ...]:
-    """One profile or several around the origin, in a box of about this size; a share of them ``patterned``."""
+    """One profile or several around the origin, in a box of about this size.
+
+    Args:
+        patterned: share of sketches with copies of one profile.
+        divided: share of those whose profiles have common edges.
+    """
     kind = rng.random()
     if kind < patterned:
         places, (w, h) = pattern(rng, width, height)
         drawn = copies(with_holes(rng, outline(rng, w, h, weights)), places)
         apart = len(places) < 3 or not cross_or_touch([profile.outer for profile in drawn])
         return drawn if apart else drawn[:1]
-    if kind < patterned + 0.05:
+    if kind < patterned + divided:
         return split(rng, width, height, weights)
     profile = with_holes(rng, outline(rng, width, height, weights))
     turn = math.radians(rng.choice((30, 45, 60, rng.uniform(5, 85)))) if rng.random() < 0.05 else 0.0
@@ -137,23 +142,27 @@ def _holes(
 
 def split(rng: random.Random, width: float, height: float, weights: Mapping[str, float]) -> tuple[Profile, ...]:
     """Regions of one sketch that share edges, as where a line crosses an outline or a circle lies in it."""
-    if rng.random() < 0.5:
-        outer = outline(rng, width, height, weights)
-        (room,) = Region.of((outer,)).clearance([(0.0, 0.0)])
-        reach = 2 * room * rng.uniform(0.3, 0.9)
-        if reach > WALL * max(width, height):
-            inner = outline(rng, reach / 1.42, reach / 1.42, HOLE)
-            return Profile(outer, (inner,)), Profile(inner)
-        return (Profile(outer),)
+    kind = rng.choice(("nested", "nested", "strips", "strips", "chord", "bow"))
     w, h = nice(width) / 2, nice(height) / 2
-    at = nice(rng.uniform(0.2, 0.8) * 2 * w) - w
-    if rng.random() < 0.4:  # a half disc on a side
-        disc = loop_of([Corner((w, -h), sweep=math.pi), Corner((w, h))])
-        return Profile(shapes.rectangle(2 * w, 2 * h)), Profile(disc)
-    return (
-        Profile(shapes.polygon([(-w, -h), (at, -h), (at, h), (-w, h)])),
-        Profile(shapes.polygon([(at, -h), (w, -h), (w, h), (at, h)])),
-    )
+    if kind == "nested":
+        profile = with_holes(rng, outline(rng, width, height, weights), 1.0)
+        return (profile, *(Profile(hole) for hole in profile.holes))
+    if kind == "strips":
+        number = rng.choice((2, 2, 3, 4, 6))
+        widths = [nice(2 * w * rng.uniform(0.3, 1.0) / number) for _ in range(number)]
+        lefts = [sum(widths[:i]) - sum(widths) / 2 for i in range(number)]
+        strips = [shapes.rectangle(wide, 2 * h, left + wide / 2) for wide, left in zip(widths, lefts, strict=True)]
+        return tuple(Profile(strip) for strip in strips)
+    if kind == "bow":  # a half disc on a side
+        return Profile(shapes.rectangle(2 * w, 2 * h)), Profile(
+            loop_of([Corner((w, -h), sweep=math.pi), Corner((w, h))])
+        )
+    radius = min(w, h)
+    at = radius * rng.uniform(-0.7, 0.7)
+    half, sweep = math.sqrt(radius**2 - at**2), 2 * math.acos(at / radius)
+    above = loop_of([Corner((half, at), sweep=sweep), Corner((-half, at))])
+    below = loop_of([Corner((-half, at), sweep=TURN - sweep), Corner((half, at))])
+    return Profile(above), Profile(below)
 
 
 def pattern(rng: random.Random, width: float, height: float) -> tuple[list[Placed], tuple[float, float]]:
