@@ -70,7 +70,10 @@ def skyline(rng: random.Random, width: float, height: float) -> Loop:
     for each in widths:
         xs.append(xs[-1] + nice(each * scale))
     rise = height / max(tops)
-    heights, floors = [nice(top * rise) for top in tops], [nice(low * rise) if low else 0.0 for low in bottoms]
+    heights = [nice(top * rise) for top in tops]
+    floors = [
+        nice(low * rise) if low * rise < tall - 0.2 and low else 0.0 for low, tall in zip(bottoms, heights, strict=True)
+    ]
     lower = [point for i in range(number) for point in ((xs[i], floors[i]), (xs[i + 1], floors[i]))]
     upper = [point for i in range(number) for point in ((xs[i], heights[i]), (xs[i + 1], heights[i]))]
     return _turned(_finished(rng, _cleaned(lower + upper[::-1]), 0.3), turns)
