@@ -7,7 +7,6 @@ changes the solid.
 import math
 import random
 from dataclasses import dataclass, replace
-from functools import partial
 
 from pipeline.cad.language.program import (
     Extent,
@@ -50,7 +49,7 @@ class Face:
         size: of that box.
         outward: 1 where the normal leads out of the solid, -1 where it leads in, 0 in the midst of it.
         depth: of the solid behind it.
-        outline: of what is there, around its centre; None for a rectangle.
+        outline: of what is there; None for a rectangle.
     """
 
     plane: Plane
@@ -126,8 +125,10 @@ def _step(rng: random.Random, body: Body, faces: list[Face]) -> Extrude:
     if rng.random() < 0.25 and min(w, h) > 0:
         w = h = min(w, h)
     if face.outline and share > 0.88:
-        scale = rng.uniform(0.4, 0.95)
-        profiles: tuple[Profile, ...] = (Profile(mapped(face.outline, lambda p: (p[0] * scale, p[1] * scale), scale)),)
+        scale, middle = rng.uniform(0.4, 0.95), face.centre
+        profiles: tuple[Profile, ...] = (
+            Profile(mapped(face.outline, lambda p: ((p[0] - middle[0]) * scale, (p[1] - middle[1]) * scale), scale)),
+        )
         w, h = width * scale, height * scale
     else:
         profiles = sketches.profiles(rng, max(w, least), max(h, least), sketches.LATER, 0.25, 0.06)
@@ -222,13 +223,12 @@ def _faces(extrude: Extrude) -> list[Face]:
     for profile in sketch.profiles[:2]:
         left, bottom, right, top = Region.of([profile.outer]).box
         centre, size = ((left + right) / 2, (bottom + top) / 2), (right - left, top - bottom)
-        around = mapped(profile.outer, partial(_less, centre))
         for height, outward in ((high, 1), (low, -1)):
             cap = replace(plane, origin=plane.to_world((0.0, 0.0), height))
-            out.append(Face(cap, centre, size, outward, high - low, around))
+            out.append(Face(cap, centre, size, outward, high - low, profile.outer))
     outer = sketch.profiles[0].outer
     turn = 1.0 if outer.signed_area > 0 else -1.0
-    longest = max(size)
+    longest, around = max(size), outer.outline(2)
     for edge in outer.edges:
         length = math.dist(edge.start, edge.end)
         if isinstance(edge, Line) and length > 0.3 * longest and extrude.operation in (NEW, JOIN):
@@ -237,7 +237,7 @@ def _faces(extrude: Extrude) -> list[Face]:
             normal = _world(plane, dy * turn, -dx * turn)
             middle = ((edge.start[0] + edge.end[0]) / 2, (edge.start[1] + edge.end[1]) / 2)
             side = Plane(plane.to_world(middle, (low + high) / 2), along, normal)
-            depth = max((middle[0] - x) * dy * turn - (middle[1] - y) * dx * turn for x, y in outer.outline(2))
+            depth = max((middle[0] - x) * dy * turn - (middle[1] - y) * dx * turn for x, y in around)
             out.append(Face(side, (0.0, 0.0), (length, high - low), 1, depth))
     return out
 
@@ -246,10 +246,6 @@ def _world(plane: Plane, x: float, y: float) -> Vec3:
     """A direction of the plane as one of space."""
     a, b = plane.x_axis, plane.y_axis
     return (x * a[0] + y * b[0], x * a[1] + y * b[1], x * a[2] + y * b[2])
-
-
-def _less(origin: Point2, point: Point2) -> Point2:
-    return (point[0] - origin[0], point[1] - origin[1])
 
 
 def _absolute(axis: Vec3) -> Vec3:

@@ -245,7 +245,7 @@ def outline(rng: random.Random, width: float, height: float, weights: Mapping[st
 
 def fitted(loop: Loop, width: float, height: float) -> Loop:
     """The loop in the middle of a box, made smaller where it is too large."""
-    xs, ys = zip(*loop.outline(), strict=True)
+    xs, ys = zip(*loop.outline(6), strict=True)
     scale = min(1.0, width / (max(xs) - min(xs)), height / (max(ys) - min(ys)))
     x, y = (max(xs) + min(xs)) / 2, (max(ys) + min(ys)) / 2
     return mapped(loop, lambda p: ((p[0] - x) * scale, (p[1] - y) * scale), scale)

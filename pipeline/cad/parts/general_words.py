@@ -3,12 +3,11 @@
 import math
 import random
 from collections import Counter
-from collections.abc import Sequence
 
 from pipeline.cad.language.planar import Corner, corners, merged, turn_of
-from pipeline.cad.language.program import Circle, Extrude, Loop, Profile
+from pipeline.cad.language.program import Circle, Extrude, Loop
 from pipeline.cad.parts.captions import article, count, proportion
-from pipeline.cad.parts.draft import CUT, INTERSECT, JOIN, NEW, Draft
+from pipeline.cad.parts.draft import CUT, INTERSECT, Draft
 
 SIDES = {3: "triangular", 5: "pentagonal", 6: "hexagonal", 8: "octagonal", 12: "twelve-sided"}
 # Outlines with right angles alone, by how many outward corners lie between inward ones, the fewest first.
@@ -18,25 +17,38 @@ SECTIONS = ("section", "section", "boss", "protrusion", "extension")
 CUTS = ("cut", "cut", "pocket", "recess", "cutout")
 PLURALS = {"boss": "bosses", "recess": "recesses"}
 RIGHT = math.pi / 2
+MOST = 4  # features that are told
 
 
 def draft(rng: random.Random, extrudes: list[Extrude]) -> Draft:
-    """The part with its words."""
-    first = extrudes[0]
-    profiles = [profile for sketch in first.sketches for profile in sketch.profiles]
-    features = _holes(rng, profiles)
-    for operation, names in ((JOIN, SECTIONS), (NEW, SECTIONS[:1]), (CUT, CUTS)):
-        features += _features(rng, [step for step in extrudes[1:] if step.operation is operation], names)
-    for step in extrudes[1:]:
-        if step.operation is INTERSECT:
-            shape = _shape(step.sketches[0].profiles[0].outer)
-            features.append(f"sides trimmed to {article(f'{shape} outline')}")
-    return Draft(extrudes, _body(rng, first, profiles), features, _size(extrudes))
+    """The part with its words: the body, and some of what else can be seen."""
+    sections, cuts, openings = Counter[str](), Counter[str](), Counter[str]()
+    drilled = rng.random() < 0.7  # round cuts are holes
+    features: list[str] = []
+    for step in extrudes:
+        for sketch in step.sketches:
+            inclined = "" if max(map(abs, sketch.plane.normal)) > 1 - 1e-6 else "inclined "
+            for profile in sketch.profiles:
+                shape = _shape(profile.outer)
+                if step.operation is CUT and shape == "cylindrical" and drilled:
+                    openings[shape] += 1
+                elif step.operation is CUT:
+                    cuts[inclined + shape] += 1
+                elif step.operation is INTERSECT:
+                    features.append(f"sides trimmed to {article(f'{shape} outline')}")
+                elif step is not extrudes[0]:
+                    sections[inclined + shape] += 1
+                openings.update(_shape(hole) for hole in profile.holes)
+    features += [counted(number, f"{shape} {rng.choice(SECTIONS)}") for shape, number in sections.items()]
+    features += [counted(number, f"{shape} {rng.choice(CUTS)}") for shape, number in cuts.items()]
+    features += [counted(number, _opening(rng, shape)) for shape, number in openings.items()]
+    return Draft(extrudes, _body(rng, extrudes[0]), rng.sample(features, min(len(features), MOST)))
 
 
-def _body(rng: random.Random, first: Extrude, profiles: Sequence[Profile]) -> str:
+def _body(rng: random.Random, first: Extrude) -> str:
     """The first extrusion as a noun phrase."""
     low, high = first.extent.interval
+    profiles = [profile for sketch in first.sketches for profile in sketch.profiles]
     outer = profiles[0].outer
     width, height = _spans(outer)
     size = max(width, height)
@@ -57,36 +69,10 @@ def _stem(text: str) -> str:
     return text.replace("body", "part")
 
 
-def _holes(rng: random.Random, profiles: Sequence[Profile]) -> list[str]:
-    """The openings of the first sketch."""
-    found = Counter(_shape(hole) for profile in profiles for hole in profile.holes)
-    return [_opening(rng, shape, number) for shape, number in found.items()]
-
-
-def _opening(rng: random.Random, shape: str, number: int) -> str:
+def _opening(rng: random.Random, shape: str) -> str:
     if shape == "cylindrical":
-        return counted(number, rng.choice(("circular hole", "circular hole", "round hole", "through hole")))
-    return counted(number, f"{shape} {rng.choice(('opening', 'hole', 'window'))}")
-
-
-def _features(rng: random.Random, steps: list[Extrude], names: Sequence[str]) -> list[str]:
-    """What steps of one operation add or take."""
-    found: Counter[str] = Counter()
-    for step in steps:
-        for sketch in step.sketches:
-            inclined = "" if max(map(abs, sketch.plane.normal)) > 1 - 1e-6 else "inclined "
-            found.update(inclined + _shape(profile.outer) for profile in sketch.profiles)
-    out = []
-    for shape, number in found.items():
-        if names is CUTS and shape == "cylindrical" and rng.random() < 0.7:
-            out.append(_opening(rng, shape, number))
-        else:
-            out.append(counted(number, f"{shape} {rng.choice(names)}"))
-    openings = [profile for step in steps for sketch in step.sketches for profile in sketch.profiles if profile.holes]
-    if openings and names is not CUTS:
-        holes = Counter(_shape(hole) for profile in openings for hole in profile.holes)
-        out += [f"{_opening(rng, shape, number)} in what is joined" for shape, number in holes.items()]
-    return out
+        return rng.choice(("circular hole", "circular hole", "round hole", "through hole"))
+    return f"{shape} {rng.choice(('opening', 'hole', 'window'))}"
 
 
 def counted(number: int, phrase: str) -> str:
@@ -144,19 +130,3 @@ def _curved(points: list[Corner], arcs: int) -> str:
 def _spans(loop: Loop) -> tuple[float, float]:
     xs, ys = zip(*loop.outline(), strict=True)
     return max(xs) - min(xs), max(ys) - min(ys)
-
-
-def _size(extrudes: list[Extrude]) -> tuple[float, float, float] | None:
-    """Of the bounding box along x, y and z where it is that of what is added."""
-    if any(step.operation not in (NEW, JOIN) for step in extrudes):
-        return None
-    points = [
-        sketch.plane.to_world(point, height)
-        for step in extrudes
-        for sketch in step.sketches
-        for profile in sketch.profiles
-        for point in profile.outer.outline()
-        for height in step.extent.interval
-    ]
-    x, y, z = (round(max(values) - min(values), 1) for values in zip(*points, strict=True))
-    return x, y, z
