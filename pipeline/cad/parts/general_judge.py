@@ -10,10 +10,11 @@ from pipeline.cad.parts.draft import CUT, INTERSECT, JOIN, NEW
 
 CHORDS = 4  # of an arc; a circle has four times as many
 # Points that fill a unit cube evenly and lie on no plane that parts have: the R3 sequence.
-UNIT = np.arange(1, 161)[:, None] * np.array([0.8191725134, 0.6710436067, 0.5497004779]) % 1.0
-PROBES = 40  # of a prism
+UNIT = np.arange(1, 97)[:, None] * np.array([0.8191725134, 0.6710436067, 0.5497004779]) % 1.0
+PROBES = 32  # of a prism
 CHANGED = 0.08  # share of a prism that has to change something
 LEFT = 0.25  # share of the body that a cut or an intersection leaves
+LEAST = 0.005  # of the body's size, squared: the area of a loop
 NEAR = 1e-3  # of the body's size: what is in contact
 
 
@@ -85,6 +86,12 @@ class Prism:
         inside: np.ndarray = points[self.region.contains(points)]
         return inside[:PROBES]
 
+    def corners(self) -> np.ndarray:
+        """(8, 3) of its box."""
+        left, bottom, right, top = self.region.box
+        feet = np.array([(x, y) for x in (left, right) for y in (bottom, top)])
+        return np.concatenate([self.at(feet, self.low), self.at(feet, self.high)])
+
     def at(self, feet: np.ndarray, heights: np.ndarray | float) -> np.ndarray:
         """Points of space, (N, 3), above some of the plane."""
         plane, up = self.plane, np.broadcast_to(heights, len(feet))[:, None]
@@ -105,11 +112,13 @@ class Body:
     Attributes:
         steps: operations with what they add, take or leave.
         points: (N, 3) that are inside, each standing for the volume in ``shares``, (N,).
+        corners: (C, 3) of boxes around what was added.
     """
 
     steps: list[tuple[Operation, Prism]] = field(default_factory=list)
     points: np.ndarray = field(default_factory=lambda: np.empty((0, 3)))
     shares: np.ndarray = field(default_factory=lambda: np.empty(0))
+    corners: np.ndarray = field(default_factory=lambda: np.empty((0, 3)))
 
     def contains(self, points: np.ndarray) -> np.ndarray:
         """(N,) bool for points (N, 3)."""
@@ -123,15 +132,19 @@ class Body:
         return inside
 
     def box(self) -> tuple[Vec3, Vec3]:
-        """About the lowest and the highest corner."""
-        low, high = self.points.min(axis=0).tolist(), self.points.max(axis=0).tolist()
-        return (low[0], low[1], low[2]), (high[0], high[1], high[2])
+        """The lowest and the highest corner of all that was added."""
+        (x0, y0, z0), (x1, y1, z1) = self.corners.min(axis=0).tolist(), self.corners.max(axis=0).tolist()
+        return (x0, y0, z0), (x1, y1, z1)
 
     def add(self, extrude: Extrude) -> bool:
         """Take a step, if it is one that changes the solid, all its profiles do, and enough is left."""
         (sketch,) = extrude.sketches
         low, high = extrude.extent.interval
         regions = [Region.of(profile.loops) for profile in sketch.profiles]
+        whole = Prism(sketch.plane, Region(np.concatenate([region.segments for region in regions])), low, high)
+        size = float(np.ptp(self.corners if self.steps else whole.corners(), axis=0).max())
+        if any(abs(loop.signed_area) < (LEAST * size) ** 2 for profile in sketch.profiles for loop in profile.loops):
+            return False
         probes = []
         for region, profile in zip(regions, sketch.profiles, strict=True):
             prism = Prism(sketch.plane, region, low, high)
@@ -140,12 +153,12 @@ class Body:
                 return False
             points = prism.at(feet, low + UNIT[: len(feet), 2] * (high - low))
             inside = self.contains(points)
-            if self.steps and not self._changes(extrude.operation, prism, feet, inside):
+            if self.steps and not self._changes(extrude.operation, prism, feet, inside, NEAR * size):
                 return False
             volume = _area(profile) * (high - low)
             probes.append((points[~inside], np.full(int((~inside).sum()), volume / len(feet))))
-        whole = Prism(sketch.plane, Region(np.concatenate([region.segments for region in regions])), low, high)
         if extrude.operation in (NEW, JOIN):
+            self.corners = np.concatenate([self.corners, whole.corners()])
             self.points = np.concatenate([self.points, *(points for points, _ in probes)])
             self.shares = np.concatenate([self.shares, *(shares for _, shares in probes)])
         else:
@@ -158,8 +171,8 @@ class Body:
         self.steps.append((extrude.operation, whole))
         return True
 
-    def _changes(self, operation: Operation, prism: Prism, feet: np.ndarray, inside: np.ndarray) -> bool:
-        """Whether one prism, of whose points some are ``inside`` the body, changes it."""
+    def _changes(self, operation: Operation, prism: Prism, feet: np.ndarray, inside: np.ndarray, near: float) -> bool:
+        """Whether one prism, of whose points some are ``inside`` the body, changes it; ``near`` is in contact."""
         share = inside.mean()
         if operation is CUT or operation is INTERSECT:
             return bool(share >= CHANGED)
@@ -168,7 +181,6 @@ class Body:
         if operation is NEW or share >= CHANGED / 2:
             return True
         # Beside it: some of a cap lies on the body.
-        near = NEAR * float(np.ptp(self.points, axis=0).max())
         ends = prism.low - near, prism.high + near
         return any(self.contains(prism.at(feet, end)).mean() >= CHANGED for end in ends)
 

@@ -9,14 +9,14 @@ from pipeline.cad.language.program import Loop, Plane, Point2, Profile, Sketch, 
 from pipeline.cad.parts import shapes
 
 TURN = 2 * math.pi
-SHORT = 0.05  # millimetres: an edge that is none
+SHORT = 0.005  # millimetres: an edge that is none
 PLANE = Plane((0.0, 0.0, 0.0), (1.0, 0.0, 0.0), (0.0, 0.0, 1.0))
 
 
 def nice(length: float) -> float:
-    """A length as people choose them: whole, at small sizes halves or tenths."""
-    step = 1.0 if length >= 20 else 0.5 if length >= 4 else 0.1
-    return max(0.1, round(length / step) * step)
+    """A length as people choose them: whole, at small sizes halves, tenths or hundredths."""
+    step = 1.0 if length >= 20 else 0.5 if length >= 4 else 0.1 if length >= 1 else 0.01
+    return max(step, round(length / step) * step)
 
 
 def pick(rng: random.Random, weights: Mapping[str, float]) -> str:
@@ -229,7 +229,8 @@ OUTLINES: dict[str, Callable[[random.Random, float, float], Loop]] = {
         wavy,
     )
 }
-PLAIN = ("rectangle", "circle", "slot", "regular")
+PLAIN = ("rectangle", "circle", "rounded", "slot", "regular")  # that need not be fitted
+CROSSING = ("skyline", "bulged", "wavy")  # that may cross themselves
 
 
 def outline(rng: random.Random, width: float, height: float, weights: Mapping[str, float]) -> Loop:
@@ -238,7 +239,9 @@ def outline(rng: random.Random, width: float, height: float, weights: Mapping[st
     loop = OUTLINES[name](rng, width, height)
     if name in PLAIN:
         return loop
-    if min(math.dist(edge.start, edge.end) for edge in loop.edges) < SHORT or cross_or_touch([loop]):
+    if min(math.dist(edge.start, edge.end) for edge in loop.edges) < SHORT or (
+        name in CROSSING and cross_or_touch([loop])
+    ):
         return rectangle(rng, width, height)
     return fitted(loop, width, height)
 
