@@ -71,9 +71,10 @@ def skyline(rng: random.Random, width: float, height: float) -> Loop:
         xs.append(xs[-1] + nice(each * scale))
     rise = height / max(tops)
     heights = [nice(top * rise) for top in tops]
-    floors = [
-        nice(low * rise) if low * rise < tall - 0.2 and low else 0.0 for low, tall in zip(bottoms, heights, strict=True)
-    ]
+    floors = [nice(low * rise) if low else 0.0 for low in bottoms]
+    necks = [min(heights[i : i + 2]) - max(floors[i : i + 2]) for i in range(number)]
+    if min(necks) < 0.05 * height:  # a column beside or above its neighbour
+        floors = [0.0] * number
     lower = [point for i in range(number) for point in ((xs[i], floors[i]), (xs[i + 1], floors[i]))]
     upper = [point for i in range(number) for point in ((xs[i], heights[i]), (xs[i + 1], heights[i]))]
     return _turned(_finished(rng, _cleaned(lower + upper[::-1]), 0.3), turns)
@@ -230,7 +231,7 @@ OUTLINES: dict[str, Callable[[random.Random, float, float], Loop]] = {
     )
 }
 PLAIN = ("rectangle", "circle", "rounded", "slot", "regular")  # that need not be fitted
-CROSSING = ("skyline", "bulged", "wavy")  # that may cross themselves
+CROSSING = ("bulged", "wavy")  # that may cross themselves
 
 
 def outline(rng: random.Random, width: float, height: float, weights: Mapping[str, float]) -> Loop:
