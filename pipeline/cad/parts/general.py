@@ -88,7 +88,7 @@ def _first(rng: random.Random) -> Extrude:
     if rng.random() < 0.15:
         profiles: tuple[Profile, ...] = (sketches.with_holes(rng, outline(rng, width, height, sketches.BUSY), 0.8),)
     else:
-        profiles = sketches.profiles(rng, width, height, sketches.FIRST, 0.05, 0.12)
+        profiles = sketches.profiles(rng, width, height, sketches.FIRST, 0.05, 0.17)
     left, bottom, right, top = Region.of([profile.outer for profile in profiles]).box
     rise = nice(max(right - left, top - bottom) * _quantile(rng, HEIGHTS))
     name = rng.choices([*BASES, "oblique"], [*BASES.values(), 1 - sum(BASES.values())])[0]
@@ -131,7 +131,7 @@ def _step(rng: random.Random, body: Body, faces: list[Face]) -> Extrude:
         )
         w, h = width * scale, height * scale
     else:
-        profiles = sketches.profiles(rng, max(w, least), max(h, least), sketches.LATER, 0.25, 0.06)
+        profiles = sketches.profiles(rng, max(w, least), max(h, least), sketches.LATER, 0.25, 0.1)
     where = rng.random()
     free_x, free_y = (width - w) / 2, (height - h) / 2
     if where > 0.5:
