@@ -10,9 +10,10 @@ import pytest
 from pipeline.cad.language.codec import Codec
 from pipeline.cad.language.program import Arc, Circle, ExtentKind, Frame, Line, Operation
 from pipeline.cad.omnicad import documents
-from pipeline.cad.parts import general_words, synthesis
+from pipeline.cad.parts import synthesis
 from pipeline.cad.parts.draft import CUT, INTERSECT, JOIN, NEW
-from pipeline.cad.parts.general_judge import Body
+from pipeline.cad.parts.general.bodies import Body
+from pipeline.cad.parts.general.words import draft_of
 from pipeline.cad.parts.shapes import circle, extrude, rectangle, symmetric
 from pipeline.cad.solids.sandbox import Failure, Sandbox
 from tests.unit import sandboxed
@@ -127,7 +128,7 @@ def test_captions_are_words():
     ],
 )
 def test_words_say_what_is_drawn(steps, words):
-    draft = general_words.draft(random.Random(0), steps)
+    draft = draft_of(random.Random(0), steps)
     assert words in " ".join([draft.body, *draft.features])
 
 

@@ -10,8 +10,10 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from pipeline.cad.language.program import CadProgram, Frame
-from pipeline.cad.parts import captions, general, general_words, prismatic_parts, turned_parts
+from pipeline.cad.parts import captions, prismatic_parts, turned_parts
 from pipeline.cad.parts.draft import Draft
+from pipeline.cad.parts.general.sequences import extrusions
+from pipeline.cad.parts.general.words import draft_of
 from pipeline.runtime.errors import UserError
 
 MM = 1e-3
@@ -61,7 +63,7 @@ def make_part(seed: int, number: int, families: tuple[str, ...], general_share: 
     """
     if random.Random(f"{seed}/{number}/kind").random() < general_share:
         rng = random.Random(f"{seed}/{number}/general")
-        draft = general_words.draft(rng, general.extrusions(rng))
+        draft = draft_of(rng, extrusions(rng))
     else:
         rng = random.Random(f"{seed}/{number}")
         draft = FAMILIES[families[number % len(families)]](rng)

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pipeline.cad.language.planar import Corner, cross_or_touch, loop_of
 from pipeline.cad.language.program import Circle, Line, Loop, Point2, Profile
 from pipeline.cad.parts import shapes
-from pipeline.cad.parts.general_judge import Region
-from pipeline.cad.parts.general_outlines import TURN, mapped, nice, outline, pick
+from pipeline.cad.parts.general.bodies import Region
+from pipeline.cad.parts.general.outlines import TURN, mapped, nice, outline, pick
 
 # How often an outline is drawn: of a first sketch, of what is added to a solid or cut from it, of a busy first sketch,
 # of a hole.

@@ -20,7 +20,7 @@ RIGHT = math.pi / 2
 MOST = 4  # features that are told
 
 
-def draft(rng: random.Random, extrudes: list[Extrude]) -> Draft:
+def draft_of(rng: random.Random, extrudes: list[Extrude]) -> Draft:
     """The part with its words: the body, and some of what else can be seen."""
     sections, cuts, openings = Counter[str](), Counter[str](), Counter[str]()
     drilled = rng.random() < 0.7  # round cuts are holes
