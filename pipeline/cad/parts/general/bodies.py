@@ -59,6 +59,12 @@ class Region:
         return [float(value) for value in np.where(self.contains(at), nearest, 0.0)]
 
 
+def box_of(loops: Sequence[Loop]) -> tuple[Point2, tuple[float, float]]:
+    """Centre and size of the box around some loops."""
+    left, bottom, right, top = Region.of(loops).box
+    return ((left + right) / 2, (bottom + top) / 2), (right - left, top - bottom)
+
+
 @dataclass(frozen=True, slots=True)
 class Prism:
     """A profile swept from ``low`` to ``high`` along its plane's normal."""

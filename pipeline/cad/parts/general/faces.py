@@ -2,12 +2,11 @@
 
 import math
 import random
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from pipeline.cad.language.program import Arc, Extrude, Line, Loop, Plane, Point2, Profile, Vec3, dot
+from pipeline.cad.language.program import Arc, Extrude, Line, Loop, Plane, Point2, Vec3, dot
 from pipeline.cad.parts.draft import JOIN, NEW
-from pipeline.cad.parts.general.bodies import Region
+from pipeline.cad.parts.general.bodies import box_of
 from pipeline.cad.parts.shapes import AXES
 
 LONG = 0.3  # of an outline: the sides that count
@@ -39,7 +38,7 @@ def faces_of(extrude: Extrude) -> list[Face]:
     low, high = extrude.extent.interval
     plane, out = sketch.plane, []
     for profile in sketch.profiles[:2]:
-        centre, size = box_of([profile])
+        centre, size = box_of([profile.outer])
         for height, outward in ((high, 1), (low, -1)):
             cap = replace(plane, origin=plane.to_world((0.0, 0.0), height))
             out.append(Face(cap, centre, size, outward, high - low, profile.outer))
@@ -84,12 +83,6 @@ def midst(rng: random.Random, low: Vec3, high: Vec3) -> Face:
 def spread(low: Vec3, high: Vec3, axis: Vec3) -> float:
     """How long a box is along an axis, from face to face where the axis is one of its own."""
     return sum(abs(part) * (b - a) for part, a, b in zip(axis, low, high, strict=True))
-
-
-def box_of(profiles: Sequence[Profile]) -> tuple[Point2, tuple[float, float]]:
-    """Centre and size of the box around some profiles."""
-    left, bottom, right, top = Region.of([profile.outer for profile in profiles]).box
-    return ((left + right) / 2, (bottom + top) / 2), (right - left, top - bottom)
 
 
 def middle_of(low: Vec3, high: Vec3, plane: Plane) -> Point2:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pipeline.cad.language.planar import Corner, cross_or_touch, loop_of
 from pipeline.cad.language.program import Loop, Plane, Point2, Profile, Sketch, map_sketch
 from pipeline.cad.parts import shapes
+from pipeline.cad.parts.general.bodies import box_of
 
 TURN = 2 * math.pi
 SHORT = 0.005  # millimetres: an edge that is none
@@ -249,9 +250,8 @@ def outline(rng: random.Random, width: float, height: float, weights: Mapping[st
 
 def fitted(loop: Loop, width: float, height: float) -> Loop:
     """The loop in the middle of a box, made smaller where it is too large."""
-    xs, ys = zip(*loop.outline(6), strict=True)
-    scale = min(1.0, width / (max(xs) - min(xs)), height / (max(ys) - min(ys)))
-    x, y = (max(xs) + min(xs)) / 2, (max(ys) + min(ys)) / 2
+    (x, y), (w, h) = box_of((loop,))
+    scale = min(1.0, width / w, height / h)
     return mapped(loop, lambda p: ((p[0] - x) * scale, (p[1] - y) * scale), scale)
 
 

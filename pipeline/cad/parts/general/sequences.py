@@ -21,8 +21,8 @@ from pipeline.cad.language.program import (
     map_sketch,
 )
 from pipeline.cad.parts.draft import CUT, INTERSECT, JOIN, NEW
-from pipeline.cad.parts.general.bodies import Body
-from pipeline.cad.parts.general.faces import Face, box_of, faces_of, middle_of, midst, spread, tilted
+from pipeline.cad.parts.general.bodies import Body, box_of
+from pipeline.cad.parts.general.faces import Face, faces_of, middle_of, midst, spread, tilted
 from pipeline.cad.parts.general.outlines import mapped, nice, outline
 from pipeline.cad.parts.general.sketches import BUSY, FIRST, LATER, profiles, with_holes
 from pipeline.cad.parts.shapes import AXES
@@ -63,8 +63,8 @@ def _first(rng: random.Random) -> Extrude:
     if rng.random() < 0.15:
         drawn: tuple[Profile, ...] = (with_holes(rng, outline(rng, width, height, BUSY), 0.8),)
     else:
-        drawn = profiles(rng, width, height, FIRST, patterned=0.05, divided=0.17)
-    rise = nice(max(box_of(drawn)[1]) * _between(rng, HEIGHTS))
+        drawn = profiles(rng, width, height, FIRST, patterned=0.04, divided=0.17)
+    rise = nice(max(box_of([profile.outer for profile in drawn])[1]) * _between(rng, HEIGHTS))
     name = rng.choices([*BASES, "oblique"], [*BASES.values(), 1 - sum(BASES.values())])[0]
     x_axis, normal = AXES["top" if name == "oblique" else name]
     plane = Plane((0.0, 0.0, 0.0), x_axis, normal)
@@ -81,7 +81,7 @@ def _later(rng: random.Random, body: Body, faces: list[Face]) -> Extrude:
     low, high = body.box()
     if operation is INTERSECT:
         return _intersection(rng, midst(rng, low, high))
-    if operation is NEW and rng.random() < 0.3:
+    if operation is NEW and rng.random() < 0.2:
         return _apart(rng, faces[0], low, high)
     face = midst(rng, low, high) if rng.random() < 0.08 else _chosen(rng, faces)
     longest = max(b - a for a, b in zip(low, high, strict=True))

@@ -5,9 +5,9 @@ import random
 from collections.abc import Mapping
 
 from pipeline.cad.language.planar import Corner, cross_or_touch, loop_of
-from pipeline.cad.language.program import Circle, Line, Loop, Point2, Profile
+from pipeline.cad.language.program import Circle, Line, Loop, Profile
 from pipeline.cad.parts import shapes
-from pipeline.cad.parts.general.bodies import Region
+from pipeline.cad.parts.general.bodies import Region, box_of
 from pipeline.cad.parts.general.outlines import TURN, mapped, nice, outline, pick
 
 # How often an outline is drawn: of a first sketch, of what is added to a solid or cut from it, of a busy first sketch,
@@ -82,62 +82,61 @@ def profiles(
     return copies(profile, [(0.0, 0.0, turn)]) if turn else (profile,)
 
 
-def with_holes(rng: random.Random, outer: Loop, chance: float = 0.42) -> Profile:
+def with_holes(rng: random.Random, outer: Loop, chance: float = 0.44) -> Profile:
     """A profile: mostly without holes, else with one, or with a pattern or two of them."""
     if rng.random() >= chance:
         return Profile(outer)
-    holes: list[Loop] = []
-    for _ in range(rng.choice((1, 1, 1, 2, 2, 3, 5))):
-        region = Region.of((outer, *holes))
-        left, bottom, right, top = Region.of((outer,)).box
-        holes += _holes(rng, region, not holes, ((left + right) / 2, (bottom + top) / 2), right - left, top - bottom)
-    # Circles have been kept away from straight lines already.
+    holes = _frame(rng, outer) if rng.random() < 0.15 else []
+    for _ in range(rng.choice((1, 1, 1, 2, 2, 3, 5)) - len(holes)):
+        holes += _holes(rng, outer, holes)
+    # Circles keep away from straight lines by themselves.
     straight = all(isinstance(curve, Line) for curve in outer.curves)
     simple = straight and all(isinstance(hole.curves[0], Circle) for hole in holes)
-    is_apart = simple or not cross_or_touch([outer, *holes])
-    return Profile(outer, tuple(holes) if is_apart else ())
+    return Profile(outer, tuple(holes) if simple or not cross_or_touch([outer, *holes]) else ())
 
 
-def _holes(
-    rng: random.Random, region: Region, is_first: bool, middle: Point2, width: float, height: float
-) -> list[Loop]:
-    """Holes of one shape in what is left of a region."""
-    size = max(width, height)
-    kind = rng.random()
-    turns = [0.0]
-    if kind < 0.5:
-        at = [middle]
-    elif kind < 0.72:
-        places, _ = pattern(rng, width, height)
-        at, turns = [(middle[0] + x, middle[1] + y) for x, y, _ in places], [turn for *_, turn in places]
-    else:
-        tries = [(rng.uniform(-0.5, 0.5) * width, rng.uniform(-0.5, 0.5) * height) for _ in range(5)]
-        tries = [(middle[0] + x, middle[1] + y) for x, y in tries]
-        rooms = region.clearance(tries)
-        at = [tries[rooms.index(max(rooms))]]
-    room = min(region.clearance(at)) - WALL / 2 * size
-    apart = min((math.dist(a, b) for i, a in enumerate(at) for b in at[:i]), default=math.inf)
-    room = min(room, apart / 2.2)
-    if room < WALL / 2 * size:
-        if len(at) == 1 and at[0] == middle:
-            return []
-        return _holes(rng, region, is_first, middle, width, height) if rng.random() < 0.3 else []
-    share = rng.uniform(0.3, 1.0) if len(at) == 1 else rng.uniform(0.2, 0.8)
-    reach = 2 * room * share
-    if at == [middle] and is_first and rng.random() < 0.3:  # a frame: a hole as long as the part
-        inset = min(width, height) * rng.choice((0.05, 0.1, 0.15, 0.25))
-        loop = outline(rng, width - 2 * inset, height - 2 * inset, HOLE)
-    else:
-        aspect = rng.uniform(0.3, 1.0)
-        long, short = reach / math.hypot(1, aspect), reach * aspect / math.hypot(1, aspect)
-        name = pick(rng, HOLE)
-        wide = rng.random() < 0.5
-        box = (reach, reach) if name == "circle" else (long, short) if wide else (short, long)
-        loop = outline(rng, *box, {name: 1.0})
+def _frame(rng: random.Random, outer: Loop) -> list[Loop]:
+    """A hole nearly as long as the part."""
+    middle, (width, height) = box_of((outer,))
+    inset = min(width, height) * rng.choice((0.05, 0.1, 0.15, 0.25))
+    loop = outline(rng, width - 2 * inset, height - 2 * inset, HOLE)
     first = loop.curves[0]
-    if isinstance(first, Circle) and first.radius > room:
+    if isinstance(first, Circle) and first.radius > Region.of((outer,)).clearance([middle])[0]:
+        return []
+    return [moved(loop, (*middle, 0.0))]
+
+
+def _holes(rng: random.Random, outer: Loop, holes: list[Loop]) -> list[Loop]:
+    """Holes of one shape beside those that are there: in the middle, in a pattern, or where there is room."""
+    region = Region.of((outer, *holes))
+    (x, y), (width, height) = box_of((outer,))
+    least, kind = WALL / 2 * max(width, height), rng.random()
+    places: list[Placed] = [(x, y, 0.0)]
+    if kind > 0.75:
+        places = [(x + a, y + b, turn) for a, b, turn in pattern(rng, width, height)[0]]
+    elif kind > 0.5:
+        tries = [(x + rng.uniform(-0.5, 0.5) * width, y + rng.uniform(-0.5, 0.5) * height) for _ in range(5)]
+        rooms = region.clearance(tries)
+        places = [(*tries[rooms.index(max(rooms))], 0.0)]
+    at = [(a, b) for a, b, _ in places]
+    apart = min((math.dist(a, b) for i, a in enumerate(at) for b in at[:i]), default=math.inf)
+    room = min(min(region.clearance(at)) - least, apart / 2.2)
+    if room < least:
+        return []
+    reach = 2 * room * (rng.uniform(0.3, 1.0) if len(at) == 1 else rng.uniform(0.2, 0.8))
+    name = pick(rng, HOLE)
+    box = (reach, reach) if name == "circle" else _inscribed(rng, reach)
+    loop = outline(rng, *box, {name: 1.0})
+    first = loop.curves[0]
+    if isinstance(first, Circle) and first.radius > room:  # it was rounded up
         loop = shapes.circle(reach)
-    return [moved(loop, (*point, turn)) for point, turn in zip(at, turns, strict=True)]
+    return [moved(loop, place) for place in places]
+
+
+def _inscribed(rng: random.Random, diameter: float) -> tuple[float, float]:
+    """Width and height of a box in a circle."""
+    angle = rng.uniform(0.3, math.pi / 2 - 0.3)
+    return diameter * math.cos(angle), diameter * math.sin(angle)
 
 
 def split(rng: random.Random, width: float, height: float, weights: Mapping[str, float]) -> tuple[Profile, ...]:
@@ -154,9 +153,8 @@ def split(rng: random.Random, width: float, height: float, weights: Mapping[str,
         strips = [shapes.rectangle(wide, 2 * h, left + wide / 2) for wide, left in zip(widths, lefts, strict=True)]
         return tuple(Profile(strip) for strip in strips)
     if kind == "bow":  # a half disc on a side
-        return Profile(shapes.rectangle(2 * w, 2 * h)), Profile(
-            loop_of([Corner((w, -h), sweep=math.pi), Corner((w, h))])
-        )
+        bow = loop_of([Corner((w, -h), sweep=math.pi), Corner((w, h))])
+        return Profile(shapes.rectangle(2 * w, 2 * h)), Profile(bow)
     radius = min(w, h)
     at = radius * rng.uniform(-0.7, 0.7)
     half, sweep = math.sqrt(radius**2 - at**2), 2 * math.acos(at / radius)
