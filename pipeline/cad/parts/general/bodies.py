@@ -61,8 +61,8 @@ class Region:
 
 def box_of(loops: Sequence[Loop]) -> tuple[Point2, tuple[float, float]]:
     """Centre and size of the box around some loops."""
-    left, bottom, right, top = Region.of(loops).box
-    return ((left + right) / 2, (bottom + top) / 2), (right - left, top - bottom)
+    xs, ys = zip(*(point for loop in loops for point in loop.outline(CHORDS)), strict=True)
+    return ((min(xs) + max(xs)) / 2, (min(ys) + max(ys)) / 2), (max(xs) - min(xs), max(ys) - min(ys))
 
 
 @dataclass(frozen=True, slots=True)
