@@ -8,10 +8,10 @@ shares of what can be named. ``cpu_ms`` is what making a part takes, without the
 
 import argparse
 import json
+import os
 import time
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from pipeline.corpus.prepare import PrepareTask, prepare, read_texts
 from pipeline.runtime.errors import UserError
 from pipeline.settings.params import Params, load
 
+NO_LIMIT = 1 << 20  # tokens of a real model, which is not to be kept but looked at
 QUANTILES = (10, 25, 50, 75, 90)
 NUMBERS = {
     "tokens": "tokens of a program",
@@ -48,16 +49,9 @@ NAMES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Model:
-    """One program, and how the corpus stage would read it."""
-
-    task: PrepareTask
-
-
-def measure(model: Model) -> dict[str, list[Any]]:
+def measure(task: PrepareTask) -> dict[str, list[Any]]:
     """All values of one model, by name. Raises ``RejectError`` as the corpus stage does."""
-    record = prepare(model.task)
+    record = prepare(task)
     program = documents.from_document(record["program"])
     low, high = np.array(kernel.bounding_box(kernel.build(program)))
     sides = np.sort(high - low)
@@ -93,13 +87,13 @@ def axis_of(normal: Iterable[float]) -> str:
     return "xyz"[int(along.argmax())] if along.max() > 1 - 1e-6 else "oblique"
 
 
-def measured(models: Iterable[Model], p: Params) -> tuple[dict[str, list[Any]], dict[str, Any]]:
+def measured(tasks: Iterable[PrepareTask], p: Params) -> tuple[dict[str, list[Any]], dict[str, Any]]:
     """All values of all models together, and how many there are."""
     values: dict[str, list[Any]] = {name: [] for name in (*NUMBERS, *NAMES)}
     reasons: Counter[str] = Counter()
     kept = 0
     with Sandbox(measure, cores(), p.kernel.timeout_s, p.kernel.memory_mib) as sandbox:
-        for answer in sandbox.map(models):
+        for answer in sandbox.map(tasks):
             if isinstance(answer, Failure):
                 reasons[answer.reason] += 1
                 continue
@@ -151,7 +145,7 @@ def draw(path: Path, groups: dict[str, dict[str, list[Any]]]) -> None:
         if name == "tokens":
             axes.set_xscale("log")
     plots.flat[0].legend(frameon=False)
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, format="png", dpi=110)
 
 
 def main() -> None:
@@ -160,17 +154,17 @@ def main() -> None:
     add_dataset(parser)
     parser.add_argument("--parts", type=int, default=1000, help="how many are made")
     parser.add_argument("--plot", type=Path, help="write histograms of both to this file")
-    arguments = parse(parser, models=2, parts=3)
+    arguments = parse(parser, models=2, parts=3, plot=Path(os.devnull))
     p = load(ROOT / "pretraining" / "params.yaml")
 
-    def model(entry: Entry, text: bytes) -> Model:
-        return Model(PrepareTask(entry, text, p.codec.bits, p.codec.tolerance, p.data.max_program_tokens))
+    def task(entry: Entry, text: bytes, max_tokens: int) -> PrepareTask:
+        return PrepareTask(entry, text, p.codec.bits, p.codec.tolerance, max_tokens)
 
     begin = time.process_time()
     parts = [make_part(0, number, tuple(FAMILIES), 1.0) for number in range(arguments.parts)]
     cpu_ms = (time.process_time() - begin) / arguments.parts * 1000
     made = (
-        model(Entry(f"0000/{i:08d}", part.caption), documents.dumps(part.program).encode())
+        task(Entry(f"0000/{i:08d}", part.caption), documents.dumps(part.program).encode(), p.data.max_program_tokens)
         for i, part in enumerate(parts)
     )
     values, counts = measured(made, p)
@@ -179,7 +173,7 @@ def main() -> None:
     try:
         dataset = open_dataset(arguments.dataset)
         read = read_texts(dataset, dataset.entries()[0][: arguments.models], [])
-        groups["real"], counts = measured((model(*each) for each in read), p)
+        groups["real"], counts = measured((task(*each, NO_LIMIT) for each in read), p)
         result["real"] = {**counts, **summary(groups["real"])}
     except UserError as error:
         result["real"] = {"skipped": str(error)}
