@@ -3,6 +3,7 @@
 import math
 import random
 from collections.abc import Callable, Mapping
+from itertools import accumulate
 
 from pipeline.cad.language.planar import Corner, cross_or_touch, loop_of
 from pipeline.cad.language.program import Loop, Plane, Point2, Profile, Sketch, map_sketch
@@ -55,30 +56,40 @@ def skyline(rng: random.Random, width: float, height: float) -> Loop:
     turns = rng.randrange(4)
     if turns % 2:
         width, height = height, width
+    widths, tops, bottoms = _columns(rng)
+    across, up = width / sum(widths), height / max(tops)
+    xs = list(accumulate((nice(each * across) for each in widths), initial=0.0))
+    heights = [nice(top * up) for top in tops]
+    floors = [nice(low * up) if low else 0.0 for low in bottoms]
+    necks = [min(heights[i : i + 2]) - max(floors[i : i + 2]) for i in range(len(widths))]
+    if min(necks) < 0.05 * height:  # a column over its neighbour's top, or nearly
+        floors = [0.0] * len(widths)
+    lower = [(x, floor) for i, floor in enumerate(floors) for x in xs[i : i + 2]]
+    upper = [(x, tall) for i, tall in enumerate(heights) for x in xs[i : i + 2]]
+    return _turned(_finished(rng, _cleaned(lower + upper[::-1]), 0.3), turns)
+
+
+def _columns(rng: random.Random) -> tuple[list[float], list[float], list[float]]:
+    """Widths, tops and bottoms, high and low in turn, often the same from both ends."""
     number = rng.choice((2, 2, 3, 3, 3, 4, 5, 7, 12))
     symmetric = number > 2 and rng.random() < 0.6
+    high, low = (0.55, 1.0), (0.12, 0.5)
     widths = [rng.uniform(0.2, 1.0) for _ in range(number)]
-    tops = [rng.uniform(0.55, 1.0) if i % 2 else rng.uniform(0.12, 0.5) for i in range(number)]
+    tops = [rng.uniform(*(high if i % 2 else low)) for i in range(number)]
     if rng.random() < 0.5:
-        tops = [*tops[1:], rng.uniform(0.12, 0.5) if number % 2 == 0 else rng.uniform(0.55, 1.0)]
-    bottoms = [rng.choice((0.0, 0.0, rng.uniform(0.0, 0.8 * top))) for top in tops] if rng.random() < 0.3 else [0.0]
-    bottoms = (bottoms * number)[:number]
+        tops = [*tops[1:], rng.uniform(*(high if number % 2 else low))]
+    bottoms = [0.0] * number
+    if rng.random() < 0.3:
+        bottoms = [rng.choice((0.0, 0.0, rng.uniform(0.0, 0.8 * top))) for top in tops]
     if symmetric:
-        for i in range(number // 2):
-            widths[-1 - i], tops[-1 - i], bottoms[-1 - i] = widths[i], tops[i], bottoms[i]
-    scale = width / sum(widths)
-    xs = [0.0]
-    for each in widths:
-        xs.append(xs[-1] + nice(each * scale))
-    rise = height / max(tops)
-    heights = [nice(top * rise) for top in tops]
-    floors = [nice(low * rise) if low else 0.0 for low in bottoms]
-    necks = [min(heights[i : i + 2]) - max(floors[i : i + 2]) for i in range(number)]
-    if min(necks) < 0.05 * height:  # a column beside or above its neighbour
-        floors = [0.0] * number
-    lower = [point for i in range(number) for point in ((xs[i], floors[i]), (xs[i + 1], floors[i]))]
-    upper = [point for i in range(number) for point in ((xs[i], heights[i]), (xs[i + 1], heights[i]))]
-    return _turned(_finished(rng, _cleaned(lower + upper[::-1]), 0.3), turns)
+        widths, tops, bottoms = (_both_ways(each) for each in (widths, tops, bottoms))
+    return widths, tops, bottoms
+
+
+def _both_ways(values: list[float]) -> list[float]:
+    """The first half, and again from the end."""
+    half = len(values) // 2
+    return values[: len(values) - half] + values[:half][::-1]
 
 
 def polygon(rng: random.Random, width: float, height: float) -> Loop:
@@ -95,7 +106,7 @@ def mirrored(rng: random.Random, width: float, height: float) -> Loop:
     """One side drawn, the other mirrored."""
     number = rng.choice((2, 2, 3, 3, 4, 5, 7))
     levels = [(i + rng.uniform(-0.3, 0.3)) / (number - 1) - 0.5 for i in range(number)]
-    if rng.random() < 0.5:  # some edges upright
+    if rng.random() < 0.5:  # on even levels
         levels = [round(2 * number * level) / (2 * number) for level in levels]
         levels = sorted(set(levels)) if len(set(levels)) > 1 else [-0.5, 0.5]
     side = [_nice((rng.uniform(0.2, 1.0) * width / 2, level * height)) for level in levels]
