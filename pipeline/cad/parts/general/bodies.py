@@ -1,4 +1,8 @@
-"""Whether a step changes a solid, told without the kernel: prisms are a region and an interval, bodies are points."""
+"""Whether a step changes a solid, told without the kernel: prisms are a section and an interval, bodies are points.
+
+A part is to be the same on every processor. So arcs are a few chords and nothing is a product of matrices, whose last
+digits differ: ``solids.prisms``, which is exact and fast for thousands of points, is for programs that are finished.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,14 +23,14 @@ NEAR = 1e-3  # of the body's size: what is in contact
 
 
 @dataclass(frozen=True, slots=True)
-class Region:
+class Chords:
     """Loops as chords, (S, 4) of x0, y0, x1, y1; inside is what an odd number of loops encloses."""
 
     segments: np.ndarray
 
     @classmethod
-    def of(cls, loops: Sequence[Loop]) -> "Region":
-        """The region of some loops."""
+    def of(cls, loops: Sequence[Loop]) -> "Chords":
+        """Those of some loops."""
         rows = []
         for loop in loops:
             points = loop.outline(CHORDS)
@@ -70,7 +74,7 @@ class Prism:
     """A profile swept from ``low`` to ``high`` along its plane's normal."""
 
     plane: Plane
-    region: Region
+    section: Chords
     low: float
     high: float
 
@@ -82,19 +86,19 @@ class Prism:
         at = np.flatnonzero(within)
         if len(at):
             feet = np.stack([_along(away[at], axis) for axis in (self.plane.x_axis, self.plane.y_axis)], axis=1)
-            within[at] = self.region.contains(feet)
+            within[at] = self.section.contains(feet)
         return within
 
     def feet(self) -> np.ndarray:
         """Some points of the profile, (up to ``PROBES``, 2)."""
-        left, bottom, right, top = self.region.box
+        left, bottom, right, top = self.section.box
         points = UNIT[:, :2] * (right - left, top - bottom) + (left, bottom)
-        inside: np.ndarray = points[self.region.contains(points)]
+        inside: np.ndarray = points[self.section.contains(points)]
         return inside[:PROBES]
 
     def corners(self) -> np.ndarray:
         """(8, 3) of its box."""
-        left, bottom, right, top = self.region.box
+        left, bottom, right, top = self.section.box
         feet = np.array([(x, y) for x in (left, right) for y in (bottom, top)])
         return np.concatenate([self.at(feet, self.low), self.at(feet, self.high)])
 
@@ -146,14 +150,14 @@ class Body:
         """Take a step, if it is one that changes the solid, all its profiles do, and enough is left."""
         (sketch,) = extrude.sketches
         low, high = extrude.extent.interval
-        regions = [Region.of(profile.loops) for profile in sketch.profiles]
-        whole = Prism(sketch.plane, Region(np.concatenate([region.segments for region in regions])), low, high)
+        sections = [Chords.of(profile.loops) for profile in sketch.profiles]
+        whole = Prism(sketch.plane, Chords(np.concatenate([section.segments for section in sections])), low, high)
         size = float(np.ptp(self.corners if self.steps else whole.corners(), axis=0).max())
         if any(abs(loop.signed_area) < (LEAST * size) ** 2 for profile in sketch.profiles for loop in profile.loops):
             return False
         probes = []
-        for region, profile in zip(regions, sketch.profiles, strict=True):
-            prism = Prism(sketch.plane, region, low, high)
+        for section, profile in zip(sections, sketch.profiles, strict=True):
+            prism = Prism(sketch.plane, section, low, high)
             feet = prism.feet()
             if len(feet) < PROBES // 5:
                 return False

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pipeline.cad.language.planar import Corner, cross_or_touch, loop_of
 from pipeline.cad.language.program import Circle, Line, Loop, Profile
 from pipeline.cad.parts import shapes
-from pipeline.cad.parts.general.bodies import Region, box_of
+from pipeline.cad.parts.general.bodies import Chords, box_of
 from pipeline.cad.parts.general.outlines import TURN, mapped, nice, outline, pick
 
 # How often an outline is drawn: of a first sketch, of what is added to a solid or cut from it, of a busy first sketch,
@@ -101,14 +101,14 @@ def _frame(rng: random.Random, outer: Loop) -> list[Loop]:
     inset = min(width, height) * rng.choice((0.05, 0.1, 0.15, 0.25))
     loop = outline(rng, width - 2 * inset, height - 2 * inset, HOLE)
     first = loop.curves[0]
-    if isinstance(first, Circle) and first.radius > Region.of((outer,)).clearance([middle])[0]:
+    if isinstance(first, Circle) and first.radius > Chords.of((outer,)).clearance([middle])[0]:
         return []
     return [moved(loop, (*middle, 0.0))]
 
 
 def _holes(rng: random.Random, outer: Loop, holes: list[Loop]) -> list[Loop]:
     """Holes of one shape beside those that are there: in the middle, in a pattern, or where there is room."""
-    region = Region.of((outer, *holes))
+    chords = Chords.of((outer, *holes))
     (x, y), (width, height) = box_of((outer,))
     least, kind = WALL / 2 * max(width, height), rng.random()
     places: list[Placed] = [(x, y, 0.0)]
@@ -116,11 +116,11 @@ def _holes(rng: random.Random, outer: Loop, holes: list[Loop]) -> list[Loop]:
         places = [(x + a, y + b, turn) for a, b, turn in pattern(rng, width, height)[0]]
     elif kind > 0.5:
         tries = [(x + rng.uniform(-0.5, 0.5) * width, y + rng.uniform(-0.5, 0.5) * height) for _ in range(5)]
-        rooms = region.clearance(tries)
+        rooms = chords.clearance(tries)
         places = [(*tries[rooms.index(max(rooms))], 0.0)]
     at = [(a, b) for a, b, _ in places]
     apart = min((math.dist(a, b) for i, a in enumerate(at) for b in at[:i]), default=math.inf)
-    room = min(min(region.clearance(at)) - least, apart / 2.2)
+    room = min(min(chords.clearance(at)) - least, apart / 2.2)
     if room < least:
         return []
     reach = 2 * room * (rng.uniform(0.3, 1.0) if len(at) == 1 else rng.uniform(0.2, 0.8))
