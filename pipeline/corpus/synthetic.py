@@ -2,7 +2,7 @@
 
 import json
 import zipfile
-from collections import defaultdict
+from itertools import groupby
 from pathlib import Path
 
 from pipeline.cad.omnicad import documents
@@ -23,20 +23,20 @@ def make_synthetic_zip(path: Path, data: Data, seed: int) -> None:
     every_family = (*settings.families, *settings.unseen_families)
     synthesis.check_families(settings.families)
     synthesis.check_families(every_family)
-    captions: dict[str, list[dict[str, str]]] = defaultdict(list)
     with atomic_open(path, "wb") as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
 
         def add(name: str, text: str) -> None:
             # A fixed date: the same parts give the same bytes.
             archive.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), text, zipfile.ZIP_DEFLATED)
 
-        for number in range(settings.num_models):
-            folder = f"{number // 10000:04d}"
-            base = f"{folder}/{number:08d}"
-            is_test = drawn_split(base, data.split, seed) == "test"
-            part = synthesis.make_part(seed, number, every_family if is_test else settings.families)
-            entry_id = model_id(base, part.program)
-            add(f"json/{entry_id}.json", documents.dumps(part.program))
-            captions[folder].append({"id": entry_id, "text caption": part.caption})
-        for folder, rows in captions.items():
-            add(f"txt/{folder}.json", json.dumps(rows, indent=1))
+        for folder, numbers in groupby(range(settings.num_models), key=lambda number: f"{number // 10000:04d}"):
+            captions = []
+            for number in numbers:
+                base = f"{folder}/{number:08d}"
+                is_test = drawn_split(base, data.split, seed) == "test"
+                families = every_family if is_test else settings.families
+                part = synthesis.make_part(seed, number, families, settings.general)
+                entry_id = model_id(base, part.program)
+                add(f"json/{entry_id}.json", documents.dumps(part.program))
+                captions.append({"id": entry_id, "text caption": part.caption})
+            add(f"txt/{folder}.json", json.dumps(captions, indent=1))

@@ -67,8 +67,11 @@ def card(name: str, p: Params, recipe: Pretraining, scores: dict[str, Any]) -> s
     title, text = TEXTS[name]
     settings = getattr(recipe, name)
     synthetic = p.data.synthetic
+    kinds = f"of {len(synthetic.families)} families"
+    if synthetic.general:
+        kinds = f"{1 - synthetic.general:.0%} {kinds} and {synthetic.general:.0%} of none"
     rows = [
-        ("data", f"{synthetic.num_models:,} synthetic parts, seed {p.seed}, of {len(synthetic.families)} families"),
+        ("data", f"{synthetic.num_models:,} synthetic parts, seed {p.seed}, {kinds}"),
         ("never seen", ", ".join(synthetic.unseen_families) or "nothing"),
         ("recipe", ", ".join(f"{key} {value:g}" for key, value in settings.model_dump().items())),
         *((key.replace("_", " "), _score(value)) for key, value in scores.items()),

@@ -53,6 +53,9 @@ class Synthetic(Section):
     num_models: Positive = Field(description="how many parts")
     families: tuple[str, ...] = Field(description="which families of parts, in turn")
     unseen_families: tuple[str, ...] = Field((), description="further families, which only test models are made of")
+    general: Fraction = Field(
+        0.0, description="share of parts of no family: random sketches and sequences, as broad as Omni-CAD's"
+    )
 
 
 class Split(Section):

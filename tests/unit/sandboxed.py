@@ -5,6 +5,7 @@ import signal
 import sys
 import time
 
+from pipeline.cad.language.program import CadProgram
 from pipeline.cad.parts import synthesis
 from pipeline.cad.solids import kernel
 from pipeline.geometry.draw import draw
@@ -36,6 +37,12 @@ def build(item):
     if isinstance(item, str):
         return work(item)
     return kernel.volume(kernel.build(synthesis.make_part(0, item, tuple(synthesis.FAMILIES)).program))
+
+
+def step_volumes(program):
+    """The volume after each step."""
+    lengths = range(1, len(program.extrudes) + 1)
+    return [kernel.volume(kernel.build(CadProgram(program.extrudes[:length]))) for length in lengths]
 
 
 def doze(seconds):

@@ -135,13 +135,18 @@ def test_a_base_model_is_what_its_versions_share():
     assert base_model("0000/00000071_00005") == base_model("0000/00000071_00001") == "0000/00000071"
 
 
-def synthetic(num_models, families, unseen=(), test=0.1):
+def synthetic(num_models, families, unseen=(), test=0.1, general=0.0):
     return Data.model_validate(
         {
             "source": "synthetic",
             "path": "x",
             "limit": None,
-            "synthetic": {"num_models": num_models, "families": families, "unseen_families": unseen},
+            "synthetic": {
+                "num_models": num_models,
+                "families": families,
+                "unseen_families": unseen,
+                "general": general,
+            },
             "split": {"validation": 0.1, "test": test},
             "prefixes": 0,
             "duplicates": "drop",
@@ -161,6 +166,21 @@ def test_the_synthetic_corpus_is_a_dataset_and_always_the_same(tmp_path):
     assert len({entry.caption for entry in entries}) > 15
     with_sizes = [entry.caption for entry in entries if "millimetres" in entry.caption]
     assert len(with_sizes) < 10
+
+
+def test_a_share_of_the_synthetic_corpus_is_of_no_family(tmp_path):
+    make_synthetic_zip(tmp_path / "a.zip", synthetic(24, ["washer"], general=0.5), seed=3)
+    dataset = Dataset(tmp_path / "a.zip")
+    found = Counter()
+    for number, entry in enumerate(sorted(dataset.entries()[0], key=lambda entry: entry.id)):
+        part = synthesis.make_part(3, number, ("washer",), 0.5)
+        assert (entry.caption, dataset.read(f"json/{entry.id}.json")) == (
+            part.caption,
+            documents.dumps(part.program).encode(),
+        )
+        found[part == synthesis.make_part(3, number, ("washer",))] += 1
+    assert found[True] > 5
+    assert found[False] > 5
 
 
 def test_unseen_families_are_in_the_test_split_alone(tmp_path):

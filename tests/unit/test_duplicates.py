@@ -129,7 +129,7 @@ def test_the_shipped_networks_know_what_they_were_trained_on():
     settings = p.data.synthetic
     for number in range(6):
         base = f"0000/{number:08d}"
-        part = synthesis.make_part(p.seed, number, settings.families)
+        part = synthesis.make_part(p.seed, number, settings.families, settings.general)
         assert drawn_split(base, p.data.split, p.seed) == "train"
         for folder in local_sources(parse(compose("quickstart"), "quickstart").models).values():
             assert hash_of(part.program) in read_seen(folder), number

@@ -61,7 +61,8 @@ class Arc:
     def at(self, fraction: float) -> Point2:
         """The point at ``fraction`` (0 to 1) of the way from start to end."""
         angle = math.atan2(self.start[1] - self.centre[1], self.start[0] - self.centre[0]) + fraction * self.sweep
-        return (self.centre[0] + self.radius * math.cos(angle), self.centre[1] + self.radius * math.sin(angle))
+        radius = self.radius
+        return (self.centre[0] + radius * math.cos(angle), self.centre[1] + radius * math.sin(angle))
 
     def reversed(self) -> "Arc":
         """The same edge from its end to its start; the sweep changes its sign."""

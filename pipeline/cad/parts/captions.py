@@ -41,8 +41,8 @@ def proportion(rng: random.Random, thickness: float, size: float) -> str:
     return f"{word} " if word and rng.random() < 0.7 else ""
 
 
-def caption(rng: random.Random, body: str, features: list[str], size_mm: tuple[float, float, float]) -> str:
-    """One sentence or two: the body, its features in any order, and once in eight times the overall size."""
+def caption(rng: random.Random, body: str, features: list[str], size_mm: tuple[float, float, float] | None) -> str:
+    """One sentence or two: the body, its features in any order, and once in eight times the overall size, if known."""
     features = [feature for feature in features if feature]
     rng.shuffle(features)
     text = f"{rng.choice(OPENINGS)} {article(body)}"
@@ -50,6 +50,6 @@ def caption(rng: random.Random, body: str, features: list[str], size_mm: tuple[f
         joined = features[0] if len(features) == 1 else ", ".join(features[:-1]) + " and " + features[-1]
         text += f"{rng.choice((', featuring', ' with', ', having', ' that has'))} {joined}"
     text += "."
-    if rng.random() < 0.125:
+    if rng.random() < 0.125 and size_mm:
         text += " It measures {:g} by {:g} by {:g} millimetres.".format(*size_mm)
     return text

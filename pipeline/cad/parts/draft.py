@@ -15,13 +15,13 @@ class Draft:
     Attributes:
         body: what it is, as a noun phrase without an article.
         features: what it has, as noun phrases.
-        size_mm: of its bounding box along x, y and z.
+        size_mm: of its bounding box along x, y and z; None where it is not said.
     """
 
     extrudes: list[Extrude]
     body: str
     features: list[str]
-    size_mm: tuple[float, float, float]
+    size_mm: tuple[float, float, float] | None = None
 
 
 def holes_phrase(number: int) -> str:

@@ -1,7 +1,8 @@
 """A corpus that the project makes itself: parts that a machinist would recognise, with captions.
 
 Each family draws its dimensions in whole millimetres, builds a program with the operations Omni-CAD knows,
-and says in words what a person would. A model is a function of (seed, number) alone.
+and says in words what a person would. A share of the parts may be of no family (``general``). A model is a function
+of (seed, number) alone.
 """
 
 import random
@@ -11,6 +12,8 @@ from dataclasses import dataclass
 from pipeline.cad.language.program import CadProgram, Frame
 from pipeline.cad.parts import captions, prismatic_parts, turned_parts
 from pipeline.cad.parts.draft import Draft
+from pipeline.cad.parts.general.sequences import extrusions
+from pipeline.cad.parts.general.words import draft_of
 from pipeline.runtime.errors import UserError
 
 MM = 1e-3
@@ -52,10 +55,18 @@ def check_families(names: Collection[str]) -> None:
         raise UserError(f"data.synthetic.families: {found}; there are {', '.join(FAMILIES)}")
 
 
-def make_part(seed: int, number: int, families: tuple[str, ...]) -> Part:
-    """Model ``number`` of the corpus of ``seed``."""
-    rng = random.Random(f"{seed}/{number}")
-    draft = FAMILIES[families[number % len(families)]](rng)
+def make_part(seed: int, number: int, families: tuple[str, ...], general_share: float = 0.0) -> Part:
+    """Model ``number`` of the corpus of ``seed``.
+
+    Args:
+        general_share: of the parts are of no family. What the others are does not depend on it.
+    """
+    if random.Random(f"{seed}/{number}/kind").random() < general_share:
+        rng = random.Random(f"{seed}/{number}/general")
+        draft = draft_of(rng, extrusions(rng))
+    else:
+        rng = random.Random(f"{seed}/{number}")
+        draft = FAMILIES[families[number % len(families)]](rng)
     text = captions.caption(rng, draft.body, draft.features, draft.size_mm)
     millimetres = CadProgram(tuple(draft.extrudes))
     return Part(millimetres.restored(Frame((0.0, 0.0, 0.0), MM)), text)
