@@ -3,10 +3,14 @@
 Shapes: B samples, T tokens in, Q tokens out, D the encoder's width, E the language model's.
 """
 
+from pathlib import Path
+
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pipeline.settings.resolved import PROJECTORS
 from pipeline.settings.training import Projector
 
 
@@ -83,3 +87,15 @@ class ModalityProjector(nn.Module):
             features = (features + self.view_embedding(views)[:, :, None]).flatten(1, 2)
         out: Tensor = self.projector(features)
         return out
+
+
+def start_from_pretrained(projector: nn.Module, llm_folder: Path, modality: str) -> bool:
+    """Give a new projector the pretrained one's values, where there is one of its kind and sizes."""
+    path = llm_folder / PROJECTORS / f"{modality}.safetensors"
+    if not path.is_file():
+        return False
+    tensors, own = load_file(path), projector.state_dict()
+    if {name: value.shape for name, value in tensors.items()} != {name: value.shape for name, value in own.items()}:
+        return False
+    projector.load_state_dict({name: value.to(own[name].dtype) for name, value in tensors.items()})
+    return True

@@ -8,6 +8,7 @@ from pipeline.runtime.errors import UserError
 from pipeline.runtime.fingerprint import sha256_folder
 
 MANIFEST = "manifest.json"
+PROJECTORS = "projectors"  # in the language model's folder, where it was pretrained with some
 ENCODERS = {"image": "image_encoder", "point_cloud": "point_cloud_encoder"}  # of each modality
 
 

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from pipeline.curriculum.retention import retention_advice, text_retention
 from pipeline.model.cad_mllm import CadMllmModel
 from pipeline.model.checkpoint import TensorFiles, load_checkpoint, save_checkpoint, trained_tensors
 from pipeline.model.checkpoint_folder import BEST, LOG, CheckpointConfig
+from pipeline.model.projector import start_from_pretrained
 from pipeline.runtime.atomic import atomic_folder, write_text
 from pipeline.runtime.device import DTYPES
 from pipeline.runtime.errors import UserError
@@ -69,7 +70,7 @@ def run_stage(p: Params, place: Place, parallel: Parallel) -> None:
     ):
         session = Session(p, place, parent, scratch, parallel, show, mirror)
         with _memory_for_model(session):
-            model = make_model(p, place, parallel.made_on)
+            model = make_model(p, place, parallel.made_on, show.say)
         data = _open_data(session, model)
         with _memory_for_model(session):
             trainer = Trainer(model, _job(session, model, data))
@@ -83,8 +84,12 @@ def run_stage(p: Params, place: Place, parallel: Parallel) -> None:
             _publish(session, model, trainer, tensors, figures)
 
 
-def make_model(p: Params, place: Place, device: torch.device) -> CadMllmModel:
+def make_model(
+    p: Params, place: Place, device: torch.device, say: Callable[[str], None] = lambda _: None
+) -> CadMllmModel:
     """The model that the stage starts from, with a projector for every modality that it shows.
+
+    A new projector is random, or as it was pretrained with the language model, for this very encoder.
 
     Raises:
         UserError: its parent was trained with another codec, or on features of another shape.
@@ -105,6 +110,8 @@ def make_model(p: Params, place: Place, device: torch.device) -> CadMllmModel:
         known = model.feature_shapes.get(modality)
         if known is None:
             model.add_projector(modality, shape, manifest.details)
+            if start_from_pretrained(model.projectors[modality], MODELS / "llm", modality):
+                say(f"the projector of {modality} starts as it was pretrained with the language model")
         elif known != shape:
             raise UserError(f"{folder} holds features of shape {shape}, the parent checkpoint was trained on {known}")
     return model

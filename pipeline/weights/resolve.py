@@ -31,8 +31,9 @@ from pipeline.runtime.atomic import publish, write_text
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.fingerprint import libraries, sha256_file, sha256_folder
 from pipeline.settings.data import Model, Models
-from pipeline.settings.resolved import MANIFEST, identity
+from pipeline.settings.resolved import ENCODERS, MANIFEST, identity
 from pipeline.shards.seen import SEEN, read_seen, write_seen
+from pipeline.weights.projectors import take_projectors
 
 SHIPPED = Path(__file__).resolve().parents[1] / "shipped"  # weights that the package carries, with their cards
 
@@ -58,10 +59,11 @@ def build_models(
     Raises:
         UserError: a source that cannot be had, and why.
     """
+    encoders = {modality: scratch / name for modality, name in ENCODERS.items()}
     makers: dict[str, Callable[[Model, int, Path], Made]] = {
-        "llm": _make_llm,
         "image_encoder": _make_image_encoder,
         "point_cloud_encoder": _make_point_cloud_encoder,
+        "llm": partial(_make_llm, encoders=encoders),  # the last: its projectors are for these encoders
     }
     manifest: dict[str, Any] = {}
     for number, (name, make) in enumerate(makers.items()):
@@ -172,7 +174,7 @@ def _count(model: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def _make_llm(model: Model, seed: int, folder: Path) -> Made:
+def _make_llm(model: Model, seed: int, folder: Path, encoders: dict[str, Path]) -> Made:
     if model.source == "init":
         return _init_llm(model, seed, folder)
     name, keywords = _locate(model.source, model.revision)
@@ -188,6 +190,7 @@ def _make_llm(model: Model, seed: int, folder: Path) -> Made:
         llm = plain
     tokenizer.save_pretrained(folder)
     llm.save_pretrained(folder)
+    take_projectors(Path(name), folder, encoders)
     return Made(_count(llm), keywords.get("revision"))
 
 

@@ -221,17 +221,16 @@ def write_reconstruction(
     module: "ReconstructionTraining", tokenizer: Any, corpus: CorpusReader, losses: dict[str, float], scratch: Path
 ) -> None:
     """Write encoder, projector and language model, with what they have seen and how well they do."""
-    from safetensors.torch import save_file
-
     from pipeline.pretraining.data import program_hashes
     from pipeline.pretraining.loop import LOG
+    from pipeline.weights.projectors import save_projector
 
     seen = program_hashes(corpus, corpus.rows("train"))
     with atomic_folder(RECONSTRUCTION) as folder:
         module.encoder.save_pretrained(folder / SHAPES.name)
         module.llm.save_pretrained(folder / LANGUAGE.name)
         tokenizer.save_pretrained(folder / LANGUAGE.name)
-        save_file(module.projector.state_dict(), folder / "projector.safetensors")
+        save_projector(module.projector.state_dict(), folder / LANGUAGE.name, "point_cloud", folder / SHAPES.name)
         for name in (SHAPES.name, LANGUAGE.name):
             write_seen(folder / name, seen)
         write_text(folder / SCORES, json.dumps({"validation_loss": losses}) + "\n")

@@ -6,14 +6,14 @@ import signal
 import pytest
 import torch
 from ruamel.yaml import YAML
-from safetensors.torch import load_file
 
 from pipeline.cad.language.grammar import Grammar
-from pipeline.encoders.michelangelo import MichelangeloEncoder
 from pipeline.model.cad_mllm import CadMllmModel
+from pipeline.model.projector import start_from_pretrained
 from pipeline.settings.params import load
 from pipeline.shards.reader import ShardReader
 from pipeline.shards.seen import read_seen
+from pipeline.weights.projectors import take_projectors
 from tests.func.conftest import make_project
 from tests.func.test_interruption import contents, kill_when, scratch_has
 
@@ -57,19 +57,18 @@ def project(tmp_path_factory):
     return made
 
 
-def test_encoder_and_language_model_are_trained_together(project):
+def test_encoder_language_model_and_projector_are_trained_together(project):
     output = project.run("cadmllm", "pretrain", "reconstruction")
     assert "validation loss {'text': " in output
     folder = project.folder / "pretrained/reconstruction"
-    encoder = MichelangeloEncoder.from_pretrained(folder / "shape_encoder")
-    projector = load_file(folder / "projector.safetensors")
-    assert projector["projector.up.weight"].shape[1] == encoder.config.width
+    for part in ("shape_encoder", "language_model"):
+        assert read_seen(folder / part) == programs(project, "train")
+    assert take_projectors(folder / "language_model", folder, {"point_cloud": folder / "shape_encoder"})
     model = CadMllmModel(
         folder / "language_model", load(project.folder / "params.yaml").model, Grammar(8), 0, torch.float32
     )
-    assert projector["projector.down.weight"].shape[0] == model.width
-    for part in ("shape_encoder", "language_model"):
-        assert read_seen(folder / part) == programs(project, "train")
+    model.add_projector("point_cloud", (4, 16), {})
+    assert start_from_pretrained(model.projectors["point_cloud"], folder, "point_cloud")
 
 
 @pytest.mark.parametrize("lessons", ["text", "captions"])
