@@ -12,6 +12,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from pipeline.cad.language.program import CadProgram
 from pipeline.cad.omnicad import documents
 from pipeline.cad.omnicad.dataset import open_dataset
 from pipeline.cad.omnicad.listing import Entry
+from pipeline.cad.omnicad.rejects import Rejects
 from pipeline.cad.parts.synthesis import FAMILIES, make_part
 from pipeline.cad.solids import kernel
 from pipeline.cad.solids.sandbox import Failure, Sandbox, cores
@@ -172,7 +174,7 @@ def main() -> None:
     result: dict[str, Any] = {"general": {**counts, "cpu_ms": round(cpu_ms, 2), **summary(values)}}
     try:
         dataset = open_dataset(arguments.dataset)
-        read = read_texts(dataset, dataset.entries()[0][: arguments.models], [])
+        read = read_texts(dataset, islice(dataset.listing(), arguments.models), Rejects())
         groups["real"], counts = measured((task(*each, NO_LIMIT) for each in read), p)
         result["real"] = {**counts, **summary(groups["real"])}
     except UserError as error:
