@@ -18,8 +18,8 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 def choose_device(name: str) -> torch.device:
     """A device by its name: ``cpu``, ``cuda``, ``cuda:1``; ``auto`` takes CUDA where there is one.
 
-    A GPU always has its number, as ``torch.cuda.set_device`` wants it; ``cuda`` is the first. Choosing one turns cuDNN's
-    attention off in this process.
+    A GPU always has its number, as ``torch.cuda.set_device`` wants it; ``cuda`` is the first. Choosing one turns
+    cuDNN's attention off in this process.
 
     Raises:
         UserError: there is no such device, or it is not on this machine.
