@@ -9,6 +9,7 @@ when it is imported (``OMP_NUM_THREADS``, ``HF_HUB_OFFLINE``) are those of the p
 """
 
 import contextlib
+import faulthandler
 import functools
 import gc
 import importlib
@@ -118,6 +119,7 @@ def _become(args: list[str], folder: str, env: dict[str, str], asked: socket.soc
     for standard in (1, 2):
         os.dup2(output, standard)
     os.close(output)
+    faulthandler.enable()  # a crash says where
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(env)

@@ -49,7 +49,9 @@ def ranks(projects, *command):
     world = {"WORLD_SIZE": str(len(projects)), "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
     processes = [project.start(*command, RANK=str(rank), **world) for rank, project in enumerate(projects)]
     outputs = [each.communicate(timeout=240)[0] for each in processes]
-    assert [each.returncode for each in processes] == [0] * len(projects), outputs
+    if any(each.returncode for each in processes):
+        ended = (f"{each.returncode}:\n{output}" for each, output in zip(processes, outputs, strict=True))
+        pytest.fail("\n".join(["processes exited with", *ended]))
     return outputs
 
 
