@@ -35,7 +35,7 @@ class ImageTraining(nn.Module):
     """The encoder with all that it is trained by.
 
     Args:
-        shape_head: of the point cloud encoder; stays as it is.
+        shape_head: of the point cloud encoder; it learns as well.
         mean, std: (L, W) of the cloud tokens over the data.
     """
 
@@ -54,8 +54,7 @@ class ImageTraining(nn.Module):
     ) -> None:
         super().__init__()
         (num_tokens, width), num_width = mean.shape, images.token_shape[1]
-        self.images, self.image_head, self.settings = images, image_head, settings
-        self.shape_head = shape_head.requires_grad_(False)
+        self.images, self.image_head, self.shape_head, self.settings = images, image_head, shape_head, settings
         self.register_buffer("mean", mean, persistent=False)
         self.register_buffer("std", std, persistent=False)
         self.view_embedding = nn.Embedding(num_views, num_width)

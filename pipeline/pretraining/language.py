@@ -1,12 +1,10 @@
 """A small language model that knows captions and CAD programs: what LoRA is then trained on.
 
 It is a plain Hugging Face causal language model. CAD tokens are tokens of its vocabulary (``<cad8:NEW>``, …), so
-``CadMllmModel`` finds the rows that it has learnt for them.
+``CadMllmModel`` finds the rows that it has learnt for them. Here it learns from text alone, for the study of what the
+curriculum's order is worth; the shipped one learns in ``reconstruction``.
 
-In some batches a cloud or pictures come before the caption, through a linear map that is thrown away afterwards: so it
-learns that numbers can be read from there, and the curriculum's projectors have a language to learn.
-
-Shapes: B samples, L positions, S positions of a cloud or of pictures, E the model's width.
+Shapes: B samples, L positions.
 """
 
 from collections.abc import Sequence
@@ -24,25 +22,18 @@ from pipeline.model.inputs import tokenise_prompts
 from pipeline.model.vocabulary import cad_token_names
 from pipeline.pretraining.contrastive import caption_tokenizer
 from pipeline.runtime.errors import UserError
-from pipeline.runtime.seeds import uniform
-from pipeline.settings.recipes import LanguagePretraining
 from pipeline.shards.reader import CorpusReader
 
 IGNORED = -100
-SHOWN = ("image", "point_cloud")  # before the caption, in this order
 POOLED = 16  # batches whose samples are sorted by length together
 
 
 @dataclass(frozen=True, slots=True)
 class TextBatch:
-    """(B, L) token ids and labels; labels are ``IGNORED`` where a prompt or padding is.
-
-    ``seen`` has (B, S, width) features of what else is shown, by modality.
-    """
+    """(B, L) token ids and labels; labels are ``IGNORED`` where a prompt or padding is."""
 
     ids: Tensor
     labels: Tensor
-    seen: dict[str, Tensor]
 
 
 class ProgramTexts:
@@ -51,7 +42,6 @@ class ProgramTexts:
     Args:
         rows: of these models in the corpus.
         grammar: of the CAD tokens; None where the captions are learnt themselves, each after its first token.
-        features: (models, S, width) of each modality, in the same order.
 
     Raises:
         UserError: the programs are encoded with other bits.
@@ -64,9 +54,7 @@ class ProgramTexts:
         tokenizer: Any,
         grammar: Grammar | None,
         max_caption_tokens: int,
-        features: dict[str, np.ndarray],
     ) -> None:
-        self.features = features
         self.prompts = tokenise_prompts(tokenizer, [corpus.caption(row) for row in rows], max_caption_tokens)
         self.programs: list[list[int]] = []
         if grammar is None:
@@ -79,8 +67,8 @@ class ProgramTexts:
         ids = np.array([vocabulary[name] for name in cad_token_names(grammar)])
         self.programs = [ids[corpus.array(row, "program.npy")].tolist() for row in rows]
 
-    def batch(self, rows: Sequence[int], shown: Sequence[str]) -> TextBatch:
-        """These samples in one rectangle, padded on the right, with the modalities that are ``shown``."""
+    def batch(self, rows: Sequence[int]) -> TextBatch:
+        """These samples in one rectangle, padded on the right."""
         sequences = [self.prompts[row] + self.programs[row] for row in rows]
         length = max(len(sequence) for sequence in sequences)
         ids, labels = torch.zeros(len(rows), length, dtype=torch.long), torch.full((len(rows), length), IGNORED)
@@ -88,8 +76,7 @@ class ProgramTexts:
             ids[number, : len(sequence)] = torch.tensor(sequence)
             start = len(self.prompts[row])
             labels[number, start : len(sequence)] = torch.tensor(self.programs[row])
-        seen = {name: torch.from_numpy(self.features[name][list(rows)].astype(np.float32)) for name in shown}
-        return TextBatch(ids, labels, seen)
+        return TextBatch(ids, labels)
 
 
 class SortedBatches:
@@ -126,46 +113,33 @@ class SortedBatches:
 
 
 class TextBatches:
-    """The inputs of each step: like lengths together, and in some of them what else is shown."""
+    """The inputs of each step: like lengths together."""
 
-    def __init__(self, texts: ProgramTexts, settings: LanguagePretraining, seed: int) -> None:
-        self.texts, self.seed = texts, seed
-        self.shares = {name: getattr(settings, name) for name in SHOWN if name in texts.features}
+    def __init__(self, texts: ProgramTexts, batch_size: int, seed: int) -> None:
+        self.texts = texts
         lengths = np.array([len(a) + len(b) for a, b in zip(texts.prompts, texts.programs, strict=True)])
-        self.order = SortedBatches(lengths, settings.batch_size, seed)
+        self.order = SortedBatches(lengths, batch_size, seed)
 
     def __call__(self, step: int) -> TextBatch:
         """The batch of a step."""
-        shown = [name for name, share in self.shares.items() if uniform(self.seed, name, step) < share]
-        return self.texts.batch(self.order.rows(step).tolist(), shown)
+        return self.texts.batch(self.order.rows(step).tolist())
 
 
 class LanguageTraining(nn.Module):
-    """A causal language model and its loss on programs.
+    """The language model, and what is minimised."""
 
-    Args:
-        widths: of each modality's features.
-    """
-
-    def __init__(self, llm: Any, widths: dict[str, int]) -> None:
+    def __init__(self, llm: Any) -> None:
         super().__init__()
         self.llm = llm
-        self.maps = nn.ModuleDict()
-        for name, width in widths.items():  # they start at the scale of the embeddings
-            self.maps[name] = linear = nn.Linear(width, llm.config.hidden_size)
-            nn.init.normal_(linear.weight, std=llm.config.initializer_range * width**-0.5)
 
     def loss(self, batch: TextBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """The mean cross-entropy over the tokens of programs."""
-        seen = [self.maps[name](batch.seen[name]) for name in SHOWN if name in batch.seen]
-        embedded_BLE = torch.cat([*seen, self.llm.get_input_embeddings()(batch.ids)], dim=1)
-        logits = self.llm(inputs_embeds=embedded_BLE, use_cache=False).logits[:, -batch.ids.shape[1] : -1]
-        labels = batch.labels[:, 1:]
+        logits, labels = self.llm(batch.ids, use_cache=False).logits[:, :-1], batch.labels[:, 1:]
         loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
         with torch.no_grad():
             counted = labels != IGNORED
             right = (logits.argmax(dim=-1) == labels)[counted].float().mean()
-        return loss, {"accuracy": right, **{name: loss.detach() for name in batch.seen}}
+        return loss, {"accuracy": right}
 
 
 def make_language_model(
@@ -180,12 +154,12 @@ def make_language_model(
 
 
 @torch.inference_mode()
-def mean_loss(model: LanguageTraining, texts: ProgramTexts, batch_size: int, shown: Sequence[str]) -> float:
+def mean_loss(model: LanguageTraining, texts: ProgramTexts, batch_size: int) -> float:
     """The loss over all tokens of these programs."""
     model.eval()
     total = count = 0.0
     for first in range(0, len(texts.programs), batch_size):
-        batch = texts.batch(range(first, min(first + batch_size, len(texts.programs))), shown)
+        batch = texts.batch(range(first, min(first + batch_size, len(texts.programs))))
         number = float((batch.labels != IGNORED).sum())
         total += float(model.loss(batch)[0]) * number
         count += number

@@ -1,9 +1,11 @@
-"""The point cloud encoder and the language model together: programs from clouds of their own solids.
+"""Programs from clouds of their own solids, from pictures of these and from captions.
 
-Clouds are drawn anew each time, from the program and without the kernel, with the faults of a scan: so the encoder
-learns what a program is read from, and a model is never seen twice the same.
+First the point cloud encoder learns together with the language model: what a program is read from. Once it is finished,
+the language model goes on, with what the image encoder makes of pictures as well. Clouds are drawn anew each time, from
+the program and without the kernel, with the faults of a scan: a model is never seen twice the same.
 
-Shapes: B samples, N points, L positions, S tokens of a cloud, E the language model's width.
+Shapes: B samples, N points, L positions, M models, V views of each and v of them shown, T tokens of a view, D the image
+encoder's width, E the language model's.
 """
 
 from collections.abc import Sequence
@@ -27,7 +29,7 @@ from pipeline.pretraining.loop import on_device
 from pipeline.pretraining.scans import scanned
 from pipeline.runtime.errors import RejectError
 from pipeline.runtime.seeds import uniform
-from pipeline.settings.recipes import ReconstructionPretraining
+from pipeline.settings.recipes import LanguagePretraining, ReconstructionPretraining
 from pipeline.settings.training import Projector
 from pipeline.shards.reader import CorpusReader
 
@@ -48,11 +50,15 @@ class Ragged:
 
 @dataclass(frozen=True, slots=True)
 class ReconstructionBatch:
-    """(B, L) token ids and labels, ``IGNORED`` where a prompt or padding is; (B, N, 6) clouds, or none."""
+    """(B, L) token ids and labels, ``IGNORED`` where a prompt or padding is; (B, N, 6) clouds, or none; (B, v, T, D)
+    tokens of pictures with the numbers (B, v) of their views, or none.
+    """
 
     ids: Tensor
     labels: Tensor
-    points: Tensor | None
+    points: Tensor | None = None
+    images: Tensor | None = None
+    views: Tensor | None = None
 
 
 class ReconstructionBatches:
@@ -62,6 +68,7 @@ class ReconstructionBatches:
         captions: of each model.
         programs: CAD tokens of each, as ``codec`` has them.
         tokenizer: of captions and CAD tokens.
+        pictures: (M, V, T, D) what the image encoder makes of each model's views, where some are shown.
     """
 
     def __init__(
@@ -71,20 +78,20 @@ class ReconstructionBatches:
         tokenizer: Any,
         max_caption_tokens: int,
         codec: Codec,
-        recipe: ReconstructionPretraining,
+        recipe: ReconstructionPretraining | LanguagePretraining,
         seed: int,
+        pictures: np.ndarray | None = None,
     ) -> None:
         prompts = tokenise_prompts(tokenizer, ["", *captions], max_caption_tokens)
         self.instruction, self.prompts, self.programs = np.asarray(prompts[0]), Ragged(prompts[1:]), Ragged(programs)
         vocabulary = tokenizer.get_vocab()
         self.cad_ids = np.array([vocabulary[name] for name in cad_token_names(codec.grammar)])
-        self.codec, self.recipe, self.seed = codec, recipe, seed
+        self.codec, self.recipe, self.seed, self.pictures = codec, recipe, seed, pictures
         self.order = SortedBatches(self.programs.lengths, recipe.batch_size, seed)
 
     @classmethod
-    def of_split(cls, corpus: CorpusReader, split: str, *described: Any) -> "ReconstructionBatches":
-        """Those of a split of the corpus; what follows the programs is as above."""
-        rows = corpus.rows(split)
+    def of_rows(cls, corpus: CorpusReader, rows: np.ndarray, *described: Any) -> "ReconstructionBatches":
+        """Those of some models of the corpus; what follows the programs is as above."""
         captions, programs = [corpus.caption(row) for row in rows], [corpus.array(row, "program.npy") for row in rows]
         return cls(captions, programs, *described)
 
@@ -104,26 +111,34 @@ class ReconstructionBatches:
 
     def batch(self, rows: np.ndarray, combination: str, step: int) -> ReconstructionBatch:
         """These models in one rectangle, padded on the right."""
-        shown = combination.split("+")
-        clouds: list[np.ndarray] = []
-        sequences, starts = [], []
-        for row in rows.tolist():
-            program = self.programs[row]
-            if "point_cloud" in shown:
-                cloud = self.cloud(program, np.random.default_rng([self.seed, 5, step, row]))
-                if cloud is None:
-                    continue
-                clouds.append(cloud)
-            prompt = self.prompts[row] if "text" in shown else self.instruction
-            sequences.append(np.concatenate([prompt, self.cad_ids[program]]))
-            starts.append(len(prompt))
-        shape = (len(sequences), max(map(len, sequences)))
+        shown, models, points = combination.split("+"), rows.tolist(), None
+        if "point_cloud" in shown:
+            drawn = {row: self.cloud(self.programs[row], self._rng(5, step, row)) for row in models}
+            clouds = {row: cloud for row, cloud in drawn.items() if cloud is not None}
+            models, points = list(clouds), torch.from_numpy(np.stack(list(clouds.values())))
+        images, views = self._pictures(models, step) if "image" in shown else (None, None)
+        prompts = [self.prompts[row] if "text" in shown else self.instruction for row in models]
+        programs = [self.cad_ids[self.programs[row]] for row in models]
+        shape = (len(models), max(len(a) + len(b) for a, b in zip(prompts, programs, strict=True)))
         ids, labels = np.zeros(shape, np.int64), np.full(shape, IGNORED)
-        for number, (start, sequence) in enumerate(zip(starts, sequences, strict=True)):
-            ids[number, : len(sequence)] = sequence
-            labels[number, start : len(sequence)] = sequence[start:]
-        points = torch.from_numpy(np.stack(clouds)) if clouds else None
-        return ReconstructionBatch(torch.from_numpy(ids), torch.from_numpy(labels), points)
+        for number, (prompt, program) in enumerate(zip(prompts, programs, strict=True)):
+            end = len(prompt) + len(program)
+            ids[number, :end] = np.concatenate([prompt, program])
+            labels[number, len(prompt) : end] = program
+        return ReconstructionBatch(torch.from_numpy(ids), torch.from_numpy(labels), points, images, views)
+
+    def _pictures(self, models: list[int], step: int) -> tuple[Tensor, Tensor]:
+        """Tokens and numbers of some views of each model; how many is drawn for the step."""
+        assert self.pictures is not None
+        assert isinstance(self.recipe, LanguagePretraining)
+        rng = self._rng(6, step)
+        number = int(rng.integers(self.recipe.num_views)) + 1
+        views = np.stack([np.sort(rng.permutation(self.pictures.shape[1])[:number]) for _ in models])
+        tokens = self.pictures[np.array(models)[:, None], views].astype(np.float32)
+        return torch.from_numpy(tokens), torch.from_numpy(views)
+
+    def _rng(self, *purpose: int) -> np.random.Generator:
+        return np.random.default_rng([self.seed, *purpose])
 
     def cloud(self, program: np.ndarray, rng: np.random.Generator) -> np.ndarray | None:
         """(N, 6) a scan of a program's solid; None where the solid is empty."""
@@ -136,19 +151,24 @@ class ReconstructionBatches:
 
 
 class ReconstructionTraining(nn.Module):
-    """An encoder, the projector that the curriculum can begin with, and a language model."""
+    """A point cloud encoder, a language model, and the projectors that the curriculum can begin with.
 
-    def __init__(self, encoder: MichelangeloEncoder, projector: Projector, llm: Any) -> None:
+    Args:
+        projectors: of each modality that is shown.
+    """
+
+    def __init__(self, encoder: MichelangeloEncoder, projectors: dict[str, ModalityProjector], llm: Any) -> None:
         super().__init__()
-        shape = (1 + encoder.config.num_latents, encoder.config.width)
-        self.encoder, self.llm = encoder, llm
-        self.projector = ModalityProjector(projector, shape, llm.config.hidden_size, llm.config.initializer_range)
+        self.encoder, self.projectors, self.llm = encoder, nn.ModuleDict(projectors), llm
 
     def loss(self, batch: ReconstructionBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """The mean cross-entropy over the tokens of programs, and the share of them that is right."""
-        embedded_BLE = self.llm.get_input_embeddings()(batch.ids)
+        seen = {}  # in the order in which the model is shown them
+        if batch.images is not None:
+            seen["image"] = self.projectors["image"](batch.images, batch.views)
         if batch.points is not None:
-            embedded_BLE = torch.cat([self.projector(self.encoder(batch.points), None), embedded_BLE], dim=1)
+            seen["point_cloud"] = self.projectors["point_cloud"](self.encoder(batch.points), None)
+        embedded_BLE = torch.cat([*seen.values(), self.llm.get_input_embeddings()(batch.ids)], dim=1)
         hidden_BLE = self.llm.model(inputs_embeds=embedded_BLE, use_cache=False).last_hidden_state
         labels = batch.labels[:, 1:]
         counted = labels != IGNORED
@@ -156,8 +176,12 @@ class ReconstructionTraining(nn.Module):
         loss = F.cross_entropy(logits.float(), labels[counted])
         with torch.no_grad():
             right = (logits.argmax(dim=-1) == labels[counted]).float().mean()
-        name = "text" if batch.points is None else "points"
-        return loss, {"accuracy": right, name: loss.detach()}
+        return loss, {"accuracy": right, "+".join(seen) or "text": loss.detach()}
+
+
+def new_projector(params: Projector, shape: tuple[int, ...], llm: Any) -> ModalityProjector:
+    """One with random weights, from features of this shape into a language model."""
+    return ModalityProjector(params, shape, llm.config.hidden_size, llm.config.initializer_range)
 
 
 def make_reconstruction(
@@ -172,7 +196,8 @@ def make_reconstruction(
     """A tokenizer for captions and CAD tokens, and the encoder with a language model of random weights."""
     tokenizer, llm = make_language_model(architecture, captions, grammar, vocabulary_size, seed)
     torch.manual_seed(seed)
-    return tokenizer, ReconstructionTraining(encoder, projector, llm)
+    shape = (1 + encoder.config.num_latents, encoder.config.width)
+    return tokenizer, ReconstructionTraining(encoder, {"point_cloud": new_projector(projector, shape, llm)}, llm)
 
 
 @torch.inference_mode()

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from pipeline.runtime.atomic import atomic_folder, write_text
@@ -20,7 +21,8 @@ TEXTS = {
         (
             "Surface points with normals to a global token and latents (Zhao et al. 2023, arXiv 2306.17115). "
             "Trained to tell from the latents whether points in space are inside the solid, and to align the global "
-            "token with a picture and a caption."
+            "token with a picture and a caption; then, together with the language model, to show it what program a "
+            "scan is of: noisy, uneven, with holes, of few points."
         ),
     ),
     "image_encoder": (
@@ -33,9 +35,9 @@ TEXTS = {
     "language_model": (
         "A small causal language model of captions and CAD programs",
         (
-            "Writes programs in this project's CAD tokens from captions of synthetic parts; it knows no other text. "
-            "In part of its training the tokens of the two encoders came before the caption, through linear maps that "
-            "are not kept. What the curriculum then trains is LoRA on top of it, and projectors from nothing."
+            "Writes programs in this project's CAD tokens from scans, from pictures and from captions of synthetic "
+            "parts, in any combination; it knows no other text. The projectors of both encoders' tokens are beside it: "
+            "with these encoders, the curriculum begins with them, and trains them and LoRA."
         ),
     ),
 }
@@ -48,18 +50,25 @@ def ship(source: Path, target: Path, card: str) -> int:
         Bytes written.
     """
     with atomic_folder(target) as folder:
-        for path in sorted(source.iterdir()):
+        for path in sorted(path for path in source.rglob("*") if path.is_file()):
+            copied = folder / path.relative_to(source)
+            copied.parent.mkdir(exist_ok=True)
             if path.suffix == ".safetensors":
-                halves = {key: value.half().contiguous() for key, value in load_file(path).items()}
-                save_file(halves, folder / path.name, metadata={"format": "pt"})
+                _halve(path, copied)
             elif path.name not in NOT_SHIPPED:
-                shutil.copyfile(path, folder / path.name)
+                shutil.copyfile(path, copied)
         config = folder / "config.json"
         document = json.loads(config.read_text(encoding="utf-8"))
         if "dtype" in document:
             write_text(config, json.dumps(document | {"dtype": "float16"}, indent=2, sort_keys=True) + "\n")
         write_text(folder / CARD, card)
-    return sum(path.stat().st_size for path in target.iterdir())
+    return sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
+
+
+def _halve(path: Path, copied: Path) -> None:
+    with safe_open(path, "pt") as file:
+        metadata = {"format": "pt", **(file.metadata() or {})}
+    save_file({key: value.half().contiguous() for key, value in load_file(path).items()}, copied, metadata=metadata)
 
 
 def card(name: str, p: Params, recipe: Pretraining, scores: dict[str, Any]) -> str:
@@ -73,7 +82,7 @@ def card(name: str, p: Params, recipe: Pretraining, scores: dict[str, Any]) -> s
     rows = [
         ("data", f"{synthetic.num_models:,} synthetic parts, seed {p.seed}, {kinds}"),
         ("never seen", ", ".join(synthetic.unseen_families) or "nothing"),
-        ("recipe", ", ".join(f"{key} {value:g}" for key, value in settings.model_dump().items())),
+        ("recipe", _score(settings.model_dump())),
         *((key.replace("_", " "), _score(value)) for key, value in scores.items()),
     ]
     table = "\n".join(f"| {key} | {value} |" for key, value in rows)
@@ -84,5 +93,5 @@ def card(name: str, p: Params, recipe: Pretraining, scores: dict[str, Any]) -> s
 
 def _score(value: Any) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{key} {number:g}" for key, number in value.items())
-    return str(value)
+        return ", ".join(f"{key} {_score(number)}" for key, number in value.items())
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field
 
 from pipeline.settings.section import Fraction, Positive, Section
 
@@ -37,36 +37,42 @@ class ImagePretraining(Recipe):
     contrastive_weight: Annotated[float, Field(ge=0)]
 
 
-class LanguagePretraining(Recipe):
-    """The language model: programs from captions, and from what the finished encoders see."""
+def _whole(given: dict[str, float]) -> dict[str, float]:
+    if abs(sum(given.values()) - 1) > 1e-6:
+        raise ValueError(f"they add up to {sum(given.values()):g}, not 1")
+    return given
 
-    vocabulary_size: Positive = Field(description="of the captions' tokens; CAD tokens come on top")
-    num_views: Positive = Field(description="of a model")
-    point_cloud: Fraction = Field(description="share of the batches that also show the clouds")
-    image: Fraction = Field(description="share of the batches that also show pictures")
+
+Seen = Literal["text", "point_cloud", "text+point_cloud"]
+Pictured = Literal["image", "text+image", "point_cloud+image", "text+point_cloud+image"]
 
 
 class ReconstructionPretraining(Recipe):
     """The point cloud encoder and the language model together: programs from clouds and from captions."""
 
     num_points: Positive = Field(description="of a cloud, drawn anew each time")
-    modality_sample_probs: dict[Literal["text", "point_cloud", "text+point_cloud"], Fraction] = Field(
+    modality_sample_probs: Annotated[dict[Seen, Fraction], AfterValidator(_whole)] = Field(
         description="how often a batch shows what"
     )
 
-    @field_validator("modality_sample_probs")
-    @classmethod
-    def _is_whole(cls, given: dict[str, float]) -> dict[str, float]:
-        if abs(sum(given.values()) - 1) > 1e-6:
-            raise ValueError(f"they add up to {sum(given.values()):g}, not 1")
-        return given
+
+class LanguagePretraining(Recipe):
+    """The language model goes on: programs from captions, and from what the finished encoders see."""
+
+    num_points: Positive = Field(description="of a cloud, drawn anew each time")
+    num_views: Positive = Field(description="of a model, at most: one up to so many, drawn for each step")
+    modality_sample_probs: Annotated[dict[Seen | Pictured, Fraction], AfterValidator(_whole)] = Field(
+        description="how often a batch shows what"
+    )
 
 
 class Pretraining(Section):
     """What `cadmllm pretrain` makes: the weights that the package ships."""
 
     embedding_width: Positive = Field(description="of the space in which clouds, pictures and captions are compared")
-    reconstruction: ReconstructionPretraining
+    vocabulary_size: Positive = Field(description="of the captions' tokens; CAD tokens come on top")
     shape_encoder: ShapePretraining
+    reconstruction: ReconstructionPretraining
     image_encoder: ImagePretraining
     language_model: LanguagePretraining
+    text_model: Recipe = Field(description="language models that learn from captions alone, for a study")

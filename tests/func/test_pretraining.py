@@ -10,6 +10,7 @@ from ruamel.yaml import YAML
 from pipeline.cad.language.grammar import Grammar
 from pipeline.model.cad_mllm import CadMllmModel
 from pipeline.model.projector import start_from_pretrained
+from pipeline.settings.curriculum import COMBINATIONS
 from pipeline.settings.params import load
 from pipeline.shards.reader import ShardReader
 from pipeline.shards.seen import read_seen
@@ -43,32 +44,43 @@ def project(tmp_path_factory):
         p["models"]["point_cloud_encoder"]["architecture"] |= {"width": 16, "num_heads": 2, "num_latents": 3}
         p["models"]["llm"]["architecture"] |= {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
         recipes = p["pretraining"]
-        recipes["embedding_width"] = 8
+        recipes["embedding_width"], recipes["vocabulary_size"] = 8, 320
         recipes["reconstruction"] |= {**SMALL, "num_points": 64}
         recipes["shape_encoder"] |= {**SMALL, "num_points": 64, "num_queries": 32, "latent_width": 4}
         recipes["image_encoder"] |= {**SMALL, "num_views": 1, "pool": 2}
-        recipes["language_model"] |= {**SMALL, "vocabulary_size": 320, "num_views": 1}
+        recipes["language_model"] |= {**SMALL, "num_points": 64, "num_views": 1}
+        recipes["text_model"] |= SMALL
 
     rewrite(made, change)
     for command in (["models"], ["corpus"], ["geometry"]):
         made.run("cadmllm", *command)
-    for name in ("shape-encoder", "image-encoder", "language-model"):
+    for name in ("shape-encoder", "reconstruction", "image-encoder", "language-model"):
         made.run("cadmllm", "pretrain", name)
     return made
 
 
-def test_encoder_language_model_and_projector_are_trained_together(project):
-    output = project.run("cadmllm", "pretrain", "reconstruction")
-    assert "validation loss {'text': " in output
-    folder = project.folder / "pretrained/reconstruction"
-    for part in ("shape_encoder", "language_model"):
-        assert read_seen(folder / part) == programs(project, "train")
-    assert take_projectors(folder / "language_model", folder, {"point_cloud": folder / "shape_encoder"})
-    model = CadMllmModel(
-        folder / "language_model", load(project.folder / "params.yaml").model, Grammar(8), 0, torch.float32
-    )
-    model.add_projector("point_cloud", (4, 16), {})
-    assert start_from_pretrained(model.projectors["point_cloud"], folder, "point_cloud")
+def test_a_language_model_has_projectors_for_the_encoders_that_it_learnt_with(project):
+    pretrained = project.folder / "pretrained"
+    shapes = pretrained / "encoders/shape_encoder"
+    assert weights(shapes) == weights(pretrained / "reconstruction/shape_encoder")  # finished where pictures begin
+    for folder, encoders in (
+        (pretrained / "reconstruction/language_model", {"point_cloud": shapes}),
+        (pretrained / "language_model", {"point_cloud": shapes, "image": pretrained / "encoders/image_encoder"}),
+    ):
+        assert read_seen(folder) == programs(project, "train")
+        taken = project.folder / "taken"
+        taken.mkdir(exist_ok=True)
+        assert take_projectors(folder, taken, encoders) == list(encoders)
+        model = CadMllmModel(folder, load(project.folder / "params.yaml").model, Grammar(8), 0, torch.float32)
+        model.add_projector("point_cloud", (4, 16), {})
+        model.add_projector("image", (2, 4, 16), {})
+        assert all(start_from_pretrained(model.projectors[name], taken, name) for name in encoders)
+    losses = json.loads((pretrained / "language_model/scores.json").read_text())["validation_loss"]
+    assert set(losses) == set(COMBINATIONS)
+
+
+def weights(folder):
+    return (folder / "model.safetensors").read_bytes()
 
 
 @pytest.mark.parametrize("lessons", ["text", "captions"])

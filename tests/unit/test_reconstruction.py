@@ -13,7 +13,7 @@ from pipeline.pretraining.language import IGNORED
 from pipeline.pretraining.loop import Pretrainer
 from pipeline.pretraining.reconstruction import ReconstructionBatches, make_reconstruction, mean_losses
 from pipeline.pretraining.scans import CLEAN, scanned
-from pipeline.settings.recipes import ReconstructionPretraining
+from pipeline.settings.recipes import LanguagePretraining, ReconstructionPretraining
 from pipeline.settings.training import Projector
 
 CODEC = Codec(8)
@@ -77,6 +77,25 @@ def test_a_batch_shows_what_its_combination_says(made):
             np.testing.assert_array_equal(batch.ids[number, : len(prompt)], prompt)
             assert counted.sum() == len(program)
             assert counted.int().argmax() == len(prompt)
+
+
+def test_pictures_are_of_the_models_and_views_that_are_named(made):
+    _, batches = made
+    shares = {"image": 0.5, "text+point_cloud+image": 0.5}
+    pictured = LanguagePretraining(**{**batches.recipe.model_dump(), "modality_sample_probs": shares}, num_views=2)
+    batches.recipe, batches.pictures = pictured, np.arange(5 * 4 * 3 * 2, dtype=np.float16).reshape(5, 4, 3, 2)
+    rows = np.array([4, 0, 2])
+    alone, all_three = (batches.batch(rows, combination, 7) for combination in shares)
+    assert alone.points is None
+    assert all_three.points.shape == (3, 48, 6)
+    for batch in (alone, all_three):
+        assert batch.images.shape[2:] == (3, 2)
+        for number, row in enumerate(rows.tolist()):
+            views = batch.views[number].tolist()
+            assert len(views) in {1, 2}
+            np.testing.assert_array_equal(batch.images[number], batches.pictures[row, views])
+    drawn = {tuple(row) for step in range(40) for row in batches.batch(rows, "image", step).views.tolist()}
+    assert len(drawn) == 4 + 6  # each of the four views, each pair of them
 
 
 def test_steps_show_combinations_as_often_as_is_asked(made):

@@ -1,0 +1,69 @@
+"""``cadmllm pretrain ship``."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pipeline.curriculum.log import read_log
+from pipeline.runtime.commands import command
+from pipeline.runtime.errors import UserError
+from stages.tools.pretrain.common import (
+    ALIGNED,
+    ENCODERS,
+    IMAGE_ENCODER,
+    LANGUAGE,
+    LANGUAGE_MODEL,
+    RECONSTRUCTION,
+    SCORES,
+    SHAPE_ENCODER,
+    SHIPPED,
+    settings,
+    speed_log,
+)
+
+# Where each is, and the folders with its scores.
+PLACES = {
+    SHAPE_ENCODER: (ENCODERS / SHAPE_ENCODER, (ALIGNED, RECONSTRUCTION, ENCODERS)),
+    IMAGE_ENCODER: (ENCODERS / IMAGE_ENCODER, (ENCODERS,)),
+    LANGUAGE_MODEL: (LANGUAGE, (LANGUAGE,)),
+}
+# What each was trained by, whose time its card tells.
+STEPS = {
+    SHAPE_ENCODER: (SHAPE_ENCODER, "reconstruction"),
+    IMAGE_ENCODER: (SHAPE_ENCODER, IMAGE_ENCODER),
+    LANGUAGE_MODEL: ("reconstruction", LANGUAGE_MODEL),
+}
+
+
+@command
+def ship_all(
+    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help=f"{', '.join(PLACES)}: all.")] = None,
+    to: Annotated[Path, typer.Option(help="Folder for the models.")] = SHIPPED,
+) -> None:
+    """Copy what was pretrained into the package: half precision, a card with each."""
+    p, recipe = settings()
+    if unknown := set(names or ()) - PLACES.keys():
+        raise UserError(f"nothing is called {', '.join(sorted(unknown))}; there are {', '.join(PLACES)}")
+    from pipeline.pretraining.shipping import card, ship
+
+    for name in names or PLACES:
+        source, scored = PLACES[name]
+        scores = {key: value for folder in scored for key, value in _scores(folder).items()}
+        minutes = {f"minutes of {step}".replace("_", " "): round(_minutes(step)) for step in STEPS[name]}
+        size = ship(source, to / name, card(name, p, recipe, scores | minutes))
+        typer.echo(f"{to / name}: {size / 1e6:.1f} MB")
+
+
+def _minutes(step: str) -> float:
+    seconds: float = sum(line["seconds"] for line in read_log(speed_log(step)))
+    return seconds / 60
+
+
+def _scores(folder: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads((folder / SCORES).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{folder / SCORES} is missing; pretraining is not finished ({error})") from error
+    return found
