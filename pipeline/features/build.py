@@ -166,6 +166,17 @@ def make_shard(featurizer: Featurizer, reader: ShardReader, path: Path, dtype: s
     return FinishedShard(write_shard(path, samples()), tuple(sorted(rejects)))
 
 
+def feature_details(encoder: dict[str, Any], settings: Settings, geometry: dict[str, Any]) -> dict[str, Any]:
+    """What a user's own input is encoded alike by.
+
+    Args:
+        encoder: of the resolved models.
+        geometry: how clouds and views were made.
+    """
+    source = {name: encoder[name] for name in ("source", "sha256")}
+    return {"encoder": source, "settings": settings.model_dump(mode="json"), "geometry": geometry}
+
+
 def build_features(
     modality: str,
     geometry: Path,
@@ -192,9 +203,7 @@ def build_features(
         finished = shard_by_shard(
             scratch, sources, lambda path: make_shard(featurizer, reader, path, settings.dtype), progress
         )
-    details = {"encoder": {"source": entry["source"], "sha256": entry["sha256"]}}
-    details |= {"settings": settings.model_dump(mode="json"), "geometry": geometry_settings}
-    details |= {"libraries": libraries(__name__)}
+    details = feature_details(entry, settings, geometry_settings) | {"libraries": libraries(__name__)}
     fields = embeddings.fields(member_of(modality), featurizer.shape, settings.dtype)
     publish_shards(scratch, out, finished, f"features/{modality}", fields, details)
     rejects = [reject for each in finished for reject in each.rejects]

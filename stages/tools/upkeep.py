@@ -11,7 +11,7 @@ from pipeline.runtime.errors import UserError
 from pipeline.settings.places import CORPUS, FEATURES, GEOMETRY
 
 preset = typer.Typer(no_args_is_help=True, help="Choose between ready-made params.yaml files.")
-checkpoint = typer.Typer(no_args_is_help=True, help="Look into checkpoints.")
+checkpoint = typer.Typer(no_args_is_help=True, help="Look into checkpoints; begin one.")
 DEFAULT = "A quarter of an hour on two CPU cores, nothing to download: the default."
 
 
@@ -85,6 +85,20 @@ def verify(
         raise typer.Exit(1)
 
 
+@checkpoint.command("from-models")
+@command
+def checkpoint_from_models(
+    out: Annotated[Path, typer.Argument(help="Folder for it, for example checkpoints/begin.")],
+) -> None:
+    """Write the networks in models/ as a checkpoint: they generate as they were pretrained, nothing is trained."""
+    from pipeline.generation.untrained import write_untrained
+    from pipeline.settings import params
+    from pipeline.settings.places import MODELS
+
+    known = write_untrained(params.load(), MODELS, out)
+    typer.echo(f"{out}: takes {', '.join(known)}")
+
+
 @checkpoint.command("show")
 @command
 def show_checkpoint(folder: Annotated[Path, typer.Argument(help="For example checkpoints/stage3_all.")]) -> None:
@@ -98,7 +112,7 @@ def show_checkpoint(folder: Annotated[Path, typer.Argument(help="For example che
     losses = ", ".join(f"{name} {loss:.3f}" for name, loss in lineage["validation"].items())
     retention = text_retention(lineage)
     kept = "" if retention is None else f" (text-only {retention:.2f} times that of the first stage)"
-    typer.echo(f"validation    {losses}{kept}")
+    typer.echo(f"validation    {losses or 'none'}{kept}")
     typer.echo(f"trained for   {', '.join(config.combinations)}")
     typer.echo(f"weights       {config.weights}")
     typer.echo(f"vocabulary    {config.bits} bits")
