@@ -58,7 +58,7 @@ def make_model(preset: str, folder: Path) -> CadMllmModel:
 
 def prompts(model: CadMllmModel, count: int, captions: Sequence[str] = CAPTIONS) -> list[Inputs]:
     """Captions over and over."""
-    tokenised = tokenise_prompts(model.tokenizer, captions, 64)
+    tokenised = tokenise_prompts(model.tokenizer, list(captions), 64)
     return [Inputs(tokenised[number % len(captions)], []) for number in range(count)]
 
 
@@ -79,7 +79,7 @@ def tokens_per_second(
     base.generation_config = GenerationConfig()
     started = time.perf_counter()
     with model.merged() if merged else contextlib.nullcontext():
-        rows = base.generate(
+        rows: torch.Tensor = base.generate(
             inputs_embeds=model.embed(batch),
             attention_mask=batch.gather_BL.ne(0).long(),
             generation_config=GenerationConfig(

@@ -31,7 +31,9 @@ from pipeline.cad.solids.sandbox import Failure, Sandbox, cores
 from pipeline.runtime.errors import RejectError
 
 LIMITS = {"timeout", "crash", "out_of_memory"}  # what the sandbox says of a worker that it ended
-ODD_VALUES = (1e300, -1e9, 1e7, 0, -1, None, "x", [], {}, True, float("nan"), float("inf"), 1e-300, "\ud800")
+ODD_VALUES: tuple[Any, ...] = (
+    1e300, -1e9, 1e7, 0, -1, None, "x", [], {}, True, float("nan"), float("inf"), 1e-300, "\ud800",
+)  # fmt: skip
 
 
 def places(document: Any) -> Iterator[tuple[Any, Any]]:
@@ -97,7 +99,8 @@ class Walk:
 def walk(task: Walk) -> str:
     """Write a random grammatical sequence, decode it, and build it."""
     rng, grammar = random.Random(task.seed), Grammar(task.bits)
-    state, tokens = State(), []
+    state = State()
+    tokens: list[int] = []
     while state.slot != "done":
         allowed = np.flatnonzero(grammar.allowed(state, task.budget - len(tokens))).tolist()
         commands = [token for token in allowed if token < NUM_COMMANDS]

@@ -44,7 +44,7 @@ from _scale_corpus import corpus_figures
 
 from pipeline.cad.language.codec import Codec
 from pipeline.cad.omnicad import documents
-from pipeline.cad.omnicad.dataset import Entry
+from pipeline.cad.omnicad.listing import Entry
 from pipeline.cad.parts import synthesis
 from pipeline.corpus.build import members_of
 from pipeline.corpus.prepare import PrepareTask, model_id, prepare
@@ -131,7 +131,7 @@ def begin(text_embeddings: str) -> "tuple[Trainer, float]":
     import psutil
     from training import make_trainer, set_up
 
-    p, model, data, validation = set_up(STAGE, ("train", "validation"))
+    p, model, (data, validation) = set_up(STAGE, ("train", "validation"))
     stage = p.curriculum[STAGE].model_copy(update={"text_embeddings": text_embeddings})
     p = p.model_copy(update={"curriculum": {**p.curriculum, STAGE: stage}})
     trainer = make_trainer(p, STAGE, model, data, validation)

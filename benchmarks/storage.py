@@ -64,7 +64,7 @@ def main() -> None:
         patches = torch.cat([encoder(encoder.preprocess(views[i : i + VIEWS])) for i in range(0, len(views), VIEWS)])
         for pool in POOLS:
             encoder.pool = pool
-            tokens = encoder.pooled(patches).unflatten(0, (-1, VIEWS)).numpy()
+            tokens = encoder.pooled(patches).unflatten(0, (-1, VIEWS)).numpy()  # type: ignore[no-untyped-call]
             for dtype in embeddings.DTYPES:
                 samples = (
                     (f"0000{i:08d}", embeddings.members("image.npy", each, dtype)) for i, each in enumerate(tokens)

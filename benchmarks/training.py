@@ -60,7 +60,8 @@ CPU = torch.device("cpu")
 def prepare(folder: Path, arguments: argparse.Namespace) -> None:
     """A project in ``folder`` with the features of the models; nothing is done twice."""
     os.environ["PYTHONPATH"] = str(ROOT)
-    (folder / "presets").is_dir() or (folder / "presets").symlink_to(ROOT / "presets")
+    if not (folder / "presets").is_dir():
+        (folder / "presets").symlink_to(ROOT / "presets")
     os.chdir(folder)
     document = presets.compose(arguments.preset)
     path = read_dataset(arguments, folder)[0].resolve()
@@ -76,13 +77,14 @@ def prepare(folder: Path, arguments: argparse.Namespace) -> None:
 
 def set_up(
     stage: str, splits: Sequence[str] = ("train",)
-) -> tuple[params.Params, CadMllmModel, *tuple[TrainingData, ...]]:
+) -> tuple[params.Params, CadMllmModel, tuple[TrainingData, ...]]:
     """The model of a stage, fresh, and splits of the corpus."""
     p = params.load()
     place = Place(stage, 1, p.curriculum[stage], {})
     model = make_model(p, place, CPU)
     common = model.tokenizer, p.model.max_caption_tokens, model.notation
-    return p, model, *(TrainingData(Path("data/corpus"), place.features, split, *common) for split in splits)
+    data = (TrainingData(Path("data/corpus"), place.features, split, *common) for split in splits)
+    return p, model, tuple(data)
 
 
 def make_trainer(
@@ -129,7 +131,7 @@ def run_ours(p: params.Params, model: CadMllmModel, data: TrainingData) -> tuple
 def plain_loss(model: CadMllmModel, inputs: Sequence[Inputs]) -> Tensor:
     """Sum of the loss as transformers has it: a mask, every position, every token."""
     row = collate(inputs, model.num_tokens())
-    batch = replace(row, gather_BL=pad_sequence(row.gather_BL[0].split(row.lengths), batch_first=True))
+    batch = replace(row, gather_BL=pad_sequence(list(row.gather_BL[0].split_with_sizes(row.lengths)), batch_first=True))
     base = model.causal_lm
     hidden = base.model(
         inputs_embeds=model.embed(batch), attention_mask=batch.gather_BL.ne(0).long(), use_cache=False
@@ -138,7 +140,7 @@ def plain_loss(model: CadMllmModel, inputs: Sequence[Inputs]) -> Tensor:
     logits = hidden @ head.T
     labels = torch.full(row.gather_BL.shape, -100)
     labels[0, row.loss_positions] = row.targets
-    labels = pad_sequence(labels[0].split(row.lengths), batch_first=True, padding_value=-100)
+    labels = pad_sequence(list(labels[0].split_with_sizes(row.lengths)), batch_first=True, padding_value=-100)
     known = logits[..., len(model.text_embedding.table.weight) :]
     return F.cross_entropy(known.flatten(0, 1), labels.flatten(), reduction="sum", ignore_index=-100)
 
@@ -151,7 +153,7 @@ def run_plain(model: CadMllmModel, data: TrainingData, examples: Sequence[Exampl
     for first in range(0, len(examples), batch_size):
         chosen = examples[first : first + batch_size]
         loss = plain_loss(model, data.load(chosen)) / sum(e.num_targets for e in chosen)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         optimizer.zero_grad()
@@ -212,7 +214,7 @@ class DocumentWay:
         ).last_hidden_state
         logits = hidden[0, -max_length:] @ table.T
         loss = F.cross_entropy(logits[:-1], torch.tensor(ids[1:]))
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.trained, 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -228,7 +230,7 @@ def as_peft_has_it(model: CadMllmModel) -> None:
 
 def peak_memory(stage: str, encoders: bool) -> float:
     """GiB of a few steps of a stage in this process."""
-    p, model, data = set_up(stage)
+    p, model, (data,) = set_up(stage)
     loaded = document_encoders(p.preset == "smoke") if encoders else ()
     trainer = make_trainer(p, stage, model, data)
 
@@ -303,7 +305,7 @@ def main(arguments: argparse.Namespace) -> dict[str, Any]:
     """All figures."""
     rounds, (short, long) = arguments.rounds, arguments.lengths
     torch.manual_seed(0)
-    p, ours, data = set_up("stage3_all")
+    p, ours, (data,) = set_up("stage3_all")
     plain = set_up("stage3_all")[1]
     as_peft_has_it(plain)
     plain.set_trainable_params(True, ("point_cloud", "image"), "new")
