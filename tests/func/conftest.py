@@ -38,13 +38,16 @@ class Project:
     def start(self, *args: str, **env: str) -> subprocess.Popen[str] | Forked:
         env = {**self.env, **env}
         if args[0] == "cadmllm":
-            return Forked(args[1:], self.folder, env)
+            return Forked(args, self.folder, env)
         return subprocess.Popen(
             args, cwd=self.folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
 
     def run(self, *args: str, code: int = 0) -> str:
-        process = self.start(*args, **(for_dvc(self.env["PATH"]) if args[0] == "dvc" else {}))
+        if args[0] == "dvc":  # not to be killed: see forked.py
+            process = Forked(args, self.folder, {**self.env, **for_dvc(self.env["PATH"])})
+        else:
+            process = self.start(*args)
         output = process.communicate(timeout=600)[0]
         assert process.returncode == code, f"{' '.join(args)} exited with {process.returncode}:\n{output}"
         return output
@@ -105,7 +108,7 @@ def done(tmp_path_factory, worker_id) -> Project:
             shutil.rmtree(folder)  # what a process that failed has left
             project = make_project(folder)
             project.change("wandb_mode: disabled", "wandb_mode: offline")
-            project.run(str(BIN / "dvc"), "repro")
+            project.run("dvc", "repro")
     return Project(folder)
 
 

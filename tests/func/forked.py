@@ -1,4 +1,4 @@
-"""``cadmllm`` as a process of its own, forked from one that has imported what takes seconds.
+"""``cadmllm`` or DVC as a process of its own, forked from one that has imported what takes seconds.
 
 It is watched, signalled and killed as any other. What torchrun or a script starts, or a DVC that is to be killed, is
 started as users start it.
@@ -26,6 +26,17 @@ from pipeline.runtime.interrupt import die_with_parent
 
 ROOT = Path(__file__).resolve().parents[2]
 IMPORTED = (
+    "dulwich.ignore",
+    "dvc.cli.parser",
+    "dvc.repo.open_repo",
+    "dvc.repo.plots",
+    "dvc.repo.reproduce",
+    "dvc.repo.stage",
+    "dvc.stage.run",
+    "dvc_data.hashfile.db.local",
+    "matplotlib.pyplot",
+    "opentelemetry.exporter.otlp.proto.http._log_exporter",  # wandb.init imports these two, in more than a second
+    "wandb.sdk.launch",
     "pipeline.evaluation.robustness",
     "pipeline.evaluation.transfer",
     "pipeline.features.build",
@@ -36,12 +47,12 @@ IMPORTED = (
     "pipeline.weights.resolve",
     "transformers.models.dinov2.modeling_dinov2",
     "transformers.models.llama.modeling_llama",
-    "wandb",
+    "webdataset",
 )
 
 
 class Forked:
-    """One command: as much of ``Popen`` as tests use."""
+    """One command, ``cadmllm`` or ``dvc``: as much of ``Popen`` as tests use."""
 
     def __init__(self, args: tuple[str, ...], folder: Path, env: dict[str, str]) -> None:
         self.returncode: int | None = None
@@ -123,7 +134,7 @@ def _become(args: list[str], folder: str, env: dict[str, str], asked: socket.soc
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(env)
-    sys.argv = ["cadmllm", *args]
+    sys.argv = args
 
 
 if __name__ == "__main__":
@@ -133,6 +144,10 @@ if __name__ == "__main__":
     gc.freeze()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # those that wait need not be waited for
     _serve(socket.socket(fileno=int(sys.argv[1])))
+    if sys.argv[0] == "dvc":
+        from dvc.cli import main
+
+        sys.exit(main())
     from stages.cli import app
 
     app(prog_name="cadmllm")
