@@ -1,16 +1,22 @@
-"""What benchmarks share: their smallest form, and the real models that most of them read."""
+"""What benchmarks share: their smallest form, processes of their own, and the real models that most of them read."""
 
 import argparse
+import multiprocessing
+import os
 import sys
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pipeline.cad.omnicad.dataset import open_dataset
 from pipeline.cad.omnicad.listing import Entry
 from pipeline.corpus.synthetic import make_synthetic_zip
 from pipeline.runtime.errors import UserError
 from pipeline.settings import params
+
+T = TypeVar("T")
 
 ROOT = Path(__file__).resolve().parents[1]
 # The user's Omni-CAD, else the part of it that our own figures are of.
@@ -24,6 +30,17 @@ def parse(parser: argparse.ArgumentParser, **smallest: Any) -> argparse.Namespac
     if parser.parse_known_args()[0].smoke:
         parser.set_defaults(**smallest)
     return parser.parse_args()
+
+
+def in_child(folder: Path, function: Callable[..., T], *arguments: Any) -> T:
+    """What a function gives in a folder and in a process of its own.
+
+    That is a new one, since its memory and its start are measured; in the smallest form it is a fork of this one, which
+    has imported what takes seconds.
+    """
+    context = multiprocessing.get_context("fork" if "--smoke" in sys.argv else "spawn")
+    with ProcessPoolExecutor(1, context, os.chdir, (folder,)) as pool:
+        return pool.submit(function, *arguments).result()
 
 
 def add_dataset(parser: argparse.ArgumentParser) -> None:

@@ -8,12 +8,12 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from _common import ROOT
+from _common import ROOT, in_child
 
 from pipeline.cad.omnicad import documents
 from pipeline.cad.omnicad.dataset import Dataset
@@ -149,20 +149,8 @@ def repro() -> dict[str, float]:
     return {"repro_noop_s": round(run("dvc", "repro", "corpus"), 2)}
 
 
-MEASURES: dict[str, Callable[[], dict[str, float]]] = {
-    "listing": listing,
-    "corpus": corpus,
-    "kernel": kernel,
-    "repro": repro,
-}
-
-
-def corpus_figures(sizes: list[int], in_child: Callable[[str, Path], dict[str, float]]) -> dict[str, Any]:
-    """All figures of this file, by number of models, and where it makes a difference by how the dataset lies.
-
-    Args:
-        in_child: takes one of ``MEASURES`` in a process of its own, in a folder.
-    """
+def corpus_figures(sizes: list[int]) -> dict[str, Any]:
+    """All figures of this file, by number of models, and where it makes a difference by how the dataset lies."""
     found: dict[str, Any] = {}
 
     def note(name: str, *place: Any, value: float) -> None:
@@ -177,14 +165,14 @@ def corpus_figures(sizes: list[int], in_child: Callable[[str, Path], dict[str, f
                 folder = Path(name)
                 (folder / "presets").symlink_to(ROOT / "presets")
                 make(folder / RAW, number)
-                figures = {**in_child("listing", folder), **in_child("corpus", folder)}
+                figures = {**in_child(folder, listing), **in_child(folder, corpus)}
                 memory = figures.pop("rss_mib")
                 note("rss_mib", "corpus", kind, number, value=memory)
                 for each, value in figures.items():
                     note(each, kind, number, value=value)
                 if kind == "folder":
-                    for measure in ("kernel", "repro"):  # the last one takes the dataset away
-                        for each, value in in_child(measure, folder).items():
+                    for measure in (kernel, repro):  # the last one takes the dataset away
+                        for each, value in in_child(folder, measure).items():
                             note(each, number, value=value)
         print(f"corpus, {number} models: {found}", file=sys.stderr, flush=True)
     return found

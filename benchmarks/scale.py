@@ -29,7 +29,6 @@ import itertools
 import json
 import multiprocessing
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -38,8 +37,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from _common import ROOT, parse
-from _scale_corpus import MEASURES as CORPUS_MEASURES
+from _common import ROOT, in_child, parse
 from _scale_corpus import corpus_figures
 
 from pipeline.cad.language.codec import Codec
@@ -175,29 +173,17 @@ def train() -> dict[str, float]:
     return {"train_start_s": round(start, 2), "plan_epoch_s": round(planned, 2), "rss_mib": round(memory, 1)}
 
 
-def in_child(what: str, folder: Path) -> dict[str, float]:
-    """Figures taken by a process of its own in a folder."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, str(Path(__file__).resolve()), "--measure", what]
-    answer = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=folder, env=environment)
-    found: dict[str, float] = json.loads(answer.stdout)
-    return found
-
-
 def training_figures(sizes: list[int], per_shard: int) -> dict[str, Any]:
     """Figures of training by number of models."""
     found = {}
     for number in sizes:
         with tempfile.TemporaryDirectory() as name:
             make_project(Path(name), number, per_shard)
-            found[number] = in_child("train", Path(name)) | in_child("train_all", Path(name))
+            found[number] = in_child(Path(name), train) | in_child(Path(name), train_all)
             os.chdir(ROOT)
         print(f"training, {number} models: {found[number]}", file=sys.stderr, flush=True)
     by_name = {name: {number: figures[name] for number, figures in found.items()} for name in found[sizes[0]]}
     return {**by_name, "rss_mib": {"train": by_name["rss_mib"]}}
-
-
-MEASURES = {"train": train, "train_all": train_all, **CORPUS_MEASURES}
 
 
 def main() -> None:
@@ -205,13 +191,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", type=int, nargs="+", default=[45_000, 450_000])
     parser.add_argument("--per-shard", type=int, default=1_000)
-    parser.add_argument("--measure", choices=MEASURES, help=argparse.SUPPRESS)
     arguments = parse(parser, models=[200], per_shard=50)
-    if arguments.measure:
-        print(json.dumps(MEASURES[arguments.measure]()))
-        return
     training = training_figures(arguments.models, arguments.per_shard)
-    corpus = corpus_figures(arguments.models, in_child)
+    corpus = corpus_figures(arguments.models)
     print(json.dumps({**training, **corpus, "rss_mib": {**training["rss_mib"], **corpus["rss_mib"]}}))
 
 

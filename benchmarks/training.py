@@ -16,11 +16,11 @@ features for the next time. ``gemm_fraction`` is MFU: of what the machine reache
 """
 
 import argparse
+import contextlib
 import itertools
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -31,7 +31,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from _common import ROOT, add_dataset, parse, read_dataset
+from _common import ROOT, add_dataset, in_child, parse, read_dataset
 from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
@@ -52,6 +52,7 @@ from pipeline.shards.reader import ShardReader
 from pipeline.training.loop import Job, Trainer
 from pipeline.training.parallel import Parallel
 from pipeline.training.session import make_model
+from stages.cli import app
 
 STAGES = ("stage1_text", "stage2_text_pc", "stage3_all")
 CPU = torch.device("cpu")
@@ -59,7 +60,6 @@ CPU = torch.device("cpu")
 
 def prepare(folder: Path, arguments: argparse.Namespace) -> None:
     """A project in ``folder`` with the features of the models; nothing is done twice."""
-    os.environ["PYTHONPATH"] = str(ROOT)
     if not (folder / "presets").is_dir():
         (folder / "presets").symlink_to(ROOT / "presets")
     os.chdir(folder)
@@ -72,7 +72,13 @@ def prepare(folder: Path, arguments: argparse.Namespace) -> None:
     outs = ["models", "data/corpus", "data/geometry", "data/features/image", "data/features/point_cloud"]
     for command, out in zip(commands, outs, strict=True):
         if not (folder / out).is_dir():
-            subprocess.run([sys.executable, "-m", "stages.cli", *command.split()], check=True, capture_output=True)
+            in_child(folder, run_command, command)
+
+
+def run_command(command: str) -> None:
+    """``cadmllm``; stdout is for the figures."""
+    with contextlib.redirect_stdout(sys.stderr):
+        app(command.split(), standalone_mode=False)
 
 
 def set_up(
@@ -249,11 +255,9 @@ def peak_memory(stage: str, encoders: bool) -> float:
     return memory_peak(CPU) / (1 << 30)
 
 
-def in_child(stage: str, encoders: bool) -> float:
-    """``peak_memory`` of a process of its own."""
-    command = [sys.executable, str(Path(__file__).resolve()), "--memory", stage, "--folder", str(Path.cwd())]
-    answer = subprocess.run([*command, *(["--encoders"] * encoders)], check=True, capture_output=True, text=True)
-    return round(float(answer.stdout), 2)
+def peak_memories(stages: Sequence[str], encoders: bool) -> dict[str, float]:
+    """``peak_memory`` of each stage, in processes of their own."""
+    return {name: round(in_child(Path.cwd(), peak_memory, name, encoders), 2) for name in stages}
 
 
 def against_plain(
@@ -304,6 +308,10 @@ def against_document(
 def main(arguments: argparse.Namespace) -> dict[str, Any]:
     """All figures."""
     rounds, (short, long) = arguments.rounds, arguments.lengths
+    memory = {  # first: autograd works in no fork of a process in which it has worked
+        "peak_memory_gib": peak_memories(arguments.stages, False),
+        "peak_memory_with_encoders_gib": peak_memories([name for name in arguments.stages if name != STAGES[0]], True),
+    }
     torch.manual_seed(0)
     p, ours, (data,) = set_up("stage3_all")
     plain = set_up("stage3_all")[1]
@@ -316,8 +324,7 @@ def main(arguments: argparse.Namespace) -> dict[str, Any]:
         f"over_document_{short}": against_document(p, ours, plain, data, rounds, short),
         f"over_document_{long}": against_document(p, ours, plain, data, max(1, rounds - 1), long),
         "samples": len(chosen),
-        "peak_memory_gib": {name: in_child(name, False) for name in arguments.stages},
-        "peak_memory_with_encoders_gib": {name: in_child(name, True) for name in arguments.stages if name != STAGES[0]},
+        **memory,
     }
 
 
@@ -330,15 +337,9 @@ if __name__ == "__main__":
     parser.add_argument("--lengths", type=int, nargs=2, default=(1024, 4096), help="of the document's sequences")
     parser.add_argument("--stages", choices=STAGES, nargs="+", default=STAGES, help="whose memory is measured")
     parser.add_argument("--folder", type=Path, help="where the prepared features are kept; default: nowhere")
-    parser.add_argument("--memory", choices=STAGES, help=argparse.SUPPRESS)
-    parser.add_argument("--encoders", action="store_true", help=argparse.SUPPRESS)
     given = parse(parser, preset="smoke", models=12, samples=4, rounds=1, lengths=(64, 128), stages=STAGES[-1:])
     with tempfile.TemporaryDirectory() as temporary:
         folder = (given.folder or Path(temporary)).resolve()
         folder.mkdir(parents=True, exist_ok=True)
-        if given.memory:
-            os.chdir(folder)
-            print(peak_memory(given.memory, given.encoders))
-        else:
-            prepare(folder, given)
-            print(json.dumps(main(given)))
+        prepare(folder, given)
+        print(json.dumps(main(given)))

@@ -65,7 +65,7 @@ def test_a_damaged_dataset_costs_its_damaged_models_alone(project):
     raw = project.folder / "data/raw/Omni-CAD"
     project.change("source: synthetic", "source: omnicad")
     assert "run `cadmllm models`" in refused(project, "corpus")
-    project.run("cadmllm", "models")
+    project.call("models")
     assert "neither a folder nor a readable zip" in refused(project, "corpus")
     project.change("path: data/raw/README.md", "path: data/raw/Omni-CAD")
     assert "does not exist" in refused(project, "corpus")
@@ -89,14 +89,14 @@ def test_a_damaged_dataset_costs_its_damaged_models_alone(project):
         Image.new("RGB", (100, 80), "red").save(raw / f"img/0000/{files[11].stem}_{view:03d}.png")
     Image.new("RGB", (100, 80), "red").save(raw / f"img/0000/{files[12].stem}_000.png")
 
-    output = project.run("cadmllm", "corpus")
+    output = project.call("corpus")
     assert "31 entries: 26 accepted" in output
     reasons = {reject.reason for reject in read_rejects(project.folder / "data/corpus")}
     assert reasons == {"empty_file", "malformed_json", "no_geometry", "model_missing", "caption_missing"}
     counts = Manifest.read(project.folder / "data/corpus").details["counts"]
     assert sum(counts["reasons"].values()) == counts["rejected"] == 5
 
-    assert "23 models drawn, 3 rejected" in project.run("cadmllm", "geometry")
+    assert "23 models drawn, 3 rejected" in project.call("geometry")
     rejects = {reject.id: reject.reason for reject in read_rejects(project.folder / "data/geometry")}
     assert rejects == {
         f"0000/{files[9].stem}": "bad_points",
@@ -104,10 +104,10 @@ def test_a_damaged_dataset_costs_its_damaged_models_alone(project):
         f"0000/{files[12].stem}": "bad_image",
     }
     for modality in ("image", "point_cloud"):
-        project.run("cadmllm", "features", "--modality", modality)
+        project.call("features", "--modality", modality)
     # Text-only training uses what geometry could not; the later stages leave those out.
-    assert "models to train on" in project.run("cadmllm", "train", "stage1_text")
-    project.run("cadmllm", "train", "stage2_text_pc")
+    assert "models to train on" in project.call("train", "stage1_text")
+    project.call("train", "stage2_text_pc")
 
 
 def test_missing_and_damaged_shards_and_checkpoints_are_told(copy):

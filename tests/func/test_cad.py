@@ -22,10 +22,10 @@ def empty(tmp_path):
 def test_a_model_goes_through_every_format(empty):
     assert "new body: " in empty.run(str(BIN / "cadmllm"), "cad", "show", "part.json")
     for target in ("part.tokens", "part.step", "part.stl", "part.glb", "part.ply", "part.png"):
-        assert "mm³" in empty.run("cadmllm", "cad", "convert", "part.json", target)
-    assert "mm³" in empty.run("cadmllm", "cad", "convert", "part.step", "again.glb")
-    assert "extrusion" in empty.run("cadmllm", "cad", "convert", "part.tokens", "again.json")
-    assert "8 of 8 files are fine" in empty.run("cadmllm", "cad", "check", ".")
+        assert "mm³" in empty.call("cad", "convert", "part.json", target)
+    assert "mm³" in empty.run(str(BIN / "cadmllm"), "cad", "convert", "part.step", "again.glb")
+    assert "extrusion" in empty.call("cad", "convert", "part.tokens", "again.json")
+    assert "8 of 8 files are fine" in empty.call("cad", "check", ".")
 
 
 def test_check_lists_what_is_wrong_and_goes_on(empty):

@@ -183,17 +183,17 @@ def test_stage_one_needs_no_features(copy):
     shutil.rmtree(copy.folder / "data/features")
     shutil.rmtree(copy.folder / "data/geometry")
     before = copy.read("checkpoints/stage1_text/adapter_model.safetensors")
-    copy.run("cadmllm", "train", "stage1_text")
+    copy.call("train", "stage1_text")
     assert copy.read("checkpoints/stage1_text/adapter_model.safetensors") == before
 
 
 def test_programs_as_text_are_a_parameter(copy):
     copy.change("  vocabulary: cad", "  vocabulary: text")
-    copy.run("cadmllm", "train", "stage1_text")
+    copy.call("train", "stage1_text")
     assert load_file(copy.folder / "checkpoints/stage1_text/vocabulary.safetensors") == {}
-    copy.run("cadmllm", "evaluate", "stage1_text")
+    copy.call("evaluate", "stage1_text")
     copy.change("  vocabulary: text", "  vocabulary: cad")
-    assert "another model.vocabulary" in copy.run("cadmllm", "train", "stage2_text_pc", code=1)
+    assert "another model.vocabulary" in copy.call("train", "stage2_text_pc", code=1)
 
 
 def test_generate_writes_files_from_every_input(done, tmp_path):
@@ -266,13 +266,13 @@ def test_the_checkpoint_is_a_python_object(done):
 def test_real_models_are_measured_and_only_that(copy):
     folder = shared("omnicad/json").parent
     trained = copy.read("checkpoints/stage3_all/adapter_model.safetensors")
-    assert "nothing is measured on real models" in copy.run("cadmllm", "transfer")
+    assert "nothing is measured on real models" in copy.call("transfer")
     assert json.loads(copy.read("metrics/transfer.json")) == {}
     copy.change("path: data/raw ", f"path: {folder} ")
-    copy.run("cadmllm", "transfer")
+    copy.call("transfer")
     top = {"models": 24, "shape_to_image": {"top5": 0.57}, "image_to_shape": {"top5": 0.42}}  # by encoders with heads
     (copy.folder / "metrics/retrieval.json").write_text(json.dumps(top))
-    copy.run("cadmllm", "report")
+    copy.call("report")
     found = json.loads(copy.read("metrics/summary.json"))
     real = json.loads(copy.read("metrics/transfer.json"))
     assert found["real"]["iou"] == stage_summary(real)["iou"]["all"]

@@ -12,18 +12,6 @@ from tests.func.test_interruption import contents
 from tests.func.test_pipeline import LISTENS, STAGES
 from tests.func.wandb_files import wandb_runs
 
-# `cadmllm` where W&B does not work.
-WITHOUT_SERVICE = """
-import sys, wandb
-from stages.cli import app
-
-def init(**_):
-    raise RuntimeError("no service")
-
-wandb.init = init
-app(sys.argv[1:], prog_name="cadmllm")
-"""
-
 # `cadmllm train stage1_text` in two processes, the second of which runs out of memory.
 IN_TWO = """
 import os
@@ -132,13 +120,17 @@ def test_what_ended_another_process_is_the_reason(copy):
     assert died.summary["end/reason"].startswith("process 1: out of memory on cpu at step 3 of 4")
 
 
-def test_a_fault_of_weights_and_biases_at_the_end_costs_a_note(copy):
+def test_a_fault_of_weights_and_biases_at_the_end_costs_a_note(copy, monkeypatch):
+    def init(**_):
+        raise RuntimeError("no service")
+
+    monkeypatch.setattr("wandb.init", init)
     parts = ("checkpoints/stage1_text", "evaluations/stage1_text")
     before = [contents(copy.folder / part) for part in parts]
     for command, part in zip(("train", "evaluate"), parts, strict=True):
         (copy.folder / f"metrics/{command}/stage1_text.json").unlink()
         shutil.rmtree(copy.folder / part)
-        output = copy.run(sys.executable, "-c", WITHOUT_SERVICE, command, "stage1_text")
+        output = copy.call(command, "stage1_text")
         assert "note: Weights & Biases was not told of this end (RuntimeError: no service)" in output
         assert (copy.folder / f"metrics/{command}/stage1_text.json").is_file()
     assert [contents(copy.folder / part) for part in parts] == before

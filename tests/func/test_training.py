@@ -1,11 +1,13 @@
 """Training as users run it: in several processes, with every option of the curriculum, from stage to stage."""
 
+import contextlib
 import functools
 import json
 import shutil
 import signal
 import socket
 import time
+from dataclasses import dataclass
 
 import numpy as np
 import psutil
@@ -14,8 +16,9 @@ from safetensors.numpy import load_file
 
 from pipeline.curriculum.log import read_log
 from tests.func.conftest import Project
+from tests.func.forked import Forked
 
-LONG = pytest.mark.xdist_group  # of one: a test of a minute, which begins early
+LONG = pytest.mark.xdist_group("long")  # tests of a minute, which begin early: while they run, `held_up` waits
 FILES = ("adapter_model", "projectors", "vocabulary")
 # Losses of the smoke preset's second stage, with the libraries of requirements.lock. A change that is meant to change
 # nothing leaves them as they are.
@@ -80,8 +83,38 @@ def alone(done, tmp_path_factory):
     return train
 
 
+@dataclass(frozen=True, slots=True)
+class HeldUp:
+    """Two processes that were asked to stop, one of which does not run; the project, and what it had trained before."""
+
+    project: Project
+    before: dict[str, np.ndarray]
+    process: Forked
+    last: psutil.Process
+    since: float
+
+
+@pytest.fixture(scope="module")
+def held_up(done, tmp_path_factory):
+    project = Project(shutil.copytree(done.folder, tmp_path_factory.mktemp("held_up") / "copy", symlinks=True))
+    project.change("vocabulary_lr_multiplier: 5.0", "vocabulary_lr_multiplier: 1.0")
+    project.change("epochs: 3", "epochs: 12", after="stage3_all:")
+    project.run("cadmllm", "train", "stage3_all")
+    before = tensors(project.folder / "checkpoints/stage3_all")
+    process = project.start("cadmllm", "train", "stage3_all", "--nproc", "2")
+    wait_for_state(project)
+    _, last = psutil.Process(process.pid).children()
+    last.suspend()
+    process.send_signal(signal.SIGTERM)
+    yield HeldUp(project, before, process, last, time.monotonic())
+    process.kill()
+    with contextlib.suppress(psutil.NoSuchProcess):
+        last.kill()
+
+
 # In bfloat16 a sum of gradients in another order differs in the third digit, here and there.
-@pytest.mark.xdist_group("alone")
+@LONG
+@pytest.mark.usefixtures("held_up")
 @pytest.mark.parametrize(("weights", "rel"), [("float32", 1e-4), ("bfloat16", 2e-3), ("nf4", 1e-4)])
 @pytest.mark.parametrize("distributed", ["ddp", "fsdp2"])
 def test_two_processes_train_as_one(copy, alone, distributed, weights, rel):
@@ -99,30 +132,6 @@ def test_two_processes_train_as_one(copy, alone, distributed, weights, rel):
     assert together == pytest.approx(exact, rel=0.02)
     for step, found in validated.items():
         assert found == pytest.approx(one_validated[step], rel=rel)
-
-
-@LONG("stop")
-def test_two_processes_stop_together_and_one_goes_on(copy):
-    """One of them is held up for longer than the 30 s after which torchrun, left to itself, kills."""
-    copy.change("vocabulary_lr_multiplier: 5.0", "vocabulary_lr_multiplier: 1.0")
-    copy.change("epochs: 3", "epochs: 12", after="stage3_all:")
-    copy.run("cadmllm", "train", "stage3_all")
-    before = tensors(copy.folder / "checkpoints/stage3_all")
-    process = copy.start("cadmllm", "train", "stage3_all", "--nproc", "2")
-    wait_for_state(copy)
-    _, last = psutil.Process(process.pid).children()
-    last.suspend()
-    process.send_signal(signal.SIGTERM)
-    time.sleep(35)
-    last.resume()
-    output = process.communicate(timeout=60)[0]
-    assert process.returncode == 130, output
-    assert output.count("stopping after the work at hand") == 1
-    said = "stopped by SIGTERM; what is finished is kept. Go on with: cadmllm train stage3_all --nproc 2"
-    assert output.splitlines().count(said) == output.count("Go on with") == 1, output
-    assert "resuming after step" in copy.run("cadmllm", "train", "stage3_all")
-    for name, value in tensors(copy.folder / "checkpoints/stage3_all").items():
-        np.testing.assert_allclose(value, before[name], rtol=1e-3, atol=1e-4, err_msg=name)
 
 
 def wait_for_state(project):
@@ -221,7 +230,7 @@ def test_all_options_of_a_stage_work_together(copy):
     ("old", "new", "rel"),
     [
         ("gradient_checkpointing: false", "gradient_checkpointing: true", 1e-5),
-        pytest.param("compile: false", "compile: true", 1e-4, marks=LONG("compile")),
+        pytest.param("compile: false", "compile: true", 1e-4, marks=LONG),
         ("dtype: float32", "dtype: bfloat16", 0.02),
         ("dtype: float32", "dtype: float16", 0.02),
         ("quantization: none", "quantization: nf4", 0.01),
@@ -237,6 +246,23 @@ def test_other_ways_to_compute_a_step_give_the_same_losses(copy, old, new, rel):
     assert after == pytest.approx(before, rel=rel)
     learnt, learnt_before = (found[1] - found[max(found)] for found in (after, before))
     assert learnt == pytest.approx(learnt_before, rel=0.2)  # which is a small part of the loss
+
+
+@LONG
+def test_two_processes_stop_together_and_one_goes_on(held_up):
+    """One of them is held up for longer than the 30 s after which torchrun, left to itself, kills."""
+    project, process = held_up.project, held_up.process
+    time.sleep(max(0, held_up.since + 35 - time.monotonic()))
+    assert process.poll() is None
+    held_up.last.resume()
+    output = process.communicate(timeout=60)[0]
+    assert process.returncode == 130, output
+    assert output.count("stopping after the work at hand") == 1
+    said = "stopped by SIGTERM; what is finished is kept. Go on with: cadmllm train stage3_all --nproc 2"
+    assert output.splitlines().count(said) == output.count("Go on with") == 1, output
+    assert "resuming after step" in project.run("cadmllm", "train", "stage3_all")
+    for name, value in tensors(project.folder / "checkpoints/stage3_all").items():
+        np.testing.assert_allclose(value, held_up.before[name], rtol=1e-3, atol=1e-4, err_msg=name)
 
 
 def test_how_fast_it_went_is_logged_apart(done):
