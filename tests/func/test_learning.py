@@ -18,7 +18,7 @@ from tests.func.conftest import make_project
 
 pytestmark = pytest.mark.xdist_group("learning")  # one process makes the project that these tests share
 NUM_MODELS = 32
-EPOCHS = {"text": 80, "point_cloud": 80, "image": 150}
+EPOCHS = {"text": 50, "point_cloud": 50, "image": 100}
 LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
@@ -65,7 +65,7 @@ def learn(folder, combination, monkeypatch, scratch, blind=False):
     )  # fmt: skip
     training = p.training.model_copy(
         update={
-            "tokens_per_batch": 4096, "batch_size": 16, "validate_every_epochs": 1000, "save_every": 10000,
+            "tokens_per_batch": 4096, "batch_size": 8, "validate_every_epochs": 1000, "save_every": 10000,
             "projector_lr_multiplier": 1.0, "vocabulary_lr_multiplier": 1.0, "weight_decay": 0.0,
         }
     )  # fmt: skip
