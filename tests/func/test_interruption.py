@@ -9,6 +9,7 @@ import time
 import pytest
 
 from pipeline.curriculum.log import read_log
+from tests.func.conftest import ranks
 from tests.func.wandb_files import wandb_runs
 
 
@@ -123,7 +124,7 @@ def test_a_stage_of_dynamic_length_killed_while_its_rate_decays_ends_with_the_sa
     kill_when(copy, command, scratch_has(copy, decaying), signal.SIGKILL)
     assert "resuming after step" in copy.run(*command)
     assert contents(copy.folder / "checkpoints/stage2_text_pc") == before
-    copy.run(*command, "--nproc", "2")
+    ranks([copy, copy], *command)
     assert [at(line) for line in copy.read(LOG).splitlines()] == [at(line) for line in log.splitlines()]
 
 

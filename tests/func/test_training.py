@@ -4,7 +4,6 @@ import functools
 import json
 import shutil
 import signal
-import socket
 import time
 from dataclasses import dataclass
 
@@ -14,7 +13,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from pipeline.curriculum.log import read_log
-from tests.func.conftest import Project
+from tests.func.conftest import Project, ranks
 from tests.func.forked import Forked
 
 LONG = pytest.mark.xdist_group("long")  # tests of a minute, which begin early: while they run, `held_up` waits
@@ -41,20 +40,6 @@ def tensors(folder):
 def test_golden_losses(done):
     found = losses(done, "stage2_text_pc")
     assert {step: found[step] for step in GOLDEN} == pytest.approx(GOLDEN, rel=1e-4)
-
-
-def ranks(projects, *command):
-    """One process in each project, which work together; what each of them said."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    world = {"WORLD_SIZE": str(len(projects)), "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
-    processes = [project.start(*command, RANK=str(rank), **world) for rank, project in enumerate(projects)]
-    outputs = [each.communicate(timeout=240)[0] for each in processes]
-    if any(each.returncode for each in processes):
-        ended = (f"{each.returncode}:\n{output}" for each, output in zip(processes, outputs, strict=True))
-        pytest.fail("\n".join(["processes exited with", *ended]))
-    return outputs
 
 
 def train_for_long(project, weights="float32", num_processes=1):

@@ -12,8 +12,8 @@ from pipeline.corpus import build
 from pipeline.planning.presets import compose
 from pipeline.runtime.scratch import RECORDS
 from pipeline.settings.params import parse
-from tests.conftest import ROOT
 
+ROOT = Path(__file__).resolve().parents[2]  # not from conftest: processes that import this file need no torch
 WORKERS = 2
 PER_FOLDER = 500
 COUNT = AHEAD * WORKERS + 20  # more than results in order would be waited for
