@@ -111,7 +111,8 @@ def make_project(folder: Path) -> Project:
 def done(tmp_path_factory, worker_id) -> Project:
     """A project after one `dvc repro`, the same for all test processes. Tests that change something work on a copy.
 
-    CADMLLM_DONE names its folder where another process makes it, which holds the lock beside it until it is done.
+    Its stages are forked. CADMLLM_DONE names its folder where another process makes it, which holds the lock beside it
+    until it is done: in CI that is a `dvc repro` as users start it.
     """
     base = tmp_path_factory.getbasetemp()
     here = (base if worker_id == "master" else base.parent) / "done"

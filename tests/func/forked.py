@@ -35,8 +35,7 @@ IMPORTED = (
     "dvc.stage.run",
     "dvc_data.hashfile.db.local",
     "matplotlib.pyplot",
-    "opentelemetry.exporter.otlp.proto.http._log_exporter",  # wandb.init imports these two, in more than a second
-    "wandb.sdk.launch",
+    "opentelemetry.exporter.otlp.proto.http._log_exporter",  # imported by wandb.init, as wandb.sdk.launch is
     "pipeline.evaluation.robustness",
     "pipeline.evaluation.transfer",
     "pipeline.features.build",
@@ -47,6 +46,7 @@ IMPORTED = (
     "pipeline.weights.resolve",
     "transformers.models.dinov2.modeling_dinov2",
     "transformers.models.llama.modeling_llama",
+    "wandb.sdk.launch",
     "webdataset",
 )
 
