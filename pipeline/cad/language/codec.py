@@ -95,7 +95,7 @@ class Codec:
             prisms = Layout(lattice, checked=False).prisms(flat)
         if not all(prism.profiles for prism in prisms):
             raise RejectError("quantised_away", f"an extrusion has no area left at {self.bits} bits")
-        return np.array([*self._tokens(prisms), TOKEN["END"]], np.uint16)
+        return np.array(self.write(prisms), np.uint16)
 
     def decode(self, tokens: Sequence[int] | np.ndarray) -> CadProgram:
         """The normalised program that a sequence writes.
@@ -104,6 +104,10 @@ class Codec:
             RejectError: ``ungrammatical`` or ``incomplete``.
         """
         return _Decoder(self, [int(token) for token in tokens]).program()
+
+    def write(self, prisms: list[Prism]) -> list[int]:
+        """Prisms on the lattice as tokens, END included, just as they are."""
+        return [*self._tokens(prisms), TOKEN["END"]]
 
     # -- whole steps to tokens ---------------------------------------------------------------------------
 

@@ -1,0 +1,306 @@
+"""Loops around points of a plane that are known to be in or out: a grid's vote, its outline, and what curves it is of.
+
+Where walls were seen the outline is moved onto them; it is then cut into lines and arcs at the least cost, by dynamic
+programming over all cuts (as Perez and Vidal 1994, "Optimum polygonal approximation of digitized curves", but with
+arcs).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+VOTERS = 5  # nearest points that say whether a cell is in
+CELLS = 112  # along the longer side of what is looked at, at most
+NEAR_WALL = 2.0  # cells: how far an outline is moved onto a wall
+SMALLEST = 5  # cells in a loop that counts
+MOST = 260  # points of an outline that is cut into curves
+PRICES = (4.0, 7.0)  # of a line and of an arc, in squared errors
+STRAIGHT = 0.05  # radians off an axis that are none
+FLATTEST = 0.12  # sweep of an arc that is no line
+ROUND = 0.6  # of a cell: root mean square distance from a circle that is one
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """A line (``radius`` 0) or an arc of an outline, as it was fitted.
+
+    Attributes:
+        at: a point of the line, or the arc's centre; complex, as all points here.
+        along: the line's direction; of an arc 1 where it turns left, -1 where it turns right.
+        radius: 0 for a line.
+        middle: the outline's point halfway.
+    """
+
+    at: complex
+    along: complex
+    radius: float
+    middle: complex
+
+
+@dataclass(frozen=True, slots=True)
+class Outlined:
+    """A loop.
+
+    Attributes:
+        corners: where its curves meet: complex.
+        sweeps: of the curve that leaves each; 0 for a line.
+        radius: above 0 for a circle, whose centre is the one corner.
+        area: signed; negative for a hole.
+    """
+
+    corners: tuple[complex, ...]
+    sweeps: tuple[float, ...]
+    radius: float
+    area: float
+
+
+def outlines(feet: np.ndarray, inside: np.ndarray, walls: np.ndarray, cell: float, noise: float) -> list[Outlined]:
+    """Loops around the points that are inside: outer ones counter-clockwise, holes clockwise.
+
+    Args:
+        feet: (N, 2).
+        inside: (N,) bool.
+        walls: (W, 4) points of the outline that were seen, and their normals, outward.
+        cell: of the grid, no finer than ``CELLS`` allow.
+        noise: of the walls.
+    """
+    if not inside.any():
+        return []
+    low, high = feet[inside].min(axis=0), feet[inside].max(axis=0)
+    cell = max(cell, float((high - low).max()) / CELLS)
+    low = low - 1.5 * cell
+    shape = np.ceil((high + 1.5 * cell - low) / cell).astype(int)
+    field = _field(feet, inside, low, cell, shape)
+    found = []
+    for points, outward in _traced(field):
+        area = _area(points) * cell**2
+        if abs(area) < SMALLEST * cell**2:
+            continue
+        points = points * cell + complex(low[0] + cell / 2, low[1] + cell / 2)
+        points = _onto_walls(points, outward, walls, NEAR_WALL * cell)
+        found.append(_cut(points, max(0.15 * cell, noise), ROUND * max(cell / 2, noise), area))
+    return found
+
+
+def _field(feet: np.ndarray, inside: np.ndarray, low: np.ndarray, cell: float, shape: np.ndarray) -> np.ndarray:
+    """(X, Y) votes of the nearest points for each cell, from -1 outside to 1 inside; the rim is outside."""
+    from scipy.spatial import cKDTree
+
+    x, y = (low[i] + (np.arange(shape[i]) + 0.5) * cell for i in range(2))
+    centres = np.stack(np.meshgrid(x, y, indexing="ij"), axis=-1).reshape(-1, 2)
+    distances, near = cKDTree(feet).query(centres, k=min(VOTERS, len(feet)))
+    distances, near = distances.reshape(len(centres), -1), near.reshape(len(centres), -1)
+    votes = 1 / (distances + cell / 8) ** 2
+    field = (votes * np.where(inside[near], 1.0, -1.0)).sum(axis=1) / votes.sum(axis=1)
+    field = field.reshape(shape)
+    field[[0, -1], :] = field[:, [0, -1]] = -1.0
+    return field
+
+
+def _traced(field: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Closed outlines of the cells that are in, with these on the left: (M,) points, where 0 is the centre of the first
+    cell, and (M,) outward directions."""
+    inside = field > 0
+    following: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    # From each of its four sides, the edge with the cell on the left: its start and end counted in corners of cells.
+    sides = (((0, -1), (0, 0), (1, 0)), ((1, 0), (1, 0), (1, 1)), ((0, 1), (1, 1), (0, 1)), ((-1, 0), (0, 1), (0, 0)))
+    for (dx, dy), start, end in sides:
+        beyond = np.roll(inside, (-dx, -dy), axis=(0, 1))
+        for i, j in np.argwhere(inside & ~beyond).tolist():
+            following.setdefault((i + start[0], j + start[1]), []).append((i + end[0], j + end[1]))
+    loops = []
+    while following:
+        begin = at = next(iter(following))
+        towards = (0, 0)
+        edges = []
+        while at in following:
+            ends = following[at]
+            left = (at[0] - towards[1], at[1] + towards[0])  # around the same cell, where two meet at a corner
+            chosen = ends.index(left) if len(ends) > 1 and left in ends else 0
+            to = ends.pop(chosen)
+            if not ends:
+                del following[at]
+            edges.append((at, to))
+            towards, at = (to[0] - at[0], to[1] - at[1]), to
+            if at == begin:
+                break
+        loops.append(_between(field, np.array(edges)))
+    return loops
+
+
+def _between(field: np.ndarray, edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For each edge (M, 2, 2) the point between the centres of its cells where the votes are even."""
+    along = edges[:, 1] - edges[:, 0]
+    out = np.stack([along[:, 1], -along[:, 0]], axis=1)
+    middle = (edges[:, 0] + edges[:, 1]) / 2 - 0.5  # in centres of cells
+    inner, outer = (np.rint(middle - out / 2).astype(int), np.rint(middle + out / 2).astype(int))
+    f_in, f_out = field[inner[:, 0], inner[:, 1]], field[outer[:, 0], outer[:, 1]]
+    at = inner + out * (f_in / np.maximum(f_in - f_out, 1e-9))[:, None]
+    return at[:, 0] + 1j * at[:, 1], out[:, 0] + 1j * out[:, 1]
+
+
+def _area(points: np.ndarray) -> float:
+    return float((points.conj() * np.roll(points, -1)).imag.sum() / 2)
+
+
+def _onto_walls(points: np.ndarray, outward: np.ndarray, walls: np.ndarray, reach: float) -> np.ndarray:
+    """An outline with its points moved along the normals of the nearest walls onto them, where there are some."""
+    from scipy.spatial import cKDTree
+
+    if not len(walls):
+        return points
+    smooth = outward + np.roll(outward, 1) + np.roll(outward, -1)
+    count = min(3, len(walls))
+    distances, near = cKDTree(walls[:, :2]).query(np.stack([points.real, points.imag], axis=1), k=count)
+    distances, near = distances.reshape(len(points), -1), near.reshape(len(points), -1)
+    at, normals = walls[near, 0] + 1j * walls[near, 1], walls[near, 2] + 1j * walls[near, 3]
+    first = normals[:, :1]
+    fits = (distances < reach) & ((normals * smooth[:, None].conj()).real > 0) & ((normals * first.conj()).real > 0.9)
+    off = ((points[:, None] - at) * normals.conj()).real
+    weights = np.where(fits, 1 / (distances + reach / 16) ** 2, 0.0)
+    total = weights.sum(axis=1)
+    shift = (weights * off * normals).sum(axis=1) / np.maximum(total, 1e-12)
+    return points - np.where(total > 0, shift, 0)
+
+
+def _cut(points: np.ndarray, error: float, round_error: float, area: float) -> Outlined:
+    """An outline as a circle, or as the lines and arcs that it is made of."""
+    centre, radius, residual = _circle(points)
+    if residual < round_error and radius < 2.5 * np.sqrt(abs(area)):
+        return Outlined((centre,), (), radius, area)
+    if len(points) > MOST:
+        points = points[np.linspace(0, len(points), MOST, endpoint=False).astype(int)]
+    middle = points.mean()
+    begin = int(np.abs(points - middle).argmax())
+    cuts = _cuts(np.roll(points, -begin), error)
+    begin = (begin + cuts[1]) % len(points)  # the first cut was set, not found
+    points = np.roll(points, -begin)
+    cuts = _cuts(points, error)
+    curves = [_curve(points[a : b + 1], error) for a, b in zip(cuts[:-1], cuts[1:])]
+    ends = [points[a % len(points)] for a in cuts[:-1]]
+    corners = [_meeting(curves[i - 1], curves[i], ends[i], error) for i in range(len(curves))]
+    sweeps = [_sweep(curve, corners[i], corners[(i + 1) % len(corners)]) for i, curve in enumerate(curves)]
+    return Outlined(tuple(corners), tuple(sweeps), 0.0, area)
+
+
+def _circle(points: np.ndarray) -> tuple[complex, float, float]:
+    """Centre and radius of the circle through points by least squares (Kåsa 1976), and the root mean square error."""
+    middle = points.mean()
+    local = points - middle
+    system = np.stack([local.real, local.imag, np.ones(len(points))], axis=1)
+    solution, *_ = np.linalg.lstsq(system, np.abs(local) ** 2, rcond=None)
+    centre = complex(solution[0], solution[1]) / 2
+    radius = float(np.sqrt(max(solution[2] + abs(centre) ** 2, 1e-18)))
+    residual = float(np.sqrt(((np.abs(local - centre) - radius) ** 2).mean()))
+    return centre + middle, radius, residual
+
+
+def _cuts(points: np.ndarray, error: float) -> list[int]:
+    """Where to cut an outline, from 0 to its length, at the least cost of curves and of errors."""
+    costs, _ = _costs(points, error)
+    count = len(points)
+    best = np.full(count + 1, np.inf)
+    best[0], before = 0.0, np.zeros(count + 1, int)
+    for end in range(1, count + 1):
+        total = best[:end] + costs[:end, end]
+        before[end] = int(total.argmin())
+        best[end] = total[before[end]]
+    cuts = [count]
+    while cuts[-1]:
+        cuts.append(int(before[cuts[-1]]))
+    return cuts[::-1]
+
+
+def _costs(points: np.ndarray, error: float) -> tuple[np.ndarray, np.ndarray]:
+    """(M, M + 1) what a curve from one point to another costs, ends included, and whether that is an arc."""
+    count = len(points)
+    closed = np.append(points, points[0]) - points.mean()
+    scale = np.abs(closed).max()
+    x, y = closed.real / scale, closed.imag / scale
+    z = x * x + y * y
+    moments = np.stack([np.ones(count + 1), x, y, x * x, x * y, y * y, x * z, y * z, z * z])
+    sums = np.concatenate([np.zeros((9, 1)), np.cumsum(moments, axis=1)], axis=1)
+    n, sx, sy, sxx, sxy, syy, sxz, syz, szz = sums[:, None, 1:] - sums[:, :count, None]
+    n = np.maximum(n, 1)
+    a, b, c = sxx - sx * sx / n, sxy - sx * sy / n, syy - sy * sy / n
+    spread = np.sqrt(((a - c) / 2) ** 2 + b * b)
+    line = np.maximum((a + c) / 2 - spread, 0)
+    # Kåsa's circle: z = p x + q y + r, centred; its errors are about 2 R times the distances from the circle.
+    sz = sxx + syy
+    u, v, w = sxz - sx * sz / n, syz - sy * sz / n, szz - sz * sz / n
+    determinant = a * c - b * b
+    good = determinant > 1e-12
+    safe = np.where(good, determinant, 1)
+    p, q = (c * u - b * v) / safe, (a * v - b * u) / safe
+    radius2 = (sz - p * sx - q * sy) / n + (p * p + q * q) / 4
+    arc = np.where(good, np.maximum(w - p * u - q * v, 0) / np.maximum(4 * radius2, 1e-9), np.inf)
+    weight = (scale / error) ** 2
+    # A bend less than an arc's is a line; so is what has too few points to tell.
+    far = (n < 5) | (radius2 > 100)
+    arc = np.where(far, np.inf, arc)
+    line_cost, arc_cost = PRICES[0] + weight * line, PRICES[1] + weight * arc
+    costs = np.minimum(line_cost, arc_cost)
+    costs[n < 2] = np.inf
+    return costs, arc_cost < line_cost
+
+
+def _curve(points: np.ndarray, error: float) -> Curve:
+    """The line or the arc that some points of an outline are of."""
+    middle = complex(points[len(points) // 2])
+    line = _line(points)
+    if len(points) >= 5:
+        centre, radius, _ = _circle(points)
+        errors = np.abs(points - centre) - radius
+        offs = ((points - line.at) * np.conj(line.along)).imag
+        gain = ((offs**2).sum() - (errors**2).sum()) / error**2
+        chord = abs(points[-1] - points[0])
+        if gain > PRICES[1] - PRICES[0] and chord > FLATTEST * radius / 2 * 1.0 and radius < 100:
+            turn = np.sign(((points[1:] - points[:-1]) * np.conj(points[:-1] - centre)).imag.sum())
+            return Curve(centre, complex(turn), radius, middle)
+    return line
+
+
+def _line(points: np.ndarray) -> Curve:
+    at = complex(points.mean())
+    inner = points[1:-1] if len(points) > 4 else points  # its ends may be round a corner already
+    at = complex(inner.mean())
+    local = inner - at
+    along = complex(np.sqrt(complex((local**2).sum()) or (points[-1] - points[0]) ** 2))
+    along /= abs(along) or 1
+    if (along * np.conj(points[-1] - points[0])).real < 0:
+        along = -along
+    for axis in (1, 1j, -1, -1j):
+        if abs(np.angle(along / axis)) < STRAIGHT:
+            along = complex(axis)
+    return Curve(at, along, 0.0, complex(points[len(points) // 2]))
+
+
+def _meeting(first: Curve, second: Curve, near: complex, error: float) -> complex:
+    """Where two curves meet that follow each other, near a point."""
+    reach = 40 * error
+    if not first.radius and not second.radius:
+        sine = (np.conj(first.along) * second.along).imag
+        if abs(sine) > 0.1:
+            share = (np.conj(second.at - first.at) * second.along).imag / sine
+            found = first.at + share * first.along
+            return found if abs(found - near) < reach else near
+        return near
+    if first.radius and second.radius:
+        return near
+    line, arc = (second, first) if first.radius else (first, second)
+    foot = line.at + ((arc.at - line.at) * np.conj(line.along)).real * line.along
+    off = abs(foot - arc.at)
+    half = np.sqrt(max(arc.radius**2 - off**2, 0))
+    candidates = (foot - half * line.along, foot + half * line.along)
+    found = min(candidates, key=lambda each: abs(each - near))
+    return complex(found) if abs(found - near) < reach else near
+
+
+def _sweep(curve: Curve, start: complex, end: complex) -> float:
+    """Signed angle by which an arc turns from one point to another; 0 for a line."""
+    if not curve.radius:
+        return 0.0
+    turn = curve.along.real or 1.0
+    sweep = float(np.angle((end - curve.at) / (start - curve.at)) * turn % (2 * np.pi))
+    # From its middle it is clear whether next to nothing is next to a full turn.
+    return turn * sweep if 0.02 < sweep < 2 * np.pi - 0.02 else 0.0

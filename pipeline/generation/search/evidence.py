@@ -1,0 +1,138 @@
+"""What a cloud with normals says of the solid that it was taken from: points known to be inside or outside.
+
+All that search knows of the part comes from here. Beside each point of the cloud its normal tells the inside from the
+outside, as far as no other wall is nearer. Elsewhere the winding number of the cloud does (Barill et al. 2018, "Fast
+winding numbers for soups and clouds"): it needs no closed surface, and says where it is not sure.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+DELTAS = (0.008, 0.025, 0.08)  # from the surface, where points beside it are looked at
+NEIGHBOURS = 32  # among which the wall behind and the wall in front of a point are looked for
+OPPOSITE = -0.5  # cosine between the normals of walls that face each other
+DOUBTFUL = 0.2  # winding numbers that far from 1/2 tell nothing
+MARGIN = 0.05  # around the cloud's box, where points are drawn
+LEVELLED = 128  # points known to be inside, that say what the winding number is there
+DRAWN = 8192  # points whose winding number is computed
+BLOCK = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """Points and what is known of them.
+
+    Attributes:
+        cloud: (C, 6) float64.
+        spacing: of the cloud's points: median distance to the nearest other one.
+        noise: standard deviation of the cloud's points along their normals.
+        points: (N, 3): ``num_volume`` points anywhere, then those behind the surface, then those before it.
+        labels: (N,) bool, inside.
+        weights: (N,) volume that a point stands for; 0 beside the surface.
+        num_volume: how many points are anywhere.
+    """
+
+    cloud: np.ndarray
+    spacing: float
+    noise: float
+    points: np.ndarray
+    labels: np.ndarray
+    weights: np.ndarray
+    num_volume: int
+
+    @classmethod
+    def of(cls, cloud: np.ndarray, num_volume: int, num_surface: int, seed: int) -> "Evidence":
+        """What a cloud in the normalised frame says.
+
+        Args:
+            cloud: (C, 6) points and unit normals.
+            num_volume: most points anywhere, half of them inside where there are as many.
+            num_surface: points of the cloud of which both sides are looked at.
+        """
+        from scipy.spatial import cKDTree
+
+        rng = np.random.default_rng(seed)
+        cloud = cloud.astype(np.float64)
+        xyz, normals = cloud[:, :3], cloud[:, 3:]
+        tree = cKDTree(xyz)
+        count = min(NEIGHBOURS, len(cloud))
+        distances, near = tree.query(xyz, k=count)
+        spacing = float(np.median(distances[:, 1]))
+        heights = ((xyz[near] - xyz[:, None]) * normals[:, None]).sum(axis=2)
+        cosines = (normals[near] * normals[:, None]).sum(axis=2)
+        noise = _noise(heights[:, 1:9], cosines[:, 1:9])
+        behind, before = _room(distances, heights, cosines, spacing)
+        chosen = rng.permutation(len(cloud))[:num_surface]
+        deltas = np.array(DELTAS)[:, None]
+        inward = np.minimum(deltas, behind[chosen] / 2).ravel()
+        outward = np.minimum(deltas, before[chosen] / 2).ravel()
+        feet, along = np.tile(xyz[chosen], (len(DELTAS), 1)), np.tile(normals[chosen], (len(DELTAS), 1))
+        areas = np.pi * distances[:, -1] ** 2 / (cosines > 0).sum(axis=1)
+        some = np.argsort(-np.minimum(behind, 4 * spacing), kind="stable")[:LEVELLED]
+        known = xyz[some] - np.minimum(4 * spacing, behind[some] / 2)[:, None] * normals[some]
+        level = max(float(np.median(winding_numbers(xyz, normals, areas, known))), 1e-6)
+        anywhere, inside, weights = _anywhere(xyz, normals, areas / level, num_volume, rng)
+        beside = [feet - inward[:, None] * along, feet + outward[:, None] * along]
+        return cls(
+            cloud,
+            spacing,
+            noise,
+            np.concatenate([anywhere, *beside]),
+            np.concatenate([inside, np.ones(len(feet), bool), np.zeros(len(feet), bool)]),
+            np.concatenate([weights, np.zeros(2 * len(feet))]),
+            len(anywhere),
+        )
+
+
+def _noise(heights: np.ndarray, cosines: np.ndarray) -> float:
+    """From how far neighbours of like normals lie off each other's planes."""
+    like = cosines > 0.95
+    return float(np.median(np.abs(heights[like])) / 0.6745 / np.sqrt(2)) if like.any() else 0.0
+
+
+def _room(
+    distances: np.ndarray, heights: np.ndarray, cosines: np.ndarray, spacing: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """How far behind, and before, each point the next wall is that faces the other way; infinity for far away."""
+    sideways = np.sqrt(np.maximum(distances**2 - heights**2, 0))
+    facing = (cosines < OPPOSITE) & (sideways < 2.5 * spacing)
+    behind = np.where(facing & (heights < 0), -heights, np.inf).min(axis=1)
+    before = np.where(facing & (heights > 0), heights, np.inf).min(axis=1)
+    return behind, before
+
+
+def _anywhere(
+    xyz: np.ndarray, normals: np.ndarray, areas: np.ndarray, num_volume: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Points in the cloud's box, whether they are inside, and the volume that each stands for."""
+    low, high = xyz.min(axis=0) - MARGIN, xyz.max(axis=0) + MARGIN
+    points = rng.uniform(low, high, (DRAWN, 3))
+    winding = winding_numbers(xyz, normals, areas, points)
+    sure = np.abs(winding - 0.5) > DOUBTFUL
+    points, inside = points[sure], winding[sure] > 0.5
+    volume = float(np.prod(high - low)) / DRAWN
+    kept, weights = [], []
+    for label in (True, False):
+        at = np.flatnonzero(inside == label)
+        few = at[: num_volume // 2]
+        kept.append(few)
+        weights.append(np.full(len(few), volume * len(at) / max(len(few), 1)))
+    order = np.concatenate(kept)
+    return points[order], inside[order], np.concatenate(weights)
+
+
+def winding_numbers(xyz: np.ndarray, normals: np.ndarray, areas: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """(N,) how often the surface goes round each point: near 1 inside, near 0 outside.
+
+    Args:
+        areas: (C,) of the surface that each point of the cloud stands for.
+    """
+    dipoles = (normals * areas[:, None]).astype(np.float32)
+    xyz32, found = xyz.astype(np.float32), np.empty(len(points), np.float32)
+    for begin in range(0, len(points), BLOCK):
+        offsets = xyz32 - points[begin : begin + BLOCK, None].astype(np.float32)
+        squares = np.maximum(np.einsum("nci,nci->nc", offsets, offsets), 1e-8)
+        along = np.einsum("nci,ci->nc", offsets, dipoles)
+        found[begin : begin + BLOCK] = (along * squares**-1.5).sum(axis=1) / (4 * np.pi)
+    return found

@@ -1,0 +1,137 @@
+"""How well a form explains the evidence, without the kernel.
+
+What a loop holds of the points, all along its normal, is kept by loop and plane, and so for profiles and steps: a form
+that differs in one number is asked about that loop or that interval alone.
+"""
+
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from pipeline.cad.language.codec import Codec
+from pipeline.cad.language.layout import AXIS_PLANES, Prism, Ring, Shape, WORLD_AXES, oblique_plane, shape_loop
+from pipeline.cad.language.program import Profile
+from pipeline.cad.language.regions import Regions
+from pipeline.cad.language.tokens import FINE, NUM_COMMANDS, PLANES, TOKEN
+from pipeline.cad.solids.prisms import FLAT, combine
+from pipeline.generation.search.evidence import DELTAS, Evidence
+from pipeline.generation.search.form import Form, Region, is_rectangle, length
+
+PRICE = 0.0004  # of a token
+KEPT = 4096  # loops, and steps, whose points are remembered
+NAMES = {TOKEN[name]: name for name in PLANES}
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Score:
+    """How good a form is; 1 explains all.
+
+    Attributes:
+        value: what search makes larger.
+        volume: IoU of the points anywhere.
+        surface: share of the cloud's points with inside behind them and outside before them, over all distances.
+    """
+
+    value: float
+    volume: float
+    surface: float
+
+
+class Judge:
+    """Scores forms by evidence."""
+
+    def __init__(self, evidence: Evidence, codec: Codec, price: float = PRICE, volume: float = 0.5) -> None:
+        self.evidence, self.codec, self.price, self.share = evidence, codec, price, volume
+        self.fine_step = codec.step / FINE
+        self.points = evidence.points / self.fine_step
+        count = evidence.num_volume
+        self._inside = np.where(evidence.labels[:count], evidence.weights[:count], 0)
+        self._outside = np.where(evidence.labels[:count], 0, evidence.weights[:count])
+        self._total = max(float(self._inside.sum()), 1e-12)
+        self.column = lru_cache(KEPT)(self._column)
+        self.step = lru_cache(KEPT)(self._step)
+        self.local = lru_cache(64)(self._local)
+        self.judged = 0
+
+    def __call__(self, form: Form) -> Score:
+        """Judge one form."""
+        self.judged += 1
+        return self.score_of(self.inside(form), length(form))
+
+    def inside(self, form: Form) -> np.ndarray:
+        """(N,) bool: which of the evidence's points are inside."""
+        return combine([prism.operation for prism in form], np.array([self.step(*_sweep(prism)) for prism in form]))
+
+    def score_of(self, inside: np.ndarray, tokens: int) -> Score:
+        """The score of a form that holds these points."""
+        count = self.evidence.num_volume
+        anywhere = inside[:count].astype(np.float64)
+        volume = float(self._inside @ anywhere) / (self._total + float(self._outside @ anywhere))
+        behind, before = inside[count:].reshape(2, -1)
+        surface = float((behind & ~before).mean())
+        return Score(self.share * volume + (1 - self.share) * surface - self.price * tokens, volume, surface)
+
+    def _local(self, plane: tuple[int, ...]) -> np.ndarray:
+        """(3, N) coordinates of the points on a plane and along its normal, in fine steps."""
+        return self.on_plane(plane, self.points)
+
+    def on_plane(self, plane: tuple[int, ...], points: np.ndarray) -> np.ndarray:
+        """(3, N): points, or vectors, along a plane's axes and its normal."""
+        if len(plane) == 1:
+            return np.ascontiguousarray(points[:, WORLD_AXES[NAMES[plane[0]]]].T)
+        return np.ascontiguousarray((points @ axes_of(plane, self.codec).T).T)
+
+    def _step(self, plane: tuple[int, ...], low: int, high: int, profiles: tuple[Region, ...]) -> np.ndarray:
+        heights = self.local(plane)[2]
+        inside = (heights > low) & (heights < high)
+        held = np.zeros(len(heights), bool)
+        for outer, holes in profiles:
+            if holes:
+                within = self.column(plane, outer).copy()
+                for hole in holes:
+                    within ^= self.column(plane, hole)
+                held |= within
+            else:
+                held |= self.column(plane, outer)
+        return held & inside
+
+    def _column(self, plane: tuple[int, ...], shape: Shape) -> np.ndarray:
+        """(N,) bool: which points' feet are within a loop."""
+        u, v, _ = self.local(plane)
+        if isinstance(shape, Ring):
+            return (u - shape.x) ** 2 + (v - shape.y) ** 2 < shape.radius**2 / 4
+        if is_rectangle(shape):
+            (x0, y0, *_), (x1, y1, *_) = shape.corners[0], shape.corners[2]
+            return (u > min(x0, x1)) & (u < max(x0, x1)) & (v > min(y0, y1)) & (v < max(y0, y1))
+        return within_loop(shape, self.codec, u, v)
+
+
+def within_loop(shape: Shape, codec: Codec, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """(N,) bool: which points, in fine steps, are within a loop of any kind."""
+    regions = Regions.of([Profile(shape_loop(shape, 1.0, codec.grammar))])
+    held = np.zeros(len(u), bool)
+    centre, (width, depth) = regions.centres[0], regions.sizes[0]
+    if regions.areas[0] <= FLAT * max(width, depth) ** 2:
+        return held
+    near = np.flatnonzero((np.abs(u - centre.real) < width / 2) & (np.abs(v - centre.imag) < depth / 2))
+    feet = np.ones((3, len(near)))
+    feet[0], feet[1] = u[near] - centre.real, v[near] - centre.imag
+    held[near] = regions.contains(0, feet)
+    return held
+
+
+def axes_of(plane: tuple[int, ...], codec: Codec) -> np.ndarray:
+    """(3, 3): the two axes of a plane and its normal."""
+    if len(plane) == 1:
+        named = AXIS_PLANES[NAMES[plane[0]]]
+    else:
+        polar, azimuth = (angle * 2 * np.pi / (codec.grammar.turn * FINE) for angle in plane[1:])
+        sine = np.sin(polar)
+        named = oblique_plane((float(sine * np.cos(azimuth)), float(sine * np.sin(azimuth)), float(np.cos(polar))))
+    return np.array([named.x_axis, named.y_axis, named.normal])
+
+
+def _sweep(prism: Prism) -> tuple[tuple[int, ...], int, int, tuple[Region, ...]]:
+    return prism.plane, prism.low, prism.high, prism.profiles

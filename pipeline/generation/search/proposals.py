@@ -1,0 +1,173 @@
+"""Steps read off the cloud: between two levels at which it has flat faces, what the points in between draw on a plane.
+
+With the labels of the points themselves this gives a whole part as a stack of slabs; with what a program gets wrong it
+gives the step that it lacks, or has too much of.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from pipeline.cad.language.codec import Codec
+from pipeline.cad.language.layout import Outline, Prism, Ring, Shape
+from pipeline.cad.language.program import Operation
+from pipeline.cad.language.tokens import FINE, TOKEN
+from pipeline.generation.search.contours import Outlined, outlines
+from pipeline.generation.search.evidence import Evidence
+from pipeline.generation.search.form import Form, Range, Region
+from pipeline.generation.search.judge import axes_of
+
+Plane = tuple[int, ...]
+AXIAL: tuple[Plane, ...] = tuple((TOKEN[name],) for name in ("XY", "YZ", "ZX"))
+FLAT = 0.97  # cosine between a face's normal and an axis that it is level along
+UPRIGHT = 0.25  # cosine that a wall along an axis keeps below
+MOST_LEVELS = 14
+FEWEST = 0.004  # of the cloud's points, in a level
+WIDTH = 0.004  # half of a level's height, where there is no noise
+
+
+class Proposer:
+    """Proposes steps for one cloud."""
+
+    def __init__(self, evidence: Evidence, codec: Codec) -> None:
+        self.evidence, self.codec, self.range = evidence, codec, Range(codec)
+        self.fine = codec.step / FINE
+        self.turn = 2 * np.pi / self.range.turn
+        self.cell = max(evidence.spacing / 2, 0.006)
+        self._levels: dict[Plane, list[float]] = {}
+
+    def levels(self, plane: Plane) -> list[float]:
+        """Heights along a plane's normal at which the cloud has faces, and its ends: ascending."""
+        if plane not in self._levels:
+            normal = axes_of(plane, self.codec)[2]
+            heights = self.evidence.cloud[:, :3] @ normal
+            flat = np.sort(heights[np.abs(self.evidence.cloud[:, 3:] @ normal) > FLAT])
+            width = max(WIDTH, 2 * self.evidence.noise)
+            found = _peaks(flat, width, max(8, FEWEST * len(heights)))
+            ends = [float(np.quantile(heights, q)) for q in (0.001, 0.999)]
+            found += [end for end in ends if all(abs(end - other) > 3 * width for other in found)]
+            self._levels[plane] = sorted(found)
+        return self._levels[plane]
+
+    def stack(self, plane: Plane) -> Form:
+        """The part as slabs between its levels along one axis."""
+        levels = self.levels(plane)
+        steps = []
+        for low, high in zip(levels[:-1], levels[1:]):
+            prism = self.slab(plane, low, high, self.evidence.labels, Operation.JOIN)
+            if prism is not None:
+                steps.append(prism)
+        return (replace(steps[0], operation=Operation.NEW), *steps[1:]) if steps else ()
+
+    def slab(
+        self, plane: Plane, low: float, high: float, inside: np.ndarray, operation: Operation
+    ) -> Prism | None:
+        """The step between two heights around the points that are to be inside, if there is one.
+
+        Args:
+            inside: (N,) bool of the evidence's points.
+        """
+        regions = self.regions(plane, low, high, inside)
+        bottom, top = self.range.place(low / self.fine), self.range.place(high / self.fine)
+        return Prism(operation, plane, bottom, top, regions) if regions and bottom < top else None
+
+    def regions(self, plane: Plane, low: float, high: float, inside: np.ndarray) -> tuple[Region, ...]:
+        """Profiles around the points between two heights that are to be inside."""
+        axes, margin = axes_of(plane, self.codec), 0.1 * (high - low)
+        places = self.evidence.points @ axes.T
+        at = (places[:, 2] > low + margin) & (places[:, 2] < high - margin)
+        cloud, normals = self.evidence.cloud[:, :3] @ axes.T, self.evidence.cloud[:, 3:] @ axes.T
+        slack = max(WIDTH, 2 * self.evidence.noise)
+        wall = (np.abs(normals[:, 2]) < UPRIGHT) & (cloud[:, 2] > low - slack) & (cloud[:, 2] < high + slack)
+        directions = normals[wall, :2] / np.linalg.norm(normals[wall, :2], axis=1, keepdims=True)
+        walls = np.concatenate([cloud[wall, :2], directions], axis=1)
+        found = outlines(places[at, :2], inside[at], walls, self.cell, self.evidence.noise)
+        return nested(found, [self.shape_of(each) for each in found])
+
+    def shape_of(self, outlined: Outlined) -> Shape | None:
+        """A fitted loop in whole steps, counter-clockwise; None where nothing is left of it."""
+        where = self.range
+        if outlined.radius:
+            (centre,) = outlined.corners
+            x, y = where.place(centre.real / self.fine), where.place(centre.imag / self.fine)
+            return Ring(where.radius(outlined.radius / self.fine * 2), x, y)
+        points = [
+            (where.place(at.real / self.fine), where.place(at.imag / self.fine), 0, round(sweep / self.turn))
+            for at, sweep in zip(outlined.corners, outlined.sweeps, strict=True)
+        ]
+        if outlined.area < 0:
+            points = [(*points[i][:3], -points[i - 1][3]) for i in reversed(range(len(points)))]
+        return outline_of(points)
+
+
+def outline_of(points: Sequence[tuple[int, int, int, int]]) -> Outline | None:
+    """A loop without corners that are twice there or on a straight line; None where it encloses nothing."""
+    kept = list(points)
+    while True:
+        count = len(kept)
+        kept = [
+            p
+            for i, p in enumerate(kept)
+            if p[:2] != kept[(i + 1) % len(kept)][:2] and not _is_straight(kept[i - 1], p, kept[(i + 1) % len(kept)])
+        ]
+        if len(kept) == count:
+            break
+    enough = len(kept) >= 3 or (len(kept) == 2 and any(sweep for *_, sweep in kept))
+    return Outline(tuple(kept)) if enough and len({p[:2] for p in kept}) == len(kept) else None
+
+
+def _is_straight(before: Sequence[int], at: Sequence[int], after: Sequence[int]) -> bool:
+    """Whether a corner is none: nothing turns there."""
+    if before[3] or at[3] or at[2]:
+        return False
+    ux, uy, vx, vy = at[0] - before[0], at[1] - before[1], after[0] - at[0], after[1] - at[1]
+    return ux * vy == uy * vx
+
+
+def nested(found: Sequence[Outlined], shapes: Sequence[Shape | None]) -> tuple[Region, ...]:
+    """Profiles of the loops: each hole goes to the smallest outer loop around it."""
+    outers = [i for i, each in enumerate(found) if each.area > 0 and shapes[i] is not None]
+    holes: dict[int, list[Shape]] = {i: [] for i in outers}
+    for i, each in enumerate(found):
+        shape = shapes[i]
+        if each.area > 0 or shape is None:
+            continue
+        around = [k for k in outers if found[k].area > -each.area and _around(found[k], each)]
+        if around:
+            holes[min(around, key=lambda k: found[k].area)].append(shape)
+    regions = []
+    for i in outers:
+        outer = shapes[i]
+        assert outer is not None
+        regions.append((outer, tuple(holes[i])))
+    return tuple(regions)
+
+
+def _around(outer: Outlined, hole: Outlined) -> bool:
+    """Whether the corners' boxes are one in the other."""
+    (a, b), (c, d) = _box(outer), _box(hole)
+    return a.real < (c.real + d.real) / 2 < b.real and a.imag < (c.imag + d.imag) / 2 < b.imag
+
+
+def _box(loop: Outlined) -> tuple[complex, complex]:
+    at = np.array(loop.corners)
+    if loop.radius:
+        return at[0] - loop.radius * (1 + 1j), at[0] + loop.radius * (1 + 1j)
+    return complex(at.real.min(), at.imag.min()), complex(at.real.max(), at.imag.max())
+
+
+def _peaks(values: np.ndarray, width: float, fewest: float) -> list[float]:
+    """Where values, ascending, are dense: the densest first."""
+    found: list[float] = []
+    left = values
+    while len(left) and len(found) < MOST_LEVELS:
+        counts = np.searchsorted(left, left + width) - np.searchsorted(left, left - width)
+        top = int(counts.argmax())
+        if counts[top] < fewest:
+            break
+        near = np.abs(left - left[top]) <= width
+        centre = float(np.median(left[near]))
+        found.append(centre)
+        left = left[np.abs(left - centre) > 2 * width]
+    return found
