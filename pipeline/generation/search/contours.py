@@ -12,12 +12,17 @@ import numpy as np
 VOTERS = 5  # nearest points that say whether a cell is in
 CELLS = 112  # along the longer side of what is looked at, at most
 NEAR_WALL = 2.0  # cells: how far an outline is moved onto a wall
+BESIDE_WALL = 8.0  # cells: how far along the outline a wall is looked for
+SEEN, UNSEEN = 0.1, 1.0  # cells: how far off an outline is with a wall beside it, and without
+CORRELATED = 0.5  # errors of neighbours are alike: squared, they count less
 SMALLEST = 5  # cells in a loop that counts
 MOST = 260  # points of an outline that is cut into curves
 PRICES = (4.0, 7.0)  # of a line and of an arc, in squared errors
 STRAIGHT = 0.05  # radians off an axis that are none
 FLATTEST = 0.12  # sweep of an arc that is no line
-ROUND = 0.6  # of a cell: root mean square distance from a circle that is one
+ROUND = 1.2  # errors: root mean square distance from a circle that is one
+FEWEST_OF_ARC = 5  # points
+LARGEST = 100.0  # radius
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,13 +33,11 @@ class Curve:
         at: a point of the line, or the arc's centre; complex, as all points here.
         along: the line's direction; of an arc 1 where it turns left, -1 where it turns right.
         radius: 0 for a line.
-        middle: the outline's point halfway.
     """
 
     at: complex
     along: complex
     radius: float
-    middle: complex
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +63,7 @@ def outlines(feet: np.ndarray, inside: np.ndarray, walls: np.ndarray, cell: floa
     Args:
         feet: (N, 2).
         inside: (N,) bool.
-        walls: (W, 4) points of the outline that were seen, and their normals, outward.
+        walls: (W, 5) points of the outline that were seen, their normals, outward, and weights.
         cell: of the grid, no finer than ``CELLS`` allow.
         noise: of the walls.
     """
@@ -77,8 +80,8 @@ def outlines(feet: np.ndarray, inside: np.ndarray, walls: np.ndarray, cell: floa
         if abs(area) < SMALLEST * cell**2:
             continue
         points = points * cell + complex(low[0] + cell / 2, low[1] + cell / 2)
-        points = _onto_walls(points, outward, walls, NEAR_WALL * cell)
-        found.append(_cut(points, max(0.15 * cell, noise), ROUND * max(cell / 2, noise), area))
+        points, errors = _onto_walls(points, outward, walls, cell, noise)
+        found.append(_cut(points, errors, area))
     return found
 
 
@@ -143,61 +146,71 @@ def _area(points: np.ndarray) -> float:
     return float((points.conj() * np.roll(points, -1)).imag.sum() / 2)
 
 
-def _onto_walls(points: np.ndarray, outward: np.ndarray, walls: np.ndarray, reach: float) -> np.ndarray:
-    """An outline with its points moved along the normals of the nearest walls onto them, where there are some."""
+def _onto_walls(
+    points: np.ndarray, outward: np.ndarray, walls: np.ndarray, cell: float, noise: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """An outline moved along the normals of the nearest walls onto them, and (M,) how far off its points may be."""
     from scipy.spatial import cKDTree
 
+    errors = np.full(len(points), max(UNSEEN * cell, noise))
     if not len(walls):
-        return points
+        return points, errors
     smooth = outward + np.roll(outward, 1) + np.roll(outward, -1)
-    count = min(3, len(walls))
+    count = min(4, len(walls))
     distances, near = cKDTree(walls[:, :2]).query(np.stack([points.real, points.imag], axis=1), k=count)
     distances, near = distances.reshape(len(points), -1), near.reshape(len(points), -1)
     at, normals = walls[near, 0] + 1j * walls[near, 1], walls[near, 2] + 1j * walls[near, 3]
-    first = normals[:, :1]
-    fits = (distances < reach) & ((normals * smooth[:, None].conj()).real > 0) & ((normals * first.conj()).real > 0.9)
     off = ((points[:, None] - at) * normals.conj()).real
-    weights = np.where(fits, 1 / (distances + reach / 16) ** 2, 0.0)
+    fits = (np.abs(off) < NEAR_WALL * cell) & (distances < BESIDE_WALL * cell)
+    fits &= ((normals * smooth[:, None].conj()).real > 0) & ((normals * normals[:, :1].conj()).real > 0.9)
+    weights = np.where(fits, walls[near, 4] / (distances + cell / 8) ** 2, 0.0)
     total = weights.sum(axis=1)
     shift = (weights * off * normals).sum(axis=1) / np.maximum(total, 1e-12)
-    return points - np.where(total > 0, shift, 0)
+    reached = np.where(fits, distances, np.inf).min(axis=1)
+    seen = np.maximum((SEEN + 0.05 * reached / cell) * cell, noise)
+    return points - np.where(total > 0, shift, 0), np.where(total > 0, seen, errors)
 
 
-def _cut(points: np.ndarray, error: float, round_error: float, area: float) -> Outlined:
+def _cut(points: np.ndarray, errors: np.ndarray, area: float) -> Outlined:
     """An outline as a circle, or as the lines and arcs that it is made of."""
-    centre, radius, residual = _circle(points)
-    if residual < round_error and radius < 2.5 * np.sqrt(abs(area)):
+    centre, radius, residual = _circle(points, errors)
+    if residual < ROUND and np.pi * radius**2 < 1.5 * abs(area):
         return Outlined((centre,), (), radius, area)
     if len(points) > MOST:
-        points = points[np.linspace(0, len(points), MOST, endpoint=False).astype(int)]
-    middle = points.mean()
-    begin = int(np.abs(points - middle).argmax())
-    cuts = _cuts(np.roll(points, -begin), error)
-    begin = (begin + cuts[1]) % len(points)  # the first cut was set, not found
-    points = np.roll(points, -begin)
-    cuts = _cuts(points, error)
-    curves = [_curve(points[a : b + 1], error) for a, b in zip(cuts[:-1], cuts[1:])]
-    ends = [points[a % len(points)] for a in cuts[:-1]]
-    corners = [_meeting(curves[i - 1], curves[i], ends[i], error) for i in range(len(curves))]
+        some = np.linspace(0, len(points), MOST, endpoint=False).astype(int)
+        points, errors = points[some], errors[some]
+    begin = int(np.abs(points - points.mean()).argmax())
+    for _ in range(2):  # the first cut of the first time was set, not found
+        points, errors = np.roll(points, -begin), np.roll(errors, -begin)
+        cuts = _cuts(points, errors)
+        begin = cuts[1] % len(points)
+    closed, around = np.append(points, points[0]), np.append(errors, errors[0])
+    curves = [_curve(closed[a : b + 1], around[a : b + 1]) for a, b in zip(cuts[:-1], cuts[1:])]
+    corners = [_meeting(curves[i - 1], curves[i], points[cuts[i]], around[cuts[i]]) for i in range(len(curves))]
     sweeps = [_sweep(curve, corners[i], corners[(i + 1) % len(corners)]) for i, curve in enumerate(curves)]
     return Outlined(tuple(corners), tuple(sweeps), 0.0, area)
 
 
-def _circle(points: np.ndarray) -> tuple[complex, float, float]:
-    """Centre and radius of the circle through points by least squares (Kåsa 1976), and the root mean square error."""
-    middle = points.mean()
+def _circle(points: np.ndarray, errors: np.ndarray) -> tuple[complex, float, float]:
+    """Centre and radius of the circle through points by least squares (Kåsa 1976), and how far they are off it.
+
+    Returns:
+        Also the root mean square distance, in ``errors``.
+    """
+    weights = 1 / errors
+    middle = (points * weights).sum() / weights.sum()
     local = points - middle
-    system = np.stack([local.real, local.imag, np.ones(len(points))], axis=1)
-    solution, *_ = np.linalg.lstsq(system, np.abs(local) ** 2, rcond=None)
+    system = np.stack([local.real, local.imag, np.ones(len(points))], axis=1) * weights[:, None]
+    solution, *_ = np.linalg.lstsq(system, np.abs(local) ** 2 * weights, rcond=None)
     centre = complex(solution[0], solution[1]) / 2
     radius = float(np.sqrt(max(solution[2] + abs(centre) ** 2, 1e-18)))
-    residual = float(np.sqrt(((np.abs(local - centre) - radius) ** 2).mean()))
+    residual = float(np.sqrt((((np.abs(local - centre) - radius) / errors) ** 2).mean()))
     return centre + middle, radius, residual
 
 
-def _cuts(points: np.ndarray, error: float) -> list[int]:
+def _cuts(points: np.ndarray, errors: np.ndarray) -> list[int]:
     """Where to cut an outline, from 0 to its length, at the least cost of curves and of errors."""
-    costs, _ = _costs(points, error)
+    costs = _costs(points, errors)
     count = len(points)
     best = np.full(count + 1, np.inf)
     best[0], before = 0.0, np.zeros(count + 1, int)
@@ -211,73 +224,69 @@ def _cuts(points: np.ndarray, error: float) -> list[int]:
     return cuts[::-1]
 
 
-def _costs(points: np.ndarray, error: float) -> tuple[np.ndarray, np.ndarray]:
-    """(M, M + 1) what a curve from one point to another costs, ends included, and whether that is an arc."""
+def _costs(points: np.ndarray, errors: np.ndarray) -> np.ndarray:
+    """(M, M + 1) what a curve from one point to another costs, both included: its price, and its squared errors."""
     count = len(points)
     closed = np.append(points, points[0]) - points.mean()
     scale = np.abs(closed).max()
+    weights = np.append(errors, errors[0]) ** -2 * CORRELATED
     x, y = closed.real / scale, closed.imag / scale
     z = x * x + y * y
-    moments = np.stack([np.ones(count + 1), x, y, x * x, x * y, y * y, x * z, y * z, z * z])
+    moments = np.stack([np.ones(count + 1), x, y, x * x, x * y, y * y, x * z, y * z, z * z]) * weights
     sums = np.concatenate([np.zeros((9, 1)), np.cumsum(moments, axis=1)], axis=1)
     n, sx, sy, sxx, sxy, syy, sxz, syz, szz = sums[:, None, 1:] - sums[:, :count, None]
-    n = np.maximum(n, 1)
+    sizes = np.arange(1, count + 2) - np.arange(count)[:, None]
+    n = np.where(sizes > 0, n, 1)
     a, b, c = sxx - sx * sx / n, sxy - sx * sy / n, syy - sy * sy / n
-    spread = np.sqrt(((a - c) / 2) ** 2 + b * b)
-    line = np.maximum((a + c) / 2 - spread, 0)
-    # Kåsa's circle: z = p x + q y + r, centred; its errors are about 2 R times the distances from the circle.
+    line = np.maximum((a + c) / 2 - np.sqrt(((a - c) / 2) ** 2 + b * b), 0)
+    # Kåsa's circle: z = p x + q y + r, about the mean; its errors are about 2 R times the distances from the circle.
     sz = sxx + syy
     u, v, w = sxz - sx * sz / n, syz - sy * sz / n, szz - sz * sz / n
     determinant = a * c - b * b
-    good = determinant > 1e-12
-    safe = np.where(good, determinant, 1)
+    bent = determinant > 1e-12 * n * n
+    safe = np.where(bent, determinant, 1)
     p, q = (c * u - b * v) / safe, (a * v - b * u) / safe
-    radius2 = (sz - p * sx - q * sy) / n + (p * p + q * q) / 4
-    arc = np.where(good, np.maximum(w - p * u - q * v, 0) / np.maximum(4 * radius2, 1e-9), np.inf)
-    weight = (scale / error) ** 2
-    # A bend less than an arc's is a line; so is what has too few points to tell.
-    far = (n < 5) | (radius2 > 100)
-    arc = np.where(far, np.inf, arc)
-    line_cost, arc_cost = PRICES[0] + weight * line, PRICES[1] + weight * arc
-    costs = np.minimum(line_cost, arc_cost)
-    costs[n < 2] = np.inf
-    return costs, arc_cost < line_cost
+    squared_radius = (sz - p * sx - q * sy) / n + (p * p + q * q) / 4
+    fits = bent & (sizes >= FEWEST_OF_ARC) & (squared_radius < LARGEST**2)
+    arc = np.where(fits, np.maximum(w - p * u - q * v, 0) / np.maximum(4 * squared_radius, 1e-9), np.inf)
+    costs = np.minimum(PRICES[0] + scale**2 * line, PRICES[1] + scale**2 * arc)
+    costs[sizes < 2] = np.inf
+    return costs
 
 
-def _curve(points: np.ndarray, error: float) -> Curve:
+def _curve(points: np.ndarray, errors: np.ndarray) -> Curve:
     """The line or the arc that some points of an outline are of."""
-    middle = complex(points[len(points) // 2])
-    line = _line(points)
-    if len(points) >= 5:
-        centre, radius, _ = _circle(points)
-        errors = np.abs(points - centre) - radius
-        offs = ((points - line.at) * np.conj(line.along)).imag
-        gain = ((offs**2).sum() - (errors**2).sum()) / error**2
-        chord = abs(points[-1] - points[0])
-        if gain > PRICES[1] - PRICES[0] and chord > FLATTEST * radius / 2 * 1.0 and radius < 100:
-            turn = np.sign(((points[1:] - points[:-1]) * np.conj(points[:-1] - centre)).imag.sum())
-            return Curve(centre, complex(turn), radius, middle)
-    return line
+    line = _line(points, errors)
+    if len(points) < FEWEST_OF_ARC:
+        return line
+    centre, radius, residual = _circle(points, errors)
+    offs = ((points - line.at) * np.conj(line.along)).imag / errors
+    gain = CORRELATED * float((offs**2).sum() - len(points) * residual**2)
+    if gain < PRICES[1] - PRICES[0] or abs(points[-1] - points[0]) < FLATTEST * radius / 2 or radius > LARGEST:
+        return line
+    turn = float(((points[1:] - points[:-1]) * np.conj(points[:-1] - centre)).imag.sum())
+    return Curve(centre, complex(np.sign(turn)), radius)
 
 
-def _line(points: np.ndarray) -> Curve:
-    at = complex(points.mean())
-    inner = points[1:-1] if len(points) > 4 else points  # its ends may be round a corner already
-    at = complex(inner.mean())
-    local = inner - at
-    along = complex(np.sqrt(complex((local**2).sum()) or (points[-1] - points[0]) ** 2))
+def _line(points: np.ndarray, errors: np.ndarray) -> Curve:
+    """The line through some points; along an axis where it nearly is."""
+    inner = slice(1, -1) if len(points) > 4 else slice(None)  # its ends may be round a corner already
+    weights = errors[inner] ** -2
+    at = complex((points[inner] * weights).sum() / weights.sum())
+    local = points[inner] - at
+    along = complex(np.sqrt(complex((weights * local**2).sum()) or (points[-1] - points[0]) ** 2))
     along /= abs(along) or 1
     if (along * np.conj(points[-1] - points[0])).real < 0:
         along = -along
     for axis in (1, 1j, -1, -1j):
         if abs(np.angle(along / axis)) < STRAIGHT:
             along = complex(axis)
-    return Curve(at, along, 0.0, complex(points[len(points) // 2]))
+    return Curve(at, along, 0.0)
 
 
 def _meeting(first: Curve, second: Curve, near: complex, error: float) -> complex:
     """Where two curves meet that follow each other, near a point."""
-    reach = 40 * error
+    reach = 20 * error
     if not first.radius and not second.radius:
         sine = (np.conj(first.along) * second.along).imag
         if abs(sine) > 0.1:

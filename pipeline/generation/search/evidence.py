@@ -6,6 +6,7 @@ winding numbers for soups and clouds"): it needs no closed surface, and says whe
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +17,7 @@ DOUBTFUL = 0.2  # winding numbers that far from 1/2 tell nothing
 MARGIN = 0.05  # around the cloud's box, where points are drawn
 LEVELLED = 128  # points known to be inside, that say what the winding number is there
 DRAWN = 8192  # points whose winding number is computed
+NEAREST = 0.7  # of the spacing: points anywhere are no nearer to the cloud
 BLOCK = 512
 
 
@@ -31,6 +33,7 @@ class Evidence:
         labels: (N,) bool, inside.
         weights: (N,) volume that a point stands for; 0 beside the surface.
         num_volume: how many points are anywhere.
+        covered: the share of the solid's volume that points anywhere stand for: little, where walls are thin.
     """
 
     cloud: np.ndarray
@@ -40,6 +43,7 @@ class Evidence:
     labels: np.ndarray
     weights: np.ndarray
     num_volume: int
+    covered: float
 
     @classmethod
     def of(cls, cloud: np.ndarray, num_volume: int, num_surface: int, seed: int) -> "Evidence":
@@ -72,7 +76,9 @@ class Evidence:
         some = np.argsort(-np.minimum(behind, 4 * spacing), kind="stable")[:LEVELLED]
         known = xyz[some] - np.minimum(4 * spacing, behind[some] / 2)[:, None] * normals[some]
         level = max(float(np.median(winding_numbers(xyz, normals, areas, known))), 1e-6)
-        anywhere, inside, weights = _anywhere(xyz, normals, areas / level, num_volume, rng)
+        areas /= level
+        anywhere, inside, weights = _anywhere(tree, xyz, normals, areas, spacing, num_volume, rng)
+        volume = float((areas * (xyz * normals).sum(axis=1)).sum()) / 3  # by the divergence theorem
         beside = [feet - inward[:, None] * along, feet + outward[:, None] * along]
         return cls(
             cloud,
@@ -82,6 +88,7 @@ class Evidence:
             np.concatenate([inside, np.ones(len(feet), bool), np.zeros(len(feet), bool)]),
             np.concatenate([weights, np.zeros(2 * len(feet))]),
             len(anywhere),
+            min(1.0, float(weights[inside].sum()) / max(volume, 1e-9)),
         )
 
 
@@ -103,11 +110,21 @@ def _room(
 
 
 def _anywhere(
-    xyz: np.ndarray, normals: np.ndarray, areas: np.ndarray, num_volume: int, rng: np.random.Generator
+    tree: Any,
+    xyz: np.ndarray,
+    normals: np.ndarray,
+    areas: np.ndarray,
+    spacing: float,
+    num_volume: int,
+    rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Points in the cloud's box, whether they are inside, and the volume that each stands for."""
+    """Points in the cloud's box, whether they are inside, and the volume that each stands for.
+
+    Nearer to the cloud than its own spacing its single points count too much for the winding number.
+    """
     low, high = xyz.min(axis=0) - MARGIN, xyz.max(axis=0) + MARGIN
     points = rng.uniform(low, high, (DRAWN, 3))
+    points = points[tree.query(points)[0] > NEAREST * spacing]
     winding = winding_numbers(xyz, normals, areas, points)
     sure = np.abs(winding - 0.5) > DOUBTFUL
     points, inside = points[sure], winding[sure] > 0.5

@@ -19,7 +19,7 @@ from pipeline.cad.solids.prisms import FLAT, combine
 from pipeline.generation.search.evidence import DELTAS, Evidence
 from pipeline.generation.search.form import Form, Region, is_rectangle, length
 
-PRICE = 0.0004  # of a token
+PRICE = 0.0002  # of a token
 KEPT = 4096  # loops, and steps, whose points are remembered
 NAMES = {TOKEN[name]: name for name in PLANES}
 
@@ -43,7 +43,7 @@ class Judge:
     """Scores forms by evidence."""
 
     def __init__(self, evidence: Evidence, codec: Codec, price: float = PRICE, volume: float = 0.5) -> None:
-        self.evidence, self.codec, self.price, self.share = evidence, codec, price, volume
+        self.evidence, self.codec, self.price, self.share = evidence, codec, price, volume * evidence.covered
         self.fine_step = codec.step / FINE
         self.points = evidence.points / self.fine_step
         count = evidence.num_volume

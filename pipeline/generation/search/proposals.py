@@ -24,7 +24,8 @@ FLAT = 0.97  # cosine between a face's normal and an axis that it is level along
 UPRIGHT = 0.25  # cosine that a wall along an axis keeps below
 MOST_LEVELS = 14
 FEWEST = 0.004  # of the cloud's points, in a level
-WIDTH = 0.004  # half of a level's height, where there is no noise
+WIDTH = 0.0015  # half of a level's height, where there is no noise
+ELSEWHERE = 0.01  # weight of a wall at other heights: it may go on here
 
 
 class Proposer:
@@ -42,13 +43,22 @@ class Proposer:
         if plane not in self._levels:
             normal = axes_of(plane, self.codec)[2]
             heights = self.evidence.cloud[:, :3] @ normal
-            flat = np.sort(heights[np.abs(self.evidence.cloud[:, 3:] @ normal) > FLAT])
+            cosines = self.evidence.cloud[:, 3:] @ normal
             width = max(WIDTH, 2 * self.evidence.noise)
-            found = _peaks(flat, width, max(8, FEWEST * len(heights)))
-            ends = [float(np.quantile(heights, q)) for q in (0.001, 0.999)]
-            found += [end for end in ends if all(abs(end - other) > 3 * width for other in found)]
+            fewest = max(8, FEWEST * len(heights))
+            found: list[float] = []
+            # Faces that look up and faces that look down apart: a thin plate has both at almost one height.
+            up, down = (np.sort(heights[sign * cosines > FLAT]) for sign in (1, -1))
+            for height in _peaks(up, width, fewest) + _peaks(down, width, fewest) + self._ends(heights):
+                if all(abs(height - other) > width for other in found):
+                    found.append(height)
             self._levels[plane] = sorted(found)
         return self._levels[plane]
+
+    def _ends(self, heights: np.ndarray) -> list[float]:
+        """Where the cloud ends; of a noisy one about."""
+        share = 0.0 if self.evidence.noise < WIDTH else 0.005
+        return [float(np.quantile(heights, q)) for q in (share, 1 - share)]
 
     def stack(self, plane: Plane) -> Form:
         """The part as slabs between its levels along one axis."""
@@ -79,9 +89,10 @@ class Proposer:
         at = (places[:, 2] > low + margin) & (places[:, 2] < high - margin)
         cloud, normals = self.evidence.cloud[:, :3] @ axes.T, self.evidence.cloud[:, 3:] @ axes.T
         slack = max(WIDTH, 2 * self.evidence.noise)
-        wall = (np.abs(normals[:, 2]) < UPRIGHT) & (cloud[:, 2] > low - slack) & (cloud[:, 2] < high + slack)
+        wall = np.abs(normals[:, 2]) < UPRIGHT
+        here = (cloud[wall, 2] > low - slack) & (cloud[wall, 2] < high + slack)
         directions = normals[wall, :2] / np.linalg.norm(normals[wall, :2], axis=1, keepdims=True)
-        walls = np.concatenate([cloud[wall, :2], directions], axis=1)
+        walls = np.column_stack([cloud[wall, :2], directions, np.where(here, 1.0, ELSEWHERE)])
         found = outlines(places[at, :2], inside[at], walls, self.cell, self.evidence.noise)
         return nested(found, [self.shape_of(each) for each in found])
 
