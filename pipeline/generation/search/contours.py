@@ -57,7 +57,9 @@ class Outlined:
     area: float
 
 
-def outlines(feet: np.ndarray, inside: np.ndarray, walls: np.ndarray, cell: float, noise: float) -> list[Outlined]:
+def outlines(
+    feet: np.ndarray, inside: np.ndarray, walls: np.ndarray, cell: float, noise: float, coarse: float = 1.0
+) -> list[Outlined]:
     """Loops around the points that are inside: outer ones counter-clockwise, holes clockwise.
 
     Args:
@@ -66,6 +68,7 @@ def outlines(feet: np.ndarray, inside: np.ndarray, walls: np.ndarray, cell: floa
         walls: (W, 5) points of the outline that were seen, their normals, outward, and weights.
         cell: of the grid, no finer than ``CELLS`` allow.
         noise: of the walls.
+        coarse: above 1, curves cost so much more, and there are fewer of them.
     """
     if not inside.any():
         return []
@@ -81,7 +84,7 @@ def outlines(feet: np.ndarray, inside: np.ndarray, walls: np.ndarray, cell: floa
             continue
         points = points * cell + complex(low[0] + cell / 2, low[1] + cell / 2)
         points, errors = _onto_walls(points, outward, walls, cell, noise)
-        found.append(_cut(points, errors, area))
+        found.append(_cut(points, errors * np.sqrt(coarse), area))
     return found
 
 

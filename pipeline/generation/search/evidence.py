@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 
-DELTAS = (0.008, 0.025, 0.08)  # from the surface, where points beside it are looked at
+DELTAS = (0.001, 0.004, 0.016, 0.064)  # from the surface, where points beside it are looked at
+OF_ROOM = (0.03, 0.1, 0.25, 0.5)  # of the wall's thickness, or the gap's width, at most
+BLURRED = 2.5  # of the noise: a smaller distance tells nothing
 NEIGHBOURS = 32  # among which the wall behind and the wall in front of a point are looked for
 OPPOSITE = -0.5  # cosine between the normals of walls that face each other
 DOUBTFUL = 0.2  # winding numbers that far from 1/2 tell nothing
@@ -68,9 +70,11 @@ class Evidence:
         noise = _noise(heights[:, 1:9], cosines[:, 1:9])
         behind, before = _room(distances, heights, cosines, spacing)
         chosen = rng.permutation(len(cloud))[:num_surface]
-        deltas = np.array(DELTAS)[:, None]
-        inward = np.minimum(deltas, behind[chosen] / 2).ravel()
-        outward = np.minimum(deltas, before[chosen] / 2).ravel()
+        deltas = np.maximum(DELTAS, BLURRED * noise)[:, None]
+        shares = np.array(OF_ROOM)[:, None]
+        # A thin wall is to be found to a share of its thickness, on both sides.
+        inward = np.minimum(deltas, shares * behind[chosen]).ravel()
+        outward = np.minimum(deltas, np.minimum(shares * behind[chosen], before[chosen] / 2)).ravel()
         feet, along = np.tile(xyz[chosen], (len(DELTAS), 1)), np.tile(normals[chosen], (len(DELTAS), 1))
         areas = np.pi * distances[:, -1] ** 2 / (cosines > 0).sum(axis=1)
         some = np.argsort(-np.minimum(behind, 4 * spacing), kind="stable")[:LEVELLED]

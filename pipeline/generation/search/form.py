@@ -104,12 +104,6 @@ def rectangle(x0: int, y0: int, x1: int, y1: int) -> Outline:
     return Outline(tuple((x, y, 0, 0) for x, y in ((x0, y0), (x1, y0), (x1, y1), (x0, y1))))
 
 
-def with_prism(form: Form, at: int, prism: Prism | None) -> Form:
-    """A form with another step, or without it; the first step is always NEW."""
-    steps = (*form[:at], *(() if prism is None else (prism,)), *form[at + 1 :])
-    return first_is_new(steps)
-
-
 def first_is_new(form: Form) -> Form:
     """The form with NEW for its first step."""
     if form and form[0].operation is not Operation.NEW:
@@ -141,6 +135,10 @@ class Range:
             return whole
         most = self.rim // FINE
         return max(-most, min(most, round(number / self.far))) * self.far
+
+    def sweep(self, number: float) -> int:
+        """The nearest turn of an arc."""
+        return max(1 - self.turn, min(self.turn - 1, round(number)))
 
     def radius(self, number: float) -> int:
         """The nearest radius."""

@@ -16,7 +16,7 @@ from pipeline.cad.language.program import Profile
 from pipeline.cad.language.regions import Regions
 from pipeline.cad.language.tokens import FINE, NUM_COMMANDS, PLANES, TOKEN
 from pipeline.cad.solids.prisms import FLAT, combine
-from pipeline.generation.search.evidence import DELTAS, Evidence
+from pipeline.generation.search.evidence import Evidence
 from pipeline.generation.search.form import Form, Region, is_rectangle, length
 
 PRICE = 0.0002  # of a token

@@ -23,6 +23,8 @@ AXIAL: tuple[Plane, ...] = tuple((TOKEN[name],) for name in ("XY", "YZ", "ZX"))
 FLAT = 0.97  # cosine between a face's normal and an axis that it is level along
 UPRIGHT = 0.25  # cosine that a wall along an axis keeps below
 MOST_LEVELS = 14
+MOST_TOGETHER = 4  # slabs that a step goes through
+FEWEST_WRONG = 12  # points, that a step is proposed for
 FEWEST = 0.004  # of the cloud's points, in a level
 WIDTH = 0.0015  # half of a level's height, where there is no noise
 ELSEWHERE = 0.01  # weight of a wall at other heights: it may go on here
@@ -36,6 +38,7 @@ class Proposer:
         self.fine = codec.step / FINE
         self.turn = 2 * np.pi / self.range.turn
         self.cell = max(evidence.spacing / 2, 0.006)
+        self.axial = AXIAL
         self._levels: dict[Plane, list[float]] = {}
 
     def levels(self, plane: Plane) -> list[float]:
@@ -70,6 +73,21 @@ class Proposer:
                 steps.append(prism)
         return (replace(steps[0], operation=Operation.NEW), *steps[1:]) if steps else ()
 
+    def slabs(self, wrong: np.ndarray) -> list[tuple[Plane, float, float, float]]:
+        """Between which levels points are that a form has wrong, (N,) bool, and how densely: more than elsewhere."""
+        found = []
+        for plane in self.axial:
+            heights = self.evidence.points @ axes_of(plane, self.codec)[2]
+            levels = self.levels(plane)
+            here, all_ = np.sort(heights[wrong]), np.sort(heights)
+            for i, low in enumerate(levels[:-1]):
+                for high in levels[i + 1 : i + 1 + MOST_TOGETHER]:
+                    count = int(np.searchsorted(here, high) - np.searchsorted(here, low))
+                    of = int(np.searchsorted(all_, high) - np.searchsorted(all_, low))
+                    if count >= FEWEST_WRONG:
+                        found.append((plane, low, high, count**2 / of))
+        return found
+
     def slab(
         self, plane: Plane, low: float, high: float, inside: np.ndarray, operation: Operation
     ) -> Prism | None:
@@ -82,8 +100,15 @@ class Proposer:
         bottom, top = self.range.place(low / self.fine), self.range.place(high / self.fine)
         return Prism(operation, plane, bottom, top, regions) if regions and bottom < top else None
 
-    def regions(self, plane: Plane, low: float, high: float, inside: np.ndarray) -> tuple[Region, ...]:
-        """Profiles around the points between two heights that are to be inside."""
+    def regions(
+        self, plane: Plane, low: float, high: float, inside: np.ndarray, cells: float = 1.0, coarse: float = 1.0
+    ) -> tuple[Region, ...]:
+        """Profiles around the points between two heights that are to be inside.
+
+        Args:
+            cells: above 1 for a coarser grid, which small details are lost in.
+            coarse: above 1 for fewer curves.
+        """
         axes, margin = axes_of(plane, self.codec), 0.1 * (high - low)
         places = self.evidence.points @ axes.T
         at = (places[:, 2] > low + margin) & (places[:, 2] < high - margin)
@@ -93,7 +118,7 @@ class Proposer:
         here = (cloud[wall, 2] > low - slack) & (cloud[wall, 2] < high + slack)
         directions = normals[wall, :2] / np.linalg.norm(normals[wall, :2], axis=1, keepdims=True)
         walls = np.column_stack([cloud[wall, :2], directions, np.where(here, 1.0, ELSEWHERE)])
-        found = outlines(places[at, :2], inside[at], walls, self.cell, self.evidence.noise)
+        found = outlines(places[at, :2], inside[at], walls, self.cell * cells, self.evidence.noise, coarse)
         return nested(found, [self.shape_of(each) for each in found])
 
     def shape_of(self, outlined: Outlined) -> Shape | None:

@@ -1,0 +1,130 @@
+"""One chain of search: a form that is changed, judged, and kept or not."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import numpy as np
+
+from pipeline.cad.language.codec import Codec
+from pipeline.cad.language.layout import Prism, Shape, shape_loop
+from pipeline.cad.language.planar import cross_or_touch
+from pipeline.generation.search.form import Form, Region
+from pipeline.generation.search.judge import Judge, Score
+from pipeline.generation.search.moves import Numbers
+from pipeline.generation.search.proposals import Proposer
+from pipeline.generation.search.structure import Structure
+
+Mover = Callable[[Form, np.random.Generator], Form | None]
+READING = 40  # judgements that a proposal from the cloud costs
+SHARES = {  # how often each kind of move is tried, before it is known how often it helps
+    "one": 4.0,
+    "equal": 4.0,
+    "snap": 4.0,
+    "coarsen": 2.0,
+    "shift": 2.0,
+    "scale": 2.0,
+    "drop": 4.0,
+    "simplify": 4.0,
+    "operate": 0.5,
+    "merge": 1.0,
+    "copy": 0.5,
+    "alike": 1.0,
+    "redraw": 0.15,
+    "residual": 0.15,
+}
+EXPENSIVE = ("redraw", "residual")
+HOT = 0.0  # temperature at the start, in units of the score
+
+
+@dataclass(slots=True)
+class Tally:
+    """How often a kind of move was tried and helped."""
+
+    tried: int = 0
+    helped: int = 0
+    gained: float = 0.0
+
+
+@dataclass(slots=True)
+class Chain:
+    """Where a chain stands.
+
+    Attributes:
+        form: now.
+        score: of it.
+        spent: judgements so far.
+    """
+
+    form: Form
+    score: Score
+    spent: int = 0
+    tallies: dict[str, Tally] = field(default_factory=dict)
+
+
+class Searcher:
+    """Moves and judges for one cloud."""
+
+    def __init__(self, judge: Judge, thorough: Judge, proposer: Proposer, shares: dict[str, float] = SHARES) -> None:
+        self.judge, self.codec = judge, judge.codec
+        numbers, structure = Numbers(proposer), Structure(proposer, thorough)
+        movers = {name: getattr(numbers, name, None) or getattr(structure, name) for name in shares}
+        self.movers: dict[str, Mover] = movers
+        self.shares = shares
+        self._crosses = lru_cache(4096)(lambda region: crosses(region, self.codec))
+
+    def run(self, chain: Chain, budget: int, rng: np.random.Generator, warmth: float = 0.0) -> Chain:
+        """Go on for so many judgements, and give the best that was seen.
+
+        Args:
+            warmth: temperature at the start of this run; at its end it is 0.
+        """
+        best = Chain(chain.form, chain.score)
+        end = chain.spent + budget
+        begin = chain.spent
+        names = list(self.movers)
+        while chain.spent < end:
+            weights = np.array([self._weight(name, chain) for name in names])
+            for name in rng.choice(names, 32, p=weights / weights.sum()):
+                if chain.spent >= end:
+                    break
+                temperature = warmth * (1 - (chain.spent - begin) / budget)
+                self._try(str(name), chain, temperature, rng)
+                if chain.score.value > best.score.value:
+                    best.form, best.score = chain.form, chain.score
+        return Chain(best.form, best.score, chain.spent, chain.tallies)
+
+    def _weight(self, name: str, chain: Chain) -> float:
+        tally = chain.tallies.setdefault(name, Tally())
+        return self.shares[name] * (0.2 + (tally.helped + 1) / (tally.tried + 5))
+
+    def _try(self, name: str, chain: Chain, temperature: float, rng: np.random.Generator) -> None:
+        tally = chain.tallies.setdefault(name, Tally())
+        tally.tried += 1
+        chain.spent += READING if name in EXPENSIVE else 1
+        form = self.movers[name](chain.form, rng)
+        if form is None or form == chain.form:
+            return
+        score = self.judge(form)
+        gain = score.value - chain.score.value
+        if gain <= 0 and (temperature <= 0 or rng.random() >= math.exp(gain / temperature)):
+            return
+        if any(self._crosses(region) for prism in changed(chain.form, form) for region in prism.profiles):
+            return
+        tally.helped += gain > 0
+        tally.gained += max(gain, 0.0)
+        chain.form, chain.score = form, score
+
+
+def changed(before: Form, after: Form) -> list[Prism]:
+    """The steps that are new."""
+    known = set(before)
+    return [prism for prism in after if prism not in known]
+
+
+def crosses(region: Region, codec: Codec) -> bool:
+    """Whether a profile's loops meet themselves or each other."""
+    outer, holes = region
+    shapes: tuple[Shape, ...] = (outer, *holes)
+    return cross_or_touch([shape_loop(shape, 1.0, codec.grammar) for shape in shapes])
