@@ -1,6 +1,7 @@
 """One chain of search: a form that is changed, judged, and kept or not."""
 
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -67,15 +68,22 @@ class Searcher:
     """Moves and judges for one cloud."""
 
     def __init__(self, judge: Judge, thorough: Judge, proposer: Proposer, shares: dict[str, float] = SHARES) -> None:
-        self.judge, self.codec = judge, judge.codec
+        self.judge, self.proposer, self.codec = judge, proposer, judge.codec
         numbers, structure = Numbers(proposer), Structure(proposer, thorough)
         movers = {name: getattr(numbers, name, None) or getattr(structure, name) for name in shares}
         self.movers: dict[str, Mover] = movers
         self.shares = shares
         self._crosses = lru_cache(4096)(lambda region: crosses(region, self.codec))
 
-    def run(self, chain: Chain, budget: int, rng: np.random.Generator, warmth: float = 0.0) -> Chain:
-        """Go on for so many judgements, and give the best that was seen.
+    def run(
+        self,
+        chain: Chain,
+        budget: int,
+        rng: np.random.Generator,
+        warmth: float = 0.0,
+        deadline: float = float("inf"),
+    ) -> Chain:
+        """Go on for so many judgements, or until a time (``time.monotonic``), and give the best that was seen.
 
         Args:
             warmth: temperature at the start of this run; at its end it is 0.
@@ -84,10 +92,10 @@ class Searcher:
         end = chain.spent + budget
         begin = chain.spent
         names = list(self.movers)
-        while chain.spent < end:
+        while chain.spent < end and time.monotonic() < deadline:
             weights = np.array([self._weight(name, chain) for name in names])
             for name in rng.choice(names, 32, p=weights / weights.sum()):
-                if chain.spent >= end:
+                if chain.spent >= end or time.monotonic() >= deadline:
                     break
                 temperature = warmth * (1 - (chain.spent - begin) / budget)
                 self._try(str(name), chain, temperature, rng)

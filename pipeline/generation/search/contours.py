@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 VOTERS = 5  # nearest points that say whether a cell is in
-CELLS = 112  # along the longer side of what is looked at, at most
+CELLS = 14_000  # of what is looked at, at most
 NEAR_WALL = 2.0  # cells: how far an outline is moved onto a wall
 BESIDE_WALL = 8.0  # cells: how far along the outline a wall is looked for
 SEEN, UNSEEN = 0.1, 1.0  # cells: how far off an outline is with a wall beside it, and without
@@ -66,14 +66,14 @@ def outlines(
         feet: (N, 2).
         inside: (N,) bool.
         walls: (W, 5) points of the outline that were seen, their normals, outward, and weights.
-        cell: of the grid, no finer than ``CELLS`` allow.
+        cell: side of the grid's, no finer than ``CELLS`` allow.
         noise: of the walls.
         coarse: above 1, curves cost so much more, and there are fewer of them.
     """
     if not inside.any():
         return []
     low, high = feet[inside].min(axis=0), feet[inside].max(axis=0)
-    cell = max(cell, float((high - low).max()) / CELLS)
+    cell = max(cell, float(np.sqrt(np.prod(high - low) / CELLS)))
     low = low - 1.5 * cell
     shape = np.ceil((high + 1.5 * cell - low) / cell).astype(int)
     field = _field(feet, inside, low, cell, shape)

@@ -73,6 +73,10 @@ class Proposer:
                 steps.append(prism)
         return (replace(steps[0], operation=Operation.NEW), *steps[1:]) if steps else ()
 
+    def stacks(self) -> list[Form]:
+        """The part as slabs along each axis."""
+        return [form for form in map(self.stack, self.axial) if form]
+
     def slabs(self, wrong: np.ndarray) -> list[tuple[Plane, float, float, float]]:
         """Between which levels points are that a form has wrong, (N,) bool, and how densely: more than elsewhere."""
         found = []
