@@ -49,12 +49,14 @@ class Outlined:
         sweeps: of the curve that leaves each; 0 for a line.
         radius: above 0 for a circle, whose centre is the one corner.
         area: signed; negative for a hole.
+        outline: the points that it was fitted to.
     """
 
     corners: tuple[complex, ...]
     sweeps: tuple[float, ...]
     radius: float
     area: float
+    outline: np.ndarray
 
 
 def outlines(
@@ -178,7 +180,7 @@ def _cut(points: np.ndarray, errors: np.ndarray, area: float) -> Outlined:
     """An outline as a circle, or as the lines and arcs that it is made of."""
     centre, radius, residual = _circle(points, errors)
     if residual < ROUND and np.pi * radius**2 < 1.5 * abs(area):
-        return Outlined((centre,), (), radius, area)
+        return Outlined((centre,), (), radius, area, points)
     if len(points) > MOST:
         some = np.linspace(0, len(points), MOST, endpoint=False).astype(int)
         points, errors = points[some], errors[some]
@@ -191,7 +193,7 @@ def _cut(points: np.ndarray, errors: np.ndarray, area: float) -> Outlined:
     curves = [_curve(closed[a : b + 1], around[a : b + 1]) for a, b in zip(cuts[:-1], cuts[1:])]
     corners = [_meeting(curves[i - 1], curves[i], points[cuts[i]], around[cuts[i]]) for i in range(len(curves))]
     sweeps = [_sweep(curve, corners[i], corners[(i + 1) % len(corners)]) for i, curve in enumerate(curves)]
-    return Outlined(tuple(corners), tuple(sweeps), 0.0, area)
+    return Outlined(tuple(corners), tuple(sweeps), 0.0, area, points)
 
 
 def _circle(points: np.ndarray, errors: np.ndarray) -> tuple[complex, float, float]:

@@ -5,6 +5,7 @@ outside, as far as no other wall is nearer. Elsewhere the winding number of the 
 winding numbers for soups and clouds"): it needs no closed surface, and says where it is not sure.
 """
 
+import hashlib
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,11 +24,12 @@ NEAREST = 0.7  # of the spacing: points anywhere are no nearer to the cloud
 BLOCK = 512
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Evidence:
-    """Points and what is known of them.
+    """Points and what is known of them. Two that were made from the same are equal.
 
     Attributes:
+        source: sha256 of all that it was made from.
         cloud: (C, 6) float64.
         spacing: of the cloud's points: median distance to the nearest other one.
         noise: standard deviation of the cloud's points along their normals.
@@ -38,6 +40,7 @@ class Evidence:
         covered: the share of the solid's volume that points anywhere stand for: little, where walls are thin.
     """
 
+    source: str
     cloud: np.ndarray
     spacing: float
     noise: float
@@ -84,7 +87,9 @@ class Evidence:
         anywhere, inside, weights = _anywhere(tree, xyz, normals, areas, spacing, num_volume, rng)
         volume = float((areas * (xyz * normals).sum(axis=1)).sum()) / 3  # by the divergence theorem
         beside = [feet - inward[:, None] * along, feet + outward[:, None] * along]
+        source = hashlib.sha256(f"{num_volume}/{num_surface}/{seed}/".encode() + cloud.tobytes()).hexdigest()
         return cls(
+            source,
             cloud,
             spacing,
             noise,
@@ -95,6 +100,20 @@ class Evidence:
             min(1.0, float(weights[inside].sum()) / max(volume, 1e-9)),
         )
 
+
+    @property
+    def telling(self) -> np.ndarray:
+        """(M, 3) the points anywhere, and those furthest from the surface: what any tessellation says the same of."""
+        beside = (len(self.points) - self.num_volume) // (2 * len(DELTAS))
+        behind = self.num_volume + (len(DELTAS) - 1) * beside
+        furthest = (self.points[behind : behind + beside], self.points[-beside:])
+        return np.concatenate([self.points[: self.num_volume], *furthest])
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Evidence) and self.source == other.source
+
+    def __hash__(self) -> int:
+        return hash(self.source)
 
     def thinned(self, num_volume: int, num_surface: int) -> "Evidence":
         """Less of it, for quicker judgements: at most so many points anywhere, and of the cloud."""
@@ -109,6 +128,7 @@ class Evidence:
         zeros = np.zeros(rows.size)
         return replace(
             self,
+            source=f"{self.source}/{num_volume}/{num_surface}",
             points=self.points[at],
             labels=self.labels[at],
             weights=np.concatenate([*weights, zeros]),

@@ -185,16 +185,12 @@ def nested(found: Sequence[Outlined], shapes: Sequence[Shape | None]) -> tuple[R
 
 
 def _around(outer: Outlined, hole: Outlined) -> bool:
-    """Whether the corners' boxes are one in the other."""
-    (a, b), (c, d) = _box(outer), _box(hole)
-    return a.real < (c.real + d.real) / 2 < b.real and a.imag < (c.imag + d.imag) / 2 < b.imag
-
-
-def _box(loop: Outlined) -> tuple[complex, complex]:
-    at = np.array(loop.corners)
-    if loop.radius:
-        return at[0] - loop.radius * (1 + 1j), at[0] + loop.radius * (1 + 1j)
-    return complex(at.real.min(), at.imag.min()), complex(at.real.max(), at.imag.max())
+    """Whether a point of the hole is within the outer loop: the sides above it are odd."""
+    at, begin, end = hole.outline[0], outer.outline, np.roll(outer.outline, -1)
+    spans = (begin.real > at.real) != (end.real > at.real)
+    begin, along = begin[spans], (end - begin)[spans]
+    heights = begin.imag + (at.real - begin.real) * along.imag / along.real
+    return int((heights > at.imag).sum()) % 2 == 1
 
 
 def _peaks(values: np.ndarray, width: float, fewest: float) -> list[float]:

@@ -1,14 +1,14 @@
 """Search for the program that explains a cloud: several chains in rounds, and the kernel to vouch for what is best.
 
-The starts are the programs that are given and the part as stacks of slabs along each axis. Chains go on from the best
-of them, each in a process of its own; between rounds the worst begins again from the best. Budgets count judgements:
-what is found depends on them and on the seed, not on the number of processes.
+The starts are the programs that are given, and the part as stacks of slabs along each axis. Chains go on from the best
+of them, each round in any process; after it the worst begins again from the best. Budgets count judgements: what is
+found depends on them and on the seed, not on the number of processes.
 """
 
 import functools
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -16,21 +16,21 @@ from pipeline.cad.language.codec import Codec
 from pipeline.cad.solids.sandbox import Failure, Sandbox
 from pipeline.generation.search.chain import Chain, Searcher
 from pipeline.generation.search.evidence import Evidence
-from pipeline.generation.search.form import Form, form_of, length, tokens_of
+from pipeline.generation.search.form import Form, form_of, tokens_of
 from pipeline.generation.search.judge import Judge, Score
 from pipeline.generation.search.proposals import Proposer
-from pipeline.generation.select import BuildTask, build_candidate
+from pipeline.generation.search.vouch import VouchTask, vouch
 from pipeline.runtime import interrupt
 from pipeline.runtime.errors import RejectError
 
 CHAINS = 4
-ROUND = 500  # judgements of a chain, between which chains are compared
+ROUND = 500  # judgements of a chain, after which chains are compared
 WARMTH = (0.0, 0.0, 0.001, 0.003)  # of each chain at the beginning of a round
 PATIENCE = 6  # rounds in which nothing is found: there is no more to be had
 LITTLE = 1e-4  # of the score: what is less is nothing
 NUM_VOLUME, NUM_SURFACE = 6000, 4096  # of the evidence that steps are proposed from
 JUDGED_VOLUME, JUDGED_SURFACE = 3000, 700  # of what every judgement asks
-TIMEOUT_S, MEMORY_MIB = 60.0, 4096
+COMPARED = 2048  # points of the cloud that solids are compared with
 ENDLESS = 1 << 62
 
 
@@ -54,9 +54,9 @@ class Found:
     Attributes:
         tokens: of a program that the kernel builds; None while there is none.
         score: of it by the evidence.
-        misfit: of the solid to the cloud.
+        misfit: of the solid to the cloud; None while there is none.
         judged: judgements so far.
-        built: solids built so far.
+        built: solids that the kernel was asked for so far.
     """
 
     tokens: tuple[int, ...] | None
@@ -71,7 +71,6 @@ class RoundTask:
     """A chain's round."""
 
     evidence: Evidence
-    key: int
     bits: int
     chain: Chain
     judgements: int
@@ -81,32 +80,19 @@ class RoundTask:
 
 
 @functools.lru_cache(maxsize=1)
-def _searcher(key: int, bits: int, holder: "Held") -> Searcher:
-    """A searcher, kept from round to round with what it remembers; ``key`` tells clouds apart."""
-    return make_searcher(holder.evidence, bits)
-
-
-@dataclass(frozen=True, slots=True)
-class Held:
-    """Evidence as an argument that is not compared."""
-
-    evidence: Evidence = field(compare=False)
-
-    def __hash__(self) -> int:
-        return 0
-
-
-def make_searcher(evidence: Evidence, bits: int) -> Searcher:
-    """Judges, proposals and moves for one cloud."""
+def searcher_of(evidence: Evidence, bits: int) -> Searcher:
+    """Judges, proposals and moves for one cloud; kept from round to round with what they remember."""
     codec = Codec(bits)
     judge = Judge(evidence.thinned(JUDGED_VOLUME, JUDGED_SURFACE), codec)
     return Searcher(judge, Judge(evidence, codec), Proposer(evidence, codec))
 
 
-def run_round(task: RoundTask) -> Chain:
-    """One round of one chain."""
-    searcher = _searcher(task.key, task.bits, Held(task.evidence))
-    return searcher.run(task.chain, task.judgements, np.random.default_rng(task.seed), task.warmth, task.deadline)
+def work(task: RoundTask | VouchTask) -> Chain | float:
+    """What a process does for search: a round, or a solid."""
+    if isinstance(task, VouchTask):
+        return vouch(task)
+    searcher, rng = searcher_of(task.evidence, task.bits), np.random.default_rng(task.seed)
+    return searcher.run(task.chain, task.judgements, rng, task.warmth, task.deadline)
 
 
 def silent(_: Found) -> None:
@@ -121,8 +107,7 @@ class Search:
         bits: of the codec's values.
         starts: programs to begin with, as tokens.
         seed: of all that is random.
-        rounds: a sandbox for ``run_round``.
-        kernel: a sandbox for ``build_candidate``.
+        sandbox: for ``work``.
         show: gets what is best so far, each time that it changes.
     """
 
@@ -132,44 +117,44 @@ class Search:
         bits: int,
         starts: Sequence[Sequence[int]],
         seed: int,
-        rounds: Sandbox[RoundTask, Chain],
-        kernel: Sandbox[BuildTask, float | None],
+        sandbox: Sandbox[RoundTask | VouchTask, Chain | float],
         show: Callable[[Found], None] = silent,
     ) -> None:
-        self.cloud, self.codec, self.seed = cloud, Codec(bits), seed
-        self.rounds, self.kernel, self.show = rounds, kernel, show
+        self.codec, self.seed, self.sandbox, self.show = Codec(bits), seed, sandbox, show
         self.evidence = Evidence.of(cloud, NUM_VOLUME, NUM_SURFACE, seed)
-        searcher = make_searcher(self.evidence, bits)
-        self.judge, self.proposer = searcher.judge, searcher.proposer
+        searcher = searcher_of(self.evidence, bits)
+        self.judge, self.compared = searcher.judge, self.evidence.cloud[:COMPARED]
         self.judged = 0
         self.built: dict[tuple[int, ...], float | Failure] = {}
         self.best = Found(None, Score(-np.inf, 0.0, 0.0), None, 0, 0)
-        self.starts = self._starts(starts)
+        self.starts = self._judged([*searcher.proposer.stacks(), *self._forms(starts)])
 
-    def _starts(self, given: Sequence[Sequence[int]]) -> list[Chain]:
-        """Distinct forms to begin with, judged, the best first."""
-        forms: dict[Form, None] = dict.fromkeys(self.proposer.stacks())
-        for tokens in given:
+    def _forms(self, programs: Sequence[Sequence[int]]) -> list[Form]:
+        """Programs in whole steps; those that are none are left out."""
+        found = []
+        for tokens in programs:
             try:
-                forms[form_of(self.codec, tokens)] = None
+                found.append(form_of(self.codec, tokens))
             except RejectError:
                 continue
-        self.judged += len(forms)
-        chains = [Chain(form, self.judge(form)) for form in forms]
+        return found
+
+    def _judged(self, forms: Sequence[Form]) -> list[Chain]:
+        """Distinct forms to begin with, the best first."""
+        chains = [Chain(form, self.judge(form)) for form in dict.fromkeys(forms)]
+        self.judged += len(chains)
         return sorted(chains, key=lambda chain: -chain.score.value)
 
     def run(self, budget: Budget) -> Found:
         """Search until the budget is spent, or nothing more is found."""
-        for chain in self.starts:
-            if self._vouch(chain):
+        for start in self.starts:
+            if self._vouch(start):
                 break
-        waiting = self.starts[:CHAINS]
-        chains = [replace(waiting[i % len(waiting)]) for i in range(CHAINS)] if waiting else []
+        chains = [replace(self.starts[i % len(self.starts)]) for i in range(CHAINS)] if self.starts else []
         idle = number = 0
         while chains and idle < PATIENCE and not budget.is_over and self.judged < budget.judgements:
             before = self.best.score.value
-            chains = self._round(chains, number, budget)
-            chains = self._compare(chains)
+            chains = self._compared(self._round(chains, number, budget))
             idle = 0 if self.best.score.value > before + LITTLE else idle + 1
             number += 1
         return replace(self.best, judged=self.judged, built=len(self.built))
@@ -179,47 +164,46 @@ class Search:
         each = min(ROUND, -(-(budget.judgements - self.judged) // len(chains)))
         tasks = [
             RoundTask(
-                self.evidence, id(self), self.codec.bits, chain, each, (self.seed, number, i), WARMTH[i], budget.deadline
+                self.evidence, self.codec.bits, chain, each, (self.seed, number, i), WARMTH[i], budget.deadline
             )
             for i, chain in enumerate(chains)
         ]
         found = []
-        for chain, result in zip(chains, self.rounds.map(tasks)):
-            if isinstance(result, Failure):  # a worker that died: its chain stays where it was
+        for chain, result in zip(chains, self.sandbox.map(tasks)):
+            if not isinstance(result, Chain):  # its worker died: the chain stays where it was
                 result = replace(chain, spent=chain.spent + each)
             self.judged += result.spent - chain.spent
             found.append(result)
         return found
 
-    def _compare(self, chains: list[Chain]) -> list[Chain]:
-        """Vouch for what is better than the best, and let those begin again that are far behind or do not build."""
+    def _compared(self, chains: list[Chain]) -> list[Chain]:
+        """After the kernel has vouched for what is better than the best; the worst, and what does not build, as it."""
         order = sorted(range(len(chains)), key=lambda i: -chains[i].score.value)
-        refused = set()
+        beginning = {order[-1]}
         for i in order:
-            if chains[i].score.value <= self.best.score.value:
+            if chains[i].score.value <= self.best.score.value or self._vouch(chains[i]):
                 break
-            if self._vouch(chains[i]):
-                break
-            refused.add(i)
+            beginning.add(i)
         if self.best.tokens is None:
             return chains
-        again = Chain(form_of(self.codec, self.best.tokens), self.best.score)
+        best = form_of(self.codec, self.best.tokens)
         return [
-            replace(again, spent=chain.spent, tallies=chain.tallies) if i in refused or i == order[-1] else chain
+            replace(chain, form=best, score=self.best.score) if i in beginning else chain
             for i, chain in enumerate(chains)
         ]
 
     def _vouch(self, chain: Chain) -> bool:
-        """Whether the kernel builds what a chain has; it is the best then, if it is better as it is written."""
+        """Whether the kernel builds what a chain has; that is the best then, if it is so as it is written."""
         try:
             tokens = tokens_of(self.codec, chain.form)
-            form = form_of(self.codec, tokens)
+            score = self.judge(form_of(self.codec, tokens))
         except RejectError:
             return False
-        score = self.judge(form)
         if tokens not in self.built:
-            result = next(self.kernel.map([BuildTask(tokens, self.codec.bits, self.cloud)]))
-            self.built[tokens] = result if isinstance(result, Failure) else float(result or 0)
+            points = self.judge.evidence.telling
+            (result,) = self.sandbox.map([VouchTask(tokens, self.codec.bits, points, self.compared)])
+            assert not isinstance(result, Chain)
+            self.built[tokens] = result
         misfit = self.built[tokens]
         if isinstance(misfit, Failure):
             return False
