@@ -8,13 +8,11 @@ from functools import lru_cache
 
 import numpy as np
 
-from pipeline.cad.language.codec import Codec
-from pipeline.cad.language.layout import Prism, Shape, shape_loop
-from pipeline.cad.language.planar import cross_or_touch
-from pipeline.generation.search.form import Form, Region
+from pipeline.cad.language.layout import Prism
+from pipeline.generation.search.form import Form
 from pipeline.generation.search.judge import Judge, Score
 from pipeline.generation.search.moves import Numbers
-from pipeline.generation.search.proposals import Proposer
+from pipeline.generation.search.proposals import Proposer, crosses
 from pipeline.generation.search.structure import Structure
 
 Mover = Callable[[Form, np.random.Generator], Form | None]
@@ -129,10 +127,3 @@ def changed(before: Form, after: Form) -> list[Prism]:
     """The steps that are new."""
     known = set(before)
     return [prism for prism in after if prism not in known]
-
-
-def crosses(region: Region, codec: Codec) -> bool:
-    """Whether a profile's loops meet themselves or each other."""
-    outer, holes = region
-    shapes: tuple[Shape, ...] = (outer, *holes)
-    return cross_or_touch([shape_loop(shape, 1.0, codec.grammar) for shape in shapes])

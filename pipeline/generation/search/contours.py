@@ -10,13 +10,13 @@ from dataclasses import dataclass
 import numpy as np
 
 VOTERS = 5  # nearest points that say whether a cell is in
-CELLS = 14_000  # of what is looked at, at most
+CELLS = 14_000  # of a grid, at most
 NEAR_WALL = 2.0  # cells: how far an outline is moved onto a wall
 BESIDE_WALL = 8.0  # cells: how far along the outline a wall is looked for
 SEEN, UNSEEN = 0.1, 1.0  # cells: how far off an outline is with a wall beside it, and without
 CORRELATED = 0.5  # errors of neighbours are alike: squared, they count less
 SMALLEST = 5  # cells in a loop that counts
-MOST = 260  # points of an outline that is cut into curves
+MOST = 400  # points of an outline that is cut into curves
 PRICES = (4.0, 7.0)  # of a line and of an arc, in squared errors
 STRAIGHT = 0.05  # radians off an axis that are none
 FLATTEST = 0.12  # sweep of an arc that is no line
@@ -50,6 +50,7 @@ class Outlined:
         radius: above 0 for a circle, whose centre is the one corner.
         area: signed; negative for a hole.
         outline: the points that it was fitted to.
+        cuts: which of these the curves end at: they make a polygon that hardly crosses itself.
     """
 
     corners: tuple[complex, ...]
@@ -57,10 +58,11 @@ class Outlined:
     radius: float
     area: float
     outline: np.ndarray
+    cuts: tuple[int, ...]
 
 
 def outlines(
-    feet: np.ndarray, inside: np.ndarray, walls: np.ndarray, cell: float, noise: float, coarse: float = 1.0
+    feet: np.ndarray, inside: np.ndarray, walls: np.ndarray, noise: float, cells: float = 1.0, coarse: float = 1.0
 ) -> list[Outlined]:
     """Loops around the points that are inside: outer ones counter-clockwise, holes clockwise.
 
@@ -68,14 +70,14 @@ def outlines(
         feet: (N, 2).
         inside: (N,) bool.
         walls: (W, 5) points of the outline that were seen, their normals, outward, and weights.
-        cell: side of the grid's, no finer than ``CELLS`` allow.
         noise: of the walls.
+        cells: how large the grid's are, in half of the points' spacing; no more of them than ``CELLS``.
         coarse: above 1, curves cost so much more, and there are fewer of them.
     """
     if not inside.any():
         return []
     low, high = feet[inside].min(axis=0), feet[inside].max(axis=0)
-    cell = max(cell, float(np.sqrt(np.prod(high - low) / CELLS)))
+    cell = max(cells * _spacing(feet[inside]) / 2, float(np.sqrt(np.prod(high - low) / CELLS)))
     low = low - 1.5 * cell
     shape = np.ceil((high + 1.5 * cell - low) / cell).astype(int)
     field = _field(feet, inside, low, cell, shape)
@@ -88,6 +90,14 @@ def outlines(
         points, errors = _onto_walls(points, outward, walls, cell, noise)
         found.append(_cut(points, errors * np.sqrt(coarse), area))
     return found
+
+
+def _spacing(feet: np.ndarray) -> float:
+    """Of the points: median distance to the nearest other one."""
+    from scipy.spatial import cKDTree
+
+    some = feet[:: max(1, len(feet) // 1000)]
+    return float(np.median(cKDTree(feet).query(some, k=2)[0][:, 1])) if len(feet) > 1 else 0.0
 
 
 def _field(feet: np.ndarray, inside: np.ndarray, low: np.ndarray, cell: float, shape: np.ndarray) -> np.ndarray:
@@ -180,7 +190,7 @@ def _cut(points: np.ndarray, errors: np.ndarray, area: float) -> Outlined:
     """An outline as a circle, or as the lines and arcs that it is made of."""
     centre, radius, residual = _circle(points, errors)
     if residual < ROUND and np.pi * radius**2 < 1.5 * abs(area):
-        return Outlined((centre,), (), radius, area, points)
+        return Outlined((centre,), (), radius, area, points, ())
     if len(points) > MOST:
         some = np.linspace(0, len(points), MOST, endpoint=False).astype(int)
         points, errors = points[some], errors[some]
@@ -193,7 +203,7 @@ def _cut(points: np.ndarray, errors: np.ndarray, area: float) -> Outlined:
     curves = [_curve(closed[a : b + 1], around[a : b + 1]) for a, b in zip(cuts[:-1], cuts[1:])]
     corners = [_meeting(curves[i - 1], curves[i], points[cuts[i]], around[cuts[i]]) for i in range(len(curves))]
     sweeps = [_sweep(curve, corners[i], corners[(i + 1) % len(corners)]) for i, curve in enumerate(curves)]
-    return Outlined(tuple(corners), tuple(sweeps), 0.0, area, points)
+    return Outlined(tuple(corners), tuple(sweeps), 0.0, area, points, tuple(cuts[:-1]))
 
 
 def _circle(points: np.ndarray, errors: np.ndarray) -> tuple[complex, float, float]:

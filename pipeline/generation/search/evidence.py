@@ -37,7 +37,7 @@ class Evidence:
         labels: (N,) bool, inside.
         weights: (N,) volume that a point stands for; 0 beside the surface.
         num_volume: how many points are anywhere.
-        covered: the share of the solid's volume that points anywhere stand for: little, where walls are thin.
+        volume: of the solid.
     """
 
     source: str
@@ -48,7 +48,7 @@ class Evidence:
     labels: np.ndarray
     weights: np.ndarray
     num_volume: int
-    covered: float
+    volume: float
 
     @classmethod
     def of(cls, cloud: np.ndarray, num_volume: int, num_surface: int, seed: int) -> "Evidence":
@@ -97,7 +97,7 @@ class Evidence:
             np.concatenate([inside, np.ones(len(feet), bool), np.zeros(len(feet), bool)]),
             np.concatenate([weights, np.zeros(2 * len(feet))]),
             len(anywhere),
-            min(1.0, float(weights[inside].sum()) / max(volume, 1e-9)),
+            volume,
         )
 
 
@@ -166,7 +166,9 @@ def _anywhere(
 
     Nearer to the cloud than its own spacing its single points count too much for the winding number.
     """
-    low, high = xyz.min(axis=0) - MARGIN, xyz.max(axis=0) + MARGIN
+    low, high = xyz.min(axis=0), xyz.max(axis=0)
+    margin = np.minimum(MARGIN, (high - low) / 4 + spacing)
+    low, high = low - margin, high + margin
     points = rng.uniform(low, high, (DRAWN, 3))
     points = points[tree.query(points)[0] > NEAREST * spacing]
     winding = winding_numbers(xyz, normals, areas, points)

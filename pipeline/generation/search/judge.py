@@ -43,13 +43,16 @@ class Judge:
     """Scores forms by evidence."""
 
     def __init__(self, evidence: Evidence, codec: Codec, price: float = PRICE, volume: float = 0.5) -> None:
-        self.evidence, self.codec, self.price, self.share = evidence, codec, price, volume * evidence.covered
+        self.evidence, self.codec, self.price, self.share = evidence, codec, price, volume
         self.fine_step = codec.step / FINE
         self.points = evidence.points / self.fine_step
         count = evidence.num_volume
         self._inside = np.where(evidence.labels[:count], evidence.weights[:count], 0)
         self._outside = np.where(evidence.labels[:count], 0, evidence.weights[:count])
-        self._total = max(float(self._inside.sum()), 1e-12)
+        # Of what no point anywhere stands for, those behind the surface tell.
+        seen = float(self._inside.sum())
+        self._unseen = max(evidence.volume - seen, 0.0)
+        self._total = max(seen + self._unseen, 1e-12)
         self.column = lru_cache(KEPT)(self._column)
         self.step = lru_cache(KEPT)(self._step)
         self.local = lru_cache(64)(self._local)
@@ -68,8 +71,9 @@ class Judge:
         """The score of a form that holds these points."""
         count = self.evidence.num_volume
         anywhere = inside[:count].astype(np.float64)
-        volume = float(self._inside @ anywhere) / (self._total + float(self._outside @ anywhere))
         behind, before = inside[count:].reshape(2, -1)
+        held = float(self._inside @ anywhere) + self._unseen * float(behind.mean())
+        volume = held / (self._total + float(self._outside @ anywhere))
         surface = float((behind & ~before).mean())
         return Score(self.share * volume + (1 - self.share) * surface - self.price * tokens, volume, surface)
 

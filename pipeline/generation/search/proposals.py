@@ -10,7 +10,8 @@ from dataclasses import replace
 import numpy as np
 
 from pipeline.cad.language.codec import Codec
-from pipeline.cad.language.layout import Outline, Prism, Ring, Shape
+from pipeline.cad.language.layout import Outline, Prism, Ring, Shape, shape_loop
+from pipeline.cad.language.planar import cross_or_touch
 from pipeline.cad.language.program import Operation
 from pipeline.cad.language.tokens import FINE, TOKEN
 from pipeline.generation.search.contours import Outlined, outlines
@@ -26,7 +27,7 @@ MOST_LEVELS = 14
 MOST_TOGETHER = 4  # slabs that a step goes through
 FEWEST_WRONG = 12  # points, that a step is proposed for
 FEWEST = 0.004  # of the cloud's points, in a level
-WIDTH = 0.0015  # half of a level's height, where there is no noise
+WIDTH = 0.0005  # half of a level's height, where there is no noise
 ELSEWHERE = 0.01  # weight of a wall at other heights: it may go on here
 
 
@@ -37,7 +38,6 @@ class Proposer:
         self.evidence, self.codec, self.range = evidence, codec, Range(codec)
         self.fine = codec.step / FINE
         self.turn = 2 * np.pi / self.range.turn
-        self.cell = max(evidence.spacing / 2, 0.006)
         self.axial = AXIAL
         self._levels: dict[Plane, list[float]] = {}
 
@@ -122,8 +122,35 @@ class Proposer:
         here = (cloud[wall, 2] > low - slack) & (cloud[wall, 2] < high + slack)
         directions = normals[wall, :2] / np.linalg.norm(normals[wall, :2], axis=1, keepdims=True)
         walls = np.column_stack([cloud[wall, :2], directions, np.where(here, 1.0, ELSEWHERE)])
-        found = outlines(places[at, :2], inside[at], walls, self.cell * cells, self.evidence.noise, coarse)
-        return nested(found, [self.shape_of(each) for each in found])
+        found = outlines(places[at, :2], inside[at], walls, self.evidence.noise, cells, coarse)
+        return self.sound(found)
+
+    def sound(self, found: Sequence[Outlined]) -> tuple[Region, ...]:
+        """Profiles of loops that do not cross: those that would, as polygons; without what still does."""
+        regions = []
+        for outer, holes in nested(found):
+            fitted = _region(self.shape_of(outer), [self.shape_of(hole) for hole in holes])
+            if fitted is not None and not crosses(fitted, self.codec):
+                regions.append(fitted)
+                continue
+            polygon = self.polygon_of(outer)
+            region = _region(polygon, [])
+            if region is None or crosses(region, self.codec):
+                continue
+            for hole in holes:
+                shape = self.polygon_of(hole)
+                more = _region(polygon, [*region[1], shape])
+                if shape is not None and more is not None and not crosses(more, self.codec):
+                    region = more
+            regions.append(region)
+        return tuple(regions)
+
+    def polygon_of(self, outlined: Outlined) -> Shape | None:
+        """A loop through the points of an outline at which it was cut; of a circle the circle."""
+        if outlined.radius:
+            return self.shape_of(outlined)
+        corners = tuple(outlined.outline[list(outlined.cuts)].tolist())
+        return self.shape_of(replace(outlined, corners=corners, sweeps=(0.0,) * len(corners)))
 
     def shape_of(self, outlined: Outlined) -> Shape | None:
         """A fitted loop in whole steps, counter-clockwise; None where nothing is left of it."""
@@ -165,23 +192,25 @@ def _is_straight(before: Sequence[int], at: Sequence[int], after: Sequence[int])
     return ux * vy == uy * vx
 
 
-def nested(found: Sequence[Outlined], shapes: Sequence[Shape | None]) -> tuple[Region, ...]:
-    """Profiles of the loops: each hole goes to the smallest outer loop around it."""
-    outers = [i for i, each in enumerate(found) if each.area > 0 and shapes[i] is not None]
-    holes: dict[int, list[Shape]] = {i: [] for i in outers}
-    for i, each in enumerate(found):
-        shape = shapes[i]
-        if each.area > 0 or shape is None:
-            continue
-        around = [k for k in outers if found[k].area > -each.area and _around(found[k], each)]
+def _region(outer: Shape | None, holes: Sequence[Shape | None]) -> Region | None:
+    """A profile of what is left of its loops."""
+    return None if outer is None else (outer, tuple(hole for hole in holes if hole is not None))
+
+
+def crosses(region: Region, codec: Codec) -> bool:
+    """Whether a profile's loops meet themselves or each other."""
+    outer, holes = region
+    return cross_or_touch([shape_loop(shape, 1.0, codec.grammar) for shape in (outer, *holes)])
+
+
+def nested(found: Sequence[Outlined]) -> list[tuple[Outlined, list[Outlined]]]:
+    """Outer loops with their holes: each hole goes to the smallest outer loop around it."""
+    outers = [(each, list[Outlined]()) for each in found if each.area > 0]
+    for hole in found:
+        around = [pair for pair in outers if hole.area < 0 and pair[0].area > -hole.area and _around(pair[0], hole)]
         if around:
-            holes[min(around, key=lambda k: found[k].area)].append(shape)
-    regions = []
-    for i in outers:
-        outer = shapes[i]
-        assert outer is not None
-        regions.append((outer, tuple(holes[i])))
-    return tuple(regions)
+            min(around, key=lambda pair: pair[0].area)[1].append(hole)
+    return outers
 
 
 def _around(outer: Outlined, hole: Outlined) -> bool:

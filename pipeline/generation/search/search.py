@@ -177,20 +177,18 @@ class Search:
         return found
 
     def _compared(self, chains: list[Chain]) -> list[Chain]:
-        """After the kernel has vouched for what is better than the best; the worst, and what does not build, as it."""
+        """After the kernel has vouched for what is better than the best: the worst begins again from that.
+
+        What does not build goes on: the next change may mend it.
+        """
         order = sorted(range(len(chains)), key=lambda i: -chains[i].score.value)
-        beginning = {order[-1]}
         for i in order:
             if chains[i].score.value <= self.best.score.value or self._vouch(chains[i]):
                 break
-            beginning.add(i)
         if self.best.tokens is None:
             return chains
-        best = form_of(self.codec, self.best.tokens)
-        return [
-            replace(chain, form=best, score=self.best.score) if i in beginning else chain
-            for i, chain in enumerate(chains)
-        ]
+        again = replace(chains[order[-1]], form=form_of(self.codec, self.best.tokens), score=self.best.score)
+        return [again if i == order[-1] else chain for i, chain in enumerate(chains)]
 
     def _vouch(self, chain: Chain) -> bool:
         """Whether the kernel builds what a chain has; that is the best then, if it is so as it is written."""
