@@ -6,7 +6,7 @@ best.write("flange.step")
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -24,6 +24,7 @@ from pipeline.generation.decoding import decodings
 from pipeline.generation.generate import generate_tokens, score, without_end
 from pipeline.generation.inputs import UserInputs, read_inputs
 from pipeline.generation.prompt import Encoders, make_prompt
+from pipeline.generation.search.search import Budget, Found, search, silent
 from pipeline.generation.select import Candidate, build_candidate, select
 from pipeline.model.cad_mllm import CadMllmModel
 from pipeline.model.checkpoint import load_checkpoint
@@ -174,8 +175,14 @@ class CadMllm:
         max_new_tokens: int = 512,
         seed: int = 0,
         num_workers: int = 1,
+        search_s: float | None = None,
+        builds: int | None = None,
+        show: Callable[[Found], None] = silent,
     ) -> list[Generated]:
         """``generate`` for inputs that were read before.
+
+        With ``search_s`` or ``builds`` candidates are where a search begins for the program that explains the cloud
+        (``generation.search``); what it finds comes first.
 
         Args:
             start: extrusions that are given, in metres; the program goes on after them.
@@ -184,8 +191,16 @@ class CadMllm:
             top_p: sampling keeps to the likeliest tokens that have this probability together.
             num_beams: above 1, candidates are the likeliest that a beam search finds, nothing is sampled.
             max_new_tokens: every program ends within it.
-            num_workers: processes that build candidates.
+            num_workers: processes that build candidates, and search.
+            search_s: seconds of search at most.
+            builds: programs that search judges at most; what is found depends on this and the seed alone.
+            show: gets what search has found, each time that it is better.
+
+        Raises:
+            UserError: a search without a cloud, or the numbers do not go together.
         """
+        if (search_s is not None or builds is not None) and given.points is None:
+            raise UserError("search changes programs until they explain a cloud: it needs points")
         ways = decodings(num_candidates, max_new_tokens, temperature, top_p, num_beams, seed)
         model, codec = self.model, Codec(self.model.grammar.bits)
         frame = given.frame or Frame((0.0, 0.0, 0.0), size_mm / 2000)
@@ -204,6 +219,13 @@ class CadMllm:
             cloud = draw_points(cloud, CLOUD_POINTS, seed=0)
         with Sandbox(build_candidate, num_workers, 60.0, 4096) as sandbox:
             chosen = next(select([programs], [likelihoods], [cloud], codec.bits, sandbox))
+        if given.points is not None and (search_s is not None or builds is not None):
+            budget = Budget.of(search_s, builds)
+            found = search(given.points, codec.bits, programs, seed, num_workers, budget, show)
+            if found.tokens is not None:
+                (likelihood,) = score(model, prompt, [found.tokens])
+                best = Candidate(found.tokens, likelihood, found.misfit, None)
+                chosen = [best, *(other for other in chosen if other.tokens != found.tokens)]
         return [
             Generated(candidate, codec.decode(candidate.tokens).restored(frame), codec.bits) for candidate in chosen
         ]

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pipeline.cad.language.program import CadProgram
     from pipeline.generation.inputs import UserInputs
     from pipeline.generation.pretrained import CadMllm, Generated
+    from pipeline.generation.search.search import Found
 
 ANOTHER_SHAPE = 0.15  # a misfit: the same part has 0.02, two different ones 0.26 in the median
 
@@ -44,6 +45,18 @@ Start = Annotated[
 Steps = Annotated[int | None, typer.Option(min=1, help="Take only so many extrusions of --start.")]
 Candidates = Annotated[
     int, typer.Option(min=1, help="Write so many, keep the best: nearest to the cloud, or likeliest.")
+]
+SearchS = Annotated[
+    float | None,
+    typer.Option(
+        "--search", min=0.0, metavar="SECONDS", help="Then change them until they explain the cloud, so long at most."
+    ),
+]
+Builds = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="Search so many programs at most: the same result on any machine. Each is built in a quick way."
+    ),
 ]
 Checkpoint = Annotated[Path | None, typer.Option(help="Default: that of the last curriculum stage.")]
 SizeMm = Annotated[
@@ -71,6 +84,8 @@ def generate(
     start: Start = None,
     steps: Steps = None,
     candidates: Candidates = 1,
+    search: SearchS = None,
+    builds: Builds = None,
     checkpoint: Checkpoint = None,
     size_mm: SizeMm = 100.0,
     temperature: Temperature = None,
@@ -83,6 +98,9 @@ def generate(
     caption, images = caption.strip(), image or []
     check_writable(out)
     _check_given(caption, points, images, start, steps)
+    searched = search is not None or builds is not None
+    if searched and points is None:
+        raise UserError("--search and --builds change programs until they explain a cloud; give --points too")
     decodings(candidates, max_tokens, temperature, top_p, beams, seed)
     p = params.load()
     folder = checkpoint or CHECKPOINTS / list(p.curriculum)[-1]
@@ -90,7 +108,7 @@ def generate(
     from pipeline.generation.inputs import check_known, read_inputs
 
     num_points = check_known(config, MODELS, points is not None, len(images))
-    start_server("pipeline.cad.exchange.files", "pipeline.generation.select")
+    start_server("pipeline.cad.exchange.files", "pipeline.generation.select", "pipeline.generation.search.search")
     first = None if start is None else read_start(start, steps)
     given = read_inputs(caption, points, images, num_points, _say)
     from pipeline.generation.pretrained import CadMllm
@@ -109,9 +127,20 @@ def generate(
         num_beams=beams,
         max_new_tokens=max_tokens,
         seed=seed,
-        num_workers=min(candidates, params.num_workers()),
+        num_workers=params.num_workers() if searched else min(candidates, params.num_workers()),
+        search_s=search,
+        builds=builds,
+        show=_show,
     )
-    _write_best(found, model.model.grammar.bits, out, p, best_of=candidates > 1)
+    _write_best(found, model.model.grammar.bits, out, p, best_of=candidates > 1 and not searched)
+
+
+def _show(found: "Found") -> None:
+    score = found.score
+    _say(
+        f"fit {score.value:.3f} (volume {score.volume:.3f}, surface {score.surface:.3f}), "
+        f"{len(found.tokens or ())} tokens; {found.judged:,} programs judged"
+    )
 
 
 def _say(text: str) -> None:

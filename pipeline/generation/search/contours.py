@@ -5,6 +5,7 @@ programming over all cuts (as Perez and Vidal 1994, "Optimum polygonal approxima
 arcs).
 """
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -82,13 +83,12 @@ def outlines(
     shape = np.ceil((high + 1.5 * cell - low) / cell).astype(int)
     field = _field(feet, inside, low, cell, shape)
     found = []
-    for points, outward in _traced(field):
-        area = _area(points) * cell**2
-        if abs(area) < SMALLEST * cell**2:
-            continue
-        points = points * cell + complex(low[0] + cell / 2, low[1] + cell / 2)
-        points, errors = _onto_walls(points, outward, walls, cell, noise)
-        found.append(_cut(points, errors * np.sqrt(coarse), area))
+    for traced, outward in _traced(field):
+        area = _area(traced)
+        if abs(area) >= SMALLEST:
+            placed = traced * cell + complex(low[0] + cell / 2, low[1] + cell / 2)
+            points, errors = _onto_walls(placed, outward, walls, cell, noise)
+            found.append(_cut(points, errors * np.sqrt(coarse), area * cell**2))
     return found
 
 
@@ -109,8 +109,8 @@ def _field(feet: np.ndarray, inside: np.ndarray, low: np.ndarray, cell: float, s
     distances, near = cKDTree(feet).query(centres, k=min(VOTERS, len(feet)))
     distances, near = distances.reshape(len(centres), -1), near.reshape(len(centres), -1)
     votes = 1 / (distances + cell / 8) ** 2
-    field = (votes * np.where(inside[near], 1.0, -1.0)).sum(axis=1) / votes.sum(axis=1)
-    field = field.reshape(shape)
+    share = (votes * inside[near]).sum(axis=1) / votes.sum(axis=1)
+    field: np.ndarray = (2 * share - 1).reshape(shape)
     field[[0, -1], :] = field[:, [0, -1]] = -1.0
     return field
 
@@ -200,7 +200,7 @@ def _cut(points: np.ndarray, errors: np.ndarray, area: float) -> Outlined:
         cuts = _cuts(points, errors)
         begin = cuts[1] % len(points)
     closed, around = np.append(points, points[0]), np.append(errors, errors[0])
-    curves = [_curve(closed[a : b + 1], around[a : b + 1]) for a, b in zip(cuts[:-1], cuts[1:])]
+    curves = [_curve(closed[a : b + 1], around[a : b + 1]) for a, b in itertools.pairwise(cuts)]
     corners = [_meeting(curves[i - 1], curves[i], points[cuts[i]], around[cuts[i]]) for i in range(len(curves))]
     sweeps = [_sweep(curve, corners[i], corners[(i + 1) % len(corners)]) for i, curve in enumerate(curves)]
     return Outlined(tuple(corners), tuple(sweeps), 0.0, area, points, tuple(cuts[:-1]))
@@ -264,7 +264,7 @@ def _costs(points: np.ndarray, errors: np.ndarray) -> np.ndarray:
     squared_radius = (sz - p * sx - q * sy) / n + (p * p + q * q) / 4
     fits = bent & (sizes >= FEWEST_OF_ARC) & (squared_radius < LARGEST**2)
     arc = np.where(fits, np.maximum(w - p * u - q * v, 0) / np.maximum(4 * squared_radius, 1e-9), np.inf)
-    costs = np.minimum(PRICES[0] + scale**2 * line, PRICES[1] + scale**2 * arc)
+    costs: np.ndarray = np.minimum(PRICES[0] + scale**2 * line, PRICES[1] + scale**2 * arc)
     costs[sizes < 2] = np.inf
     return costs
 

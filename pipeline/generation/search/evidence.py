@@ -17,6 +17,8 @@ BLURRED = 2.5  # of the noise: a smaller distance tells nothing
 NEIGHBOURS = 32  # among which the wall behind and the wall in front of a point are looked for
 OPPOSITE = -0.5  # cosine between the normals of walls that face each other
 DOUBTFUL = 0.2  # winding numbers that far from 1/2 tell nothing
+NEARER = 0.9  # of a distance: a wall that is nearer counts
+HALVINGS = 6
 MARGIN = 0.05  # around the cloud's box, where points are drawn
 LEVELLED = 128  # points known to be inside, that say what the winding number is there
 DRAWN = 8192  # points whose winding number is computed
@@ -84,6 +86,8 @@ class Evidence:
         known = xyz[some] - np.minimum(4 * spacing, behind[some] / 2)[:, None] * normals[some]
         level = max(float(np.median(winding_numbers(xyz, normals, areas, known))), 1e-6)
         areas /= level
+        inward = _not_beyond(tree, normals, feet, -along, inward)
+        outward = _not_beyond(tree, normals, feet, along, outward)
         anywhere, inside, weights = _anywhere(tree, xyz, normals, areas, spacing, num_volume, rng)
         volume = float((areas * (xyz * normals).sum(axis=1)).sum()) / 3  # by the divergence theorem
         beside = [feet - inward[:, None] * along, feet + outward[:, None] * along]
@@ -99,7 +103,6 @@ class Evidence:
             len(anywhere),
             volume,
         )
-
 
     @property
     def telling(self) -> np.ndarray:
@@ -151,6 +154,26 @@ def _room(
     behind = np.where(facing & (heights < 0), -heights, np.inf).min(axis=1)
     before = np.where(facing & (heights > 0), heights, np.inf).min(axis=1)
     return behind, before
+
+
+def _not_beyond(tree: Any, normals: np.ndarray, feet: np.ndarray, along: np.ndarray, far: np.ndarray) -> np.ndarray:
+    """Distances from points of the surface, halved until nothing that is nearer by lies in between.
+
+    Args:
+        along: away from the surface, inwards or outwards.
+    """
+    far = far.copy()
+    left = np.arange(len(far))
+    for _ in range(HALVINGS):
+        at = feet[left] + far[left, None] * along[left]
+        distances, near = tree.query(at)
+        side = ((at - tree.data[near]) * normals[near]).sum(axis=1)
+        own = (along[left] * normals[near]).sum(axis=1)
+        # Another wall, nearer by, that faces the other way: the point may be beyond it.
+        beyond = (distances < NEARER * far[left]) & (side * own < 0)
+        left = left[beyond]
+        far[left] /= 2
+    return far
 
 
 def _anywhere(

@@ -4,17 +4,16 @@ What a loop holds of the points, all along its normal, is kept by loop and plane
 that differs in one number is asked about that loop or that interval alone.
 """
 
-from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 
 from pipeline.cad.language.codec import Codec
-from pipeline.cad.language.layout import AXIS_PLANES, Prism, Ring, Shape, WORLD_AXES, oblique_plane, shape_loop
+from pipeline.cad.language.layout import AXIS_PLANES, Prism, Ring, Shape, oblique_plane, shape_loop
 from pipeline.cad.language.program import Profile
 from pipeline.cad.language.regions import Regions
-from pipeline.cad.language.tokens import FINE, NUM_COMMANDS, PLANES, TOKEN
+from pipeline.cad.language.tokens import FINE, PLANES, TOKEN
 from pipeline.cad.solids.prisms import FLAT, combine
 from pipeline.generation.search.evidence import Evidence
 from pipeline.generation.search.form import Form, Region, is_rectangle, length
@@ -79,18 +78,12 @@ class Judge:
 
     def _local(self, plane: tuple[int, ...]) -> np.ndarray:
         """(3, N) coordinates of the points on a plane and along its normal, in fine steps."""
-        return self.on_plane(plane, self.points)
-
-    def on_plane(self, plane: tuple[int, ...], points: np.ndarray) -> np.ndarray:
-        """(3, N): points, or vectors, along a plane's axes and its normal."""
-        if len(plane) == 1:
-            return np.ascontiguousarray(points[:, WORLD_AXES[NAMES[plane[0]]]].T)
-        return np.ascontiguousarray((points @ axes_of(plane, self.codec).T).T)
+        return np.ascontiguousarray(axes_of(plane, self.codec) @ self.points.T)
 
     def _step(self, plane: tuple[int, ...], low: int, high: int, profiles: tuple[Region, ...]) -> np.ndarray:
         heights = self.local(plane)[2]
-        inside = (heights > low) & (heights < high)
-        held = np.zeros(len(heights), bool)
+        between = (heights > low) & (heights < high)
+        held: np.ndarray = np.zeros(len(heights), bool)
         for outer, holes in profiles:
             if holes:
                 within = self.column(plane, outer).copy()
@@ -99,17 +92,21 @@ class Judge:
                 held |= within
             else:
                 held |= self.column(plane, outer)
-        return held & inside
+        held &= between
+        return held
 
     def _column(self, plane: tuple[int, ...], shape: Shape) -> np.ndarray:
         """(N,) bool: which points' feet are within a loop."""
         u, v, _ = self.local(plane)
+        held: np.ndarray
         if isinstance(shape, Ring):
-            return (u - shape.x) ** 2 + (v - shape.y) ** 2 < shape.radius**2 / 4
-        if is_rectangle(shape):
+            held = (u - shape.x) ** 2 + (v - shape.y) ** 2 < shape.radius**2 / 4
+        elif is_rectangle(shape):
             (x0, y0, *_), (x1, y1, *_) = shape.corners[0], shape.corners[2]
-            return (u > min(x0, x1)) & (u < max(x0, x1)) & (v > min(y0, y1)) & (v < max(y0, y1))
-        return within_loop(shape, self.codec, u, v)
+            held = (u > min(x0, x1)) & (u < max(x0, x1)) & (v > min(y0, y1)) & (v < max(y0, y1))
+        else:
+            held = within_loop(shape, self.codec, u, v)
+        return held
 
 
 def within_loop(shape: Shape, codec: Codec, u: np.ndarray, v: np.ndarray) -> np.ndarray:

@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from pipeline.cad.language.layout import WORLD_AXES, Outline, Prism, Ring, Shape
+from pipeline.cad.language.layout import WORLD_AXES, Prism, Ring, Shape
 from pipeline.cad.language.tokens import FINE
-from pipeline.generation.search.form import Form, Range, Region
+from pipeline.generation.search.form import Form, Region
 from pipeline.generation.search.judge import NAMES
 from pipeline.generation.search.proposals import Proposer, outline_of
 
@@ -222,9 +222,7 @@ def middle(shape: Shape) -> tuple[float, float]:
     return (min(xs) + max(xs)) / 2, (min(ys) + max(ys)) / 2
 
 
-def change_shape(
-    prism: Prism, rng: np.random.Generator, change: Callable[[Shape], Shape | None]
-) -> Prism | None:
+def change_shape(prism: Prism, rng: np.random.Generator, change: Callable[[Shape], Shape | None]) -> Prism | None:
     """A step with one of its loops changed, or dropped where nothing is left of a hole."""
     which = int(rng.integers(len(prism.profiles)))
     outer, holes = prism.profiles[which]

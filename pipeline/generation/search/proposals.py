@@ -4,6 +4,7 @@ With the labels of the points themselves this gives a whole part as a stack of s
 gives the step that it lacks, or has too much of.
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -67,7 +68,7 @@ class Proposer:
         """The part as slabs between its levels along one axis."""
         levels = self.levels(plane)
         steps = []
-        for low, high in zip(levels[:-1], levels[1:]):
+        for low, high in itertools.pairwise(levels):
             prism = self.slab(plane, low, high, self.evidence.labels, Operation.JOIN)
             if prism is not None:
                 steps.append(prism)
@@ -92,9 +93,7 @@ class Proposer:
                         found.append((plane, low, high, count**2 / of))
         return found
 
-    def slab(
-        self, plane: Plane, low: float, high: float, inside: np.ndarray, operation: Operation
-    ) -> Prism | None:
+    def slab(self, plane: Plane, low: float, high: float, inside: np.ndarray, operation: Operation) -> Prism | None:
         """The step between two heights around the points that are to be inside, if there is one.
 
         Args:

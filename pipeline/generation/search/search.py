@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from pipeline.cad.language.codec import Codec
+from pipeline.cad.solids.clouds import draw_points
 from pipeline.cad.solids.sandbox import Failure, Sandbox
 from pipeline.generation.search.chain import Chain, Searcher
 from pipeline.generation.search.evidence import Evidence
@@ -31,6 +32,8 @@ LITTLE = 1e-4  # of the score: what is less is nothing
 NUM_VOLUME, NUM_SURFACE = 6000, 4096  # of the evidence that steps are proposed from
 JUDGED_VOLUME, JUDGED_SURFACE = 3000, 700  # of what every judgement asks
 COMPARED = 2048  # points of the cloud that solids are compared with
+MOST_POINTS = 8192  # of a cloud, that are looked at
+TIMEOUT_S, MEMORY_MIB = 120.0, 4096  # of a round, and of a solid
 ENDLESS = 1 << 62
 
 
@@ -40,6 +43,12 @@ class Budget:
 
     judgements: int = ENDLESS
     deadline: float = float("inf")
+
+    @classmethod
+    def of(cls, seconds: float | None, judgements: int | None) -> "Budget":
+        """From now on; None for no limit."""
+        deadline = float("inf") if seconds is None else time.monotonic() + seconds
+        return cls(ENDLESS if judgements is None else judgements, deadline)
 
     @property
     def is_over(self) -> bool:
@@ -97,6 +106,25 @@ def work(task: RoundTask | VouchTask) -> Chain | float:
 
 def silent(_: Found) -> None:
     """Show nothing."""
+
+
+def search(
+    cloud: np.ndarray,
+    bits: int,
+    starts: Sequence[Sequence[int]],
+    seed: int,
+    num_workers: int,
+    budget: Budget,
+    show: Callable[[Found], None] = silent,
+) -> Found:
+    """The program that explains a cloud best, as far as the budget goes; arguments are those of ``Search``.
+
+    A stop that is asked for (``runtime.interrupt``) ends it with what is found so far.
+    """
+    if len(cloud) > MOST_POINTS:
+        cloud = draw_points(cloud, MOST_POINTS, seed)
+    with Sandbox(work, min(num_workers, CHAINS), TIMEOUT_S, MEMORY_MIB) as sandbox:
+        return Search(cloud, bits, starts, seed, sandbox, show).run(budget)
 
 
 class Search:
@@ -163,17 +191,14 @@ class Search:
         """Every chain's round."""
         each = min(ROUND, -(-(budget.judgements - self.judged) // len(chains)))
         tasks = [
-            RoundTask(
-                self.evidence, self.codec.bits, chain, each, (self.seed, number, i), WARMTH[i], budget.deadline
-            )
+            RoundTask(self.evidence, self.codec.bits, chain, each, (self.seed, number, i), WARMTH[i], budget.deadline)
             for i, chain in enumerate(chains)
         ]
         found = []
         for chain, result in zip(chains, self.sandbox.map(tasks)):
-            if not isinstance(result, Chain):  # its worker died: the chain stays where it was
-                result = replace(chain, spent=chain.spent + each)
-            self.judged += result.spent - chain.spent
-            found.append(result)
+            # Where a worker died the chain stays where it was.
+            found.append(result if isinstance(result, Chain) else replace(chain, spent=chain.spent + each))
+            self.judged += found[-1].spent - chain.spent
         return found
 
     def _compared(self, chains: list[Chain]) -> list[Chain]:
