@@ -11,13 +11,14 @@ from dataclasses import dataclass
 import numpy as np
 
 VOTERS = 5  # nearest points that say whether a cell is in
+BLURRED = 1.5  # of the noise: smaller cells tell nothing
 CELLS = 14_000  # of a grid, at most
 NEAR_WALL = 2.0  # cells: how far an outline is moved onto a wall
 BESIDE_WALL = 8.0  # cells: how far along the outline a wall is looked for
 SEEN, UNSEEN = 0.1, 1.0  # cells: how far off an outline is with a wall beside it, and without
 CORRELATED = 0.5  # errors of neighbours are alike: squared, they count less
 SMALLEST = 5  # cells in a loop that counts
-MOST = 400  # points of an outline that is cut into curves
+MOST = 260  # points of an outline that is cut into curves
 PRICES = (4.0, 7.0)  # of a line and of an arc, in squared errors
 STRAIGHT = 0.05  # radians off an axis that are none
 FLATTEST = 0.12  # sweep of an arc that is no line
@@ -78,7 +79,7 @@ def outlines(
     if not inside.any():
         return []
     low, high = feet[inside].min(axis=0), feet[inside].max(axis=0)
-    cell = max(cells * _spacing(feet[inside]) / 2, float(np.sqrt(np.prod(high - low) / CELLS)))
+    cell = max(cells * _spacing(feet[inside]) / 2, BLURRED * noise, float(np.sqrt(np.prod(high - low) / CELLS)))
     low = low - 1.5 * cell
     shape = np.ceil((high + 1.5 * cell - low) / cell).astype(int)
     field = _field(feet, inside, low, cell, shape)

@@ -15,12 +15,15 @@ DELTAS = (0.001, 0.004, 0.016, 0.064)  # from the surface, where points beside i
 OF_ROOM = (0.03, 0.1, 0.25, 0.5)  # of the wall's thickness, or the gap's width, at most
 BLURRED = 2.5  # of the noise: a smaller distance tells nothing
 NEIGHBOURS = 32  # among which the wall behind and the wall in front of a point are looked for
+ALIKE = 0.5  # cosine between the normals of points of one face
 OPPOSITE = -0.5  # cosine between the normals of walls that face each other
 DOUBTFUL = 0.2  # winding numbers that far from 1/2 tell nothing
-NEARER = 0.9  # of a distance: a wall that is nearer counts
+NEARER = 0.98  # of a distance: a wall that is nearer counts
 HALVINGS = 6
+SIDEWAYS = 4.0  # of the spacing: how far beside a point the wall behind it is looked for
 MARGIN = 0.05  # around the cloud's box, where points are drawn
-LEVELLED = 128  # points known to be inside, that say what the winding number is there
+DEEP = 2.0  # of the spacing: below the surface the winding number is smooth
+FEW_LEVELLED, LEVELLED = 16, 128  # points known to be inside, that say what the winding number is there
 DRAWN = 8192  # points whose winding number is computed
 NEAREST = 0.7  # of the spacing: points anywhere are no nearer to the cloud
 BLOCK = 512
@@ -81,13 +84,16 @@ class Evidence:
         inward = np.minimum(deltas, shares * behind[chosen]).ravel()
         outward = np.minimum(deltas, np.minimum(shares * behind[chosen], before[chosen] / 2)).ravel()
         feet, along = np.tile(xyz[chosen], (len(DELTAS), 1)), np.tile(normals[chosen], (len(DELTAS), 1))
-        areas = np.pi * distances[:, -1] ** 2 / (cosines > 0).sum(axis=1)
-        some = np.argsort(-np.minimum(behind, 4 * spacing), kind="stable")[:LEVELLED]
-        known = xyz[some] - np.minimum(4 * spacing, behind[some] / 2)[:, None] * normals[some]
-        level = max(float(np.median(winding_numbers(xyz, normals, areas, known))), 1e-6)
-        areas /= level
-        inward = _not_beyond(tree, normals, feet, -along, inward)
-        outward = _not_beyond(tree, normals, feet, along, outward)
+        # A point stands for its share of the disc that reaches to its fourth neighbour on the same face; on a narrow
+        # face, whose neighbours are far along it, that of any face tells. Both sides of a thin wall are near: two.
+        fourth = min(4, count - 1)
+        alike = np.sort(np.where(cosines > ALIKE, distances, distances[:, -1:]), axis=1)[:, fourth]
+        areas = np.pi / 4 * np.minimum(alike**2, 2 * distances[:, fourth] ** 2)
+        inward = _not_beyond(tree, normals, feet, -inward[:, None] * along, -1)
+        outward = _not_beyond(tree, normals, feet, outward[:, None] * along, 1)
+        deep = feet - inward[:, None] * along
+        deep = deep[tree.query(deep)[0] > DEEP * spacing]
+        areas /= _level(xyz, normals, areas, rng.permutation(deep)[:LEVELLED])
         anywhere, inside, weights = _anywhere(tree, xyz, normals, areas, spacing, num_volume, rng)
         volume = float((areas * (xyz * normals).sum(axis=1)).sum()) / 3  # by the divergence theorem
         beside = [feet - inward[:, None] * along, feet + outward[:, None] * along]
@@ -150,28 +156,33 @@ def _room(
 ) -> tuple[np.ndarray, np.ndarray]:
     """How far behind, and before, each point the next wall is that faces the other way; infinity for far away."""
     sideways = np.sqrt(np.maximum(distances**2 - heights**2, 0))
-    facing = (cosines < OPPOSITE) & (sideways < 2.5 * spacing)
+    facing = (cosines < OPPOSITE) & (sideways < SIDEWAYS * spacing)
     behind = np.where(facing & (heights < 0), -heights, np.inf).min(axis=1)
     before = np.where(facing & (heights > 0), heights, np.inf).min(axis=1)
     return behind, before
 
 
-def _not_beyond(tree: Any, normals: np.ndarray, feet: np.ndarray, along: np.ndarray, far: np.ndarray) -> np.ndarray:
-    """Distances from points of the surface, halved until nothing that is nearer by lies in between.
+def _level(xyz: np.ndarray, normals: np.ndarray, areas: np.ndarray, deep: np.ndarray) -> float:
+    """The winding number of points that are well inside: it should be 1; where there are few of them, 1."""
+    if len(deep) < FEW_LEVELLED:
+        return 1.0
+    return max(float(np.median(winding_numbers(xyz, normals, areas, deep))), 0.25)
+
+
+def _not_beyond(tree: Any, normals: np.ndarray, feet: np.ndarray, offsets: np.ndarray, sign: int) -> np.ndarray:
+    """Distances from points of the surface, halved until no other wall is nearer by that they are beyond.
 
     Args:
-        along: away from the surface, inwards or outwards.
+        offsets: (M, 3) of points from the surface, inwards (``sign`` -1) or outwards (1).
     """
-    far = far.copy()
+    far = np.linalg.norm(offsets, axis=1)
+    along = offsets / far[:, None]
     left = np.arange(len(far))
     for _ in range(HALVINGS):
         at = feet[left] + far[left, None] * along[left]
         distances, near = tree.query(at)
         side = ((at - tree.data[near]) * normals[near]).sum(axis=1)
-        own = (along[left] * normals[near]).sum(axis=1)
-        # Another wall, nearer by, that faces the other way: the point may be beyond it.
-        beyond = (distances < NEARER * far[left]) & (side * own < 0)
-        left = left[beyond]
+        left = left[(distances < NEARER * far[left]) & (side * sign < 0)]
         far[left] /= 2
     return far
 
