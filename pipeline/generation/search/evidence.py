@@ -175,7 +175,7 @@ def _not_beyond(tree: Any, normals: np.ndarray, feet: np.ndarray, offsets: np.nd
     Args:
         offsets: (M, 3) of points from the surface, inwards (``sign`` -1) or outwards (1).
     """
-    far = np.linalg.norm(offsets, axis=1)
+    far: np.ndarray = np.linalg.norm(offsets, axis=1)
     along = offsets / far[:, None]
     left = np.arange(len(far))
     for _ in range(HALVINGS):
