@@ -80,6 +80,8 @@ def outlines(
         return []
     low, high = feet[inside].min(axis=0), feet[inside].max(axis=0)
     cell = max(cells * _spacing(feet[inside]) / 2, BLURRED * noise, float(np.sqrt(np.prod(high - low) / CELLS)))
+    if not cell > 0:  # one point
+        return []
     low = low - 1.5 * cell
     shape = np.ceil((high + 1.5 * cell - low) / cell).astype(int)
     field = _field(feet, inside, low, cell, shape)
