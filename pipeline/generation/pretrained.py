@@ -29,6 +29,7 @@ from pipeline.generation.select import Candidate, build_candidate, select
 from pipeline.model.cad_mllm import CadMllmModel
 from pipeline.model.checkpoint import load_checkpoint
 from pipeline.model.checkpoint_folder import check_checkpoint
+from pipeline.model.inputs import Inputs
 from pipeline.runtime.device import DTYPES, choose_device
 from pipeline.runtime.errors import RejectError, UserError
 from pipeline.settings.training import Dtype, Quantization
@@ -181,8 +182,7 @@ class CadMllm:
     ) -> list[Generated]:
         """``generate`` for inputs that were read before.
 
-        With ``search_s`` or ``builds`` candidates are where a search begins for the program that explains the cloud
-        (``generation.search``); what it finds comes first.
+        With ``search_s`` or ``builds`` a search (``generation.search``) begins at the candidates; its find is first.
 
         Args:
             start: extrusions that are given, in metres; the program goes on after them.
@@ -193,39 +193,58 @@ class CadMllm:
             max_new_tokens: every program ends within it.
             num_workers: processes that build candidates, and search.
             search_s: seconds of search at most.
-            builds: programs that search judges at most; what is found depends on this and the seed alone.
+            builds: programs that search judges at most: with the seed, what decides the result.
             show: gets what search has found, each time that it is better.
 
         Raises:
             UserError: a search without a cloud, or the numbers do not go together.
         """
-        if (search_s is not None or builds is not None) and given.points is None:
+        searched = search_s is not None or builds is not None
+        if searched and given.points is None:
             raise UserError("search changes programs until they explain a cloud: it needs points")
         ways = decodings(num_candidates, max_new_tokens, temperature, top_p, num_beams, seed)
-        model, codec = self.model, Codec(self.model.grammar.bits)
-        frame = given.frame or Frame((0.0, 0.0, 0.0), size_mm / 2000)
-        first: list[int] = []
-        if start is not None:
-            if given.frame is None:
-                from pipeline.cad.solids import kernel
-
-                frame = Frame.of_box(*kernel.bounding_box(kernel.build(start)))
-            first = without_end(codec.encode(start.normalised(frame)).tolist())
-        prompt = make_prompt(model, self.encoders, given, first)
-        programs = [tokens for way in ways for tokens in generate_tokens(model, [prompt], way)[0]]
-        likelihoods = score(model, prompt, programs)
-        cloud = given.points
-        if cloud is not None and len(cloud) > CLOUD_POINTS:
-            cloud = draw_points(cloud, CLOUD_POINTS, seed=0)
-        with Sandbox(build_candidate, num_workers, 60.0, 4096) as sandbox:
-            chosen = next(select([programs], [likelihoods], [cloud], codec.bits, sandbox))
-        if given.points is not None and (search_s is not None or builds is not None):
+        codec = Codec(self.model.grammar.bits)
+        frame = _frame_of(given, start, size_mm)
+        first = [] if start is None else without_end(codec.encode(start.normalised(frame)).tolist())
+        prompt = make_prompt(self.model, self.encoders, given, first)
+        programs = [tokens for way in ways for tokens in generate_tokens(self.model, [prompt], way)[0]]
+        chosen = self._chosen(prompt, programs, _compared(given.points), num_workers)
+        if searched and given.points is not None:
             budget = Budget.of(search_s, builds)
             found = search(given.points, codec.bits, programs, seed, num_workers, budget, show)
-            if found.tokens is not None:
-                (likelihood,) = score(model, prompt, [found.tokens])
-                best = Candidate(found.tokens, likelihood, found.misfit, None)
-                chosen = [best, *(other for other in chosen if other.tokens != found.tokens)]
+            chosen = self._with_found(found, prompt, chosen)
         return [
             Generated(candidate, codec.decode(candidate.tokens).restored(frame), codec.bits) for candidate in chosen
         ]
+
+    def _chosen(
+        self, prompt: Inputs, programs: list[list[int]], cloud: np.ndarray | None, num_workers: int
+    ) -> list[Candidate]:
+        """Candidates, built and compared with the cloud, the best first."""
+        likelihoods, bits = score(self.model, prompt, programs), self.model.grammar.bits
+        with Sandbox(build_candidate, num_workers, 60.0, 4096) as sandbox:
+            return next(select([programs], [likelihoods], [cloud], bits, sandbox))
+
+    def _with_found(self, found: Found, prompt: Inputs, candidates: list[Candidate]) -> list[Candidate]:
+        """Candidates, and before them what search has found."""
+        if found.tokens is None:
+            return candidates
+        (likelihood,) = score(self.model, prompt, [found.tokens])
+        best = Candidate(found.tokens, likelihood, found.misfit, None)
+        return [best, *(other for other in candidates if other.tokens != found.tokens)]
+
+
+def _compared(cloud: np.ndarray | None) -> np.ndarray | None:
+    """As many points of a cloud as candidates are compared with."""
+    return cloud if cloud is None or len(cloud) <= CLOUD_POINTS else draw_points(cloud, CLOUD_POINTS, seed=0)
+
+
+def _frame_of(given: UserInputs, start: CadProgram | None, size_mm: float) -> Frame:
+    """The frame of a cloud, else of the program that is gone on from, else one of that size."""
+    if given.frame is not None:
+        return given.frame
+    if start is None:
+        return Frame((0.0, 0.0, 0.0), size_mm / 2000)
+    from pipeline.cad.solids import kernel
+
+    return Frame.of_box(*kernel.bounding_box(kernel.build(start)))

@@ -97,10 +97,8 @@ def generate(
     """Generate a CAD model and write it as a solid, a mesh, a picture or a program."""
     caption, images = caption.strip(), image or []
     check_writable(out)
-    _check_given(caption, points, images, start, steps)
     searched = search is not None or builds is not None
-    if searched and points is None:
-        raise UserError("--search and --builds change programs until they explain a cloud; give --points too")
+    _check_given(caption, points, images, start, steps, searched)
     decodings(candidates, max_tokens, temperature, top_p, beams, seed)
     p = params.load()
     folder = checkpoint or CHECKPOINTS / list(p.curriculum)[-1]
@@ -111,12 +109,7 @@ def generate(
     start_server("pipeline.cad.exchange.files", "pipeline.generation.select", "pipeline.generation.search.search")
     first = None if start is None else read_start(start, steps)
     given = read_inputs(caption, points, images, num_points, _say)
-    from pipeline.generation.pretrained import CadMllm
-
-    model = CadMllm.from_pretrained(folder, MODELS, p.training.device)
-    for note in _notes(model, given, folder):
-        _say(f"note: {note}")
-    _say(f"writing on {model.model.device}")
+    model = _load(folder, given, p)
     found = model.generate_from(
         given,
         candidates,
@@ -143,14 +136,29 @@ def _show(found: "Found") -> None:
     )
 
 
+def _load(folder: Path, given: "UserInputs", p: Params) -> "CadMllm":
+    """The checkpoint's model; what a user should know of it and of the inputs is said."""
+    from pipeline.generation.pretrained import CadMllm
+
+    model = CadMllm.from_pretrained(folder, MODELS, p.training.device)
+    for note in _notes(model, given, folder):
+        _say(f"note: {note}")
+    _say(f"writing on {model.model.device}")
+    return model
+
+
 def _say(text: str) -> None:
     typer.echo(text, err=True)
 
 
-def _check_given(caption: str, points: Path | None, images: list[Path], start: Path | None, steps: int | None) -> None:
+def _check_given(
+    caption: str, points: Path | None, images: list[Path], start: Path | None, steps: int | None, searched: bool
+) -> None:
     """Raise ``UserError`` where nothing is asked for, or a file is not there or of no known kind."""
     if not caption and points is None and not images and start is None:
         raise UserError("what is to be built? Give a caption, --points, --image or --start")
+    if searched and points is None:
+        raise UserError("--search and --builds change programs until they explain a cloud; give --points too")
     if steps is not None and start is None:
         raise UserError("--steps says how much of --start is taken; give --start too")
     if start is not None:

@@ -64,9 +64,8 @@ def iou(a, b):
     return (first & second).sum() / (first | second).sum()
 
 
-# Two triangles that meet in a point: to the judge both are inside, to the kernel it is no profile.
-BOW = Outline(tuple((*at(x, y), 0, 0) for x, y in ((-90, -60), (90, 60), (90, -60), (-90, 60))))
-CROSSED = (step(Operation.NEW, -30, 30, (BOW, ())),)
+# A hole that is half outside of its profile: to the judge its other half is solid, to the kernel it is a fault.
+CROSSED = (step(Operation.NEW, -30, 30, (box(-90, -60, 0, 60), (box(-30, -30, 90, 30),))),)
 
 
 @pytest.fixture(scope="module")

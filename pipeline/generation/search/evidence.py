@@ -84,11 +84,7 @@ class Evidence:
         inward = np.minimum(deltas, shares * behind[chosen]).ravel()
         outward = np.minimum(deltas, np.minimum(shares * behind[chosen], before[chosen] / 2)).ravel()
         feet, along = np.tile(xyz[chosen], (len(DELTAS), 1)), np.tile(normals[chosen], (len(DELTAS), 1))
-        # A point stands for its share of the disc that reaches to its fourth neighbour on the same face; on a narrow
-        # face, whose neighbours are far along it, that of any face tells. Both sides of a thin wall are near: two.
-        fourth = min(4, count - 1)
-        alike = np.sort(np.where(cosines > ALIKE, distances, distances[:, -1:]), axis=1)[:, fourth]
-        areas = np.pi / 4 * np.minimum(alike**2, 2 * distances[:, fourth] ** 2)
+        areas = _areas(distances, cosines)
         inward = _not_beyond(tree, normals, feet, -inward[:, None] * along, -1)
         outward = _not_beyond(tree, normals, feet, outward[:, None] * along, 1)
         deep = feet - inward[:, None] * along
@@ -160,6 +156,17 @@ def _room(
     behind = np.where(facing & (heights < 0), -heights, np.inf).min(axis=1)
     before = np.where(facing & (heights > 0), heights, np.inf).min(axis=1)
     return behind, before
+
+
+def _areas(distances: np.ndarray, cosines: np.ndarray) -> np.ndarray:
+    """Of the surface, what each point stands for: its share of the disc that reaches to its fourth neighbour.
+
+    Neighbours on the same face count. On a narrow one, where they are far along it, those on any face tell; beside a
+    thin wall these are twice as many.
+    """
+    fourth = min(4, distances.shape[1] - 1)
+    alike = np.sort(np.where(cosines > ALIKE, distances, distances[:, -1:]), axis=1)[:, fourth]
+    return np.asarray(np.pi / 4 * np.minimum(alike**2, 2 * distances[:, fourth] ** 2))
 
 
 def _level(xyz: np.ndarray, normals: np.ndarray, areas: np.ndarray, deep: np.ndarray) -> float:
