@@ -192,8 +192,7 @@ class CadMllm:
             num_beams: above 1, candidates are the likeliest that a beam search finds, nothing is sampled.
             max_new_tokens: every program ends within it.
             num_workers: processes that build candidates, and search.
-            search_s: seconds of search at most.
-            builds: programs that search judges at most: with the seed, what decides the result.
+            search_s, builds: seconds of search and programs judged, at most; ``builds`` and seed decide the result.
             show: gets what search has found, each time that it is better.
 
         Raises:
@@ -210,12 +209,9 @@ class CadMllm:
         programs = [tokens for way in ways for tokens in generate_tokens(self.model, [prompt], way)[0]]
         chosen = self._chosen(prompt, programs, _compared(given.points), num_workers)
         if searched and given.points is not None:
-            budget = Budget.of(search_s, builds)
-            found = search(given.points, codec.bits, programs, seed, num_workers, budget, show)
+            found = search(given.points, codec.bits, programs, seed, num_workers, Budget.of(search_s, builds), show)
             chosen = self._with_found(found, prompt, chosen)
-        return [
-            Generated(candidate, codec.decode(candidate.tokens).restored(frame), codec.bits) for candidate in chosen
-        ]
+        return [Generated(each, codec.decode(each.tokens).restored(frame), codec.bits) for each in chosen]
 
     def _chosen(
         self, prompt: Inputs, programs: list[list[int]], cloud: np.ndarray | None, num_workers: int
