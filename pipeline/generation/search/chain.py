@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import numpy as np
@@ -34,7 +34,6 @@ SHARES = {  # how often each kind of move is tried, before it is known how often
     "residual": 0.15,
 }
 EXPENSIVE = ("redraw", "residual")
-HOT = 0.0  # temperature at the start, in units of the score
 
 
 @dataclass(slots=True)
@@ -86,6 +85,7 @@ class Searcher:
         Args:
             warmth: temperature at the start of this run; at its end it is 0.
         """
+        chain = replace(chain, tallies={name: replace(tally) for name, tally in chain.tallies.items()})
         best = Chain(chain.form, chain.score)
         end = chain.spent + budget
         begin = chain.spent
