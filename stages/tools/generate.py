@@ -11,6 +11,7 @@ from pipeline.cad.parts.captions import count
 from pipeline.cad.solids.sandbox import start_server
 from pipeline.generation.decoding import decodings
 from pipeline.model.checkpoint_folder import check_checkpoint
+from pipeline.runtime import interrupt
 from pipeline.runtime.commands import command
 from pipeline.runtime.errors import RejectError, UserError
 from pipeline.settings import memory, params
@@ -110,6 +111,8 @@ def generate(
     first = None if start is None else read_start(start, steps)
     given = read_inputs(caption, points, images, num_points, _say)
     model = _load(folder, given, p)
+    if searched:
+        interrupt.listen()
     found = model.generate_from(
         given,
         candidates,
@@ -126,6 +129,9 @@ def generate(
         show=_show,
     )
     _write_best(found, model.model.grammar.bits, out, p, best_of=candidates > 1 and not searched)
+    if interrupt.requested():
+        _say(f"stopped before the search was over: {out} has the best that was found until then")
+        raise typer.Exit(130)
 
 
 def _show(found: "Found") -> None:

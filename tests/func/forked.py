@@ -67,6 +67,10 @@ class Forked:
             self._wait(0)
         return self.returncode
 
+    def said(self) -> str:
+        """What it has said so far."""
+        return os.pread(self._output.fileno(), 1 << 20, 0).decode()
+
     def communicate(self, timeout: float | None = None) -> tuple[str, None]:
         """What it said until its end; ``TimeoutError`` where that is too late."""
         self._wait(timeout)

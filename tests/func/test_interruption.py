@@ -6,8 +6,11 @@ import re
 import signal
 import time
 
+import numpy as np
 import pytest
 
+from pipeline.cad.parts import synthesis
+from pipeline.cad.solids.boundary import sample_boundary
 from pipeline.curriculum.log import read_log
 from tests.func.conftest import ranks
 from tests.func.wandb_files import wandb_runs
@@ -179,3 +182,21 @@ def test_corpus_and_geometry_are_the_same_with_any_number_of_workers(copy):
     copy.run("cadmllm", "corpus")
     copy.run("cadmllm", "geometry")
     assert {name: contents(copy.folder / name) for name in before} == before
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_search_that_is_stopped_writes_the_best_that_it_has(done, tmp_path, signum):
+    part, out = synthesis.make_part(0, 4, ("stepped_shaft",)).program, tmp_path / "made.tokens"
+    np.save(tmp_path / "cloud.npy", sample_boundary(part, 2048, 0))
+    command = ("generate", "--points", str(tmp_path / "cloud.npy"), "--max-tokens", "24", "--search", "600")
+    process = done.start("cadmllm", *command, "--out", str(out))
+    deadline = time.monotonic() + 120
+    while process.poll() is None and "fit" not in process.said() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.send_signal(signum)
+    output = process.communicate(timeout=120)[0]
+    assert process.returncode == 130, output
+    assert f"stopped before the search was over: {out} has the best" in output
+    best = re.findall(r"fit .* (\d+) tokens; ", output)[-1]
+    assert f"{out}: {best} tokens" in output
+    assert len(out.read_text().split()) == int(best)
