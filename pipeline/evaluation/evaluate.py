@@ -14,13 +14,14 @@ import numpy as np
 
 from pipeline.cad.language.codec import Codec
 from pipeline.cad.language.program import CadProgram
-from pipeline.cad.solids.mesh import Surface
 from pipeline.cad.solids.sandbox import Failure, Sandbox
 from pipeline.curriculum.data import TrainingData
 from pipeline.curriculum.plan import Example
 from pipeline.curriculum.schedule import draw_views
+from pipeline.evaluation.meshes import packed
 from pipeline.generation.decoding import Decoding
 from pipeline.generation.generate import generate_tokens, score
+from pipeline.generation.search.search import improved
 from pipeline.generation.select import build_candidate, select
 from pipeline.geometry.draw import sample_seed
 from pipeline.metrics.assess import AssessTask, assess
@@ -46,7 +47,6 @@ GENERATED = "generated.jsonl"
 PARTS = "parts"  # in the folder of an evaluation: its finished batches
 PICTURE_SIZE = 224
 CONDITIONING_METRIC = "chamfer_l1_mean"
-MAX_TRIANGLES = 3000  # of a solid that can be turned in the report: some 40 kB of text
 
 
 T = TypeVar("T")
@@ -188,7 +188,7 @@ class Evaluator:
 
         def measured(start: int, batch: Sequence[int]) -> list[dict[str, Any]]:
             cases = make(batch)  # a disturbance may leave none
-            return self._assess(name, cases, self._generate(cases, start), pictures) if cases else []
+            return self._assess(name, cases, self._searched(cases, start), pictures) if cases else []
 
         return self._batch_by_batch(name, rows, measured)
 
@@ -223,6 +223,14 @@ class Evaluator:
             write_text(path, json.dumps(make()))
         found: T = json.loads(path.read_text(encoding="utf-8"))
         return found
+
+    def _searched(self, cases: Sequence[Case], start: int) -> list[tuple[int, ...]]:
+        """The program for each case; those that clouds are shown for after a search, unless their start is given."""
+        programs, builds = self._generate(cases, start), self.setting.evaluation.search_builds
+        if not builds:
+            return programs
+        clouds = [None if case.inputs.program else case.cloud for case in cases]
+        return improved(programs, clouds, self.model.grammar.bits, builds, self.setting.seed, self.num_workers)
 
     def _generate(self, cases: Sequence[Case], start: int) -> list[tuple[int, ...]]:
         """The chosen program for each case of a batch."""
@@ -379,18 +387,3 @@ def _parsed(tokens: Sequence[int], bits: int) -> CadProgram | None:
         return Codec(bits).decode(tokens)
     except RejectError:
         return None
-
-
-def packed(surface: Surface) -> dict[str, str] | None:
-    """A mesh as text for the report's viewer: base64 of int16 positions in 1/8192 and of uint32 indices, little-endian.
-
-    None for one that would make the page large.
-    """
-    if len(surface.triangles) > MAX_TRIANGLES:
-        return None
-    steps = np.clip(np.round(surface.vertices * 8192), -32767, 32767).astype("<i2")
-    indices = surface.triangles.astype("<u4")
-    return {
-        "positions": base64.b64encode(steps.tobytes()).decode(),
-        "indices": base64.b64encode(indices.tobytes()).decode(),
-    }

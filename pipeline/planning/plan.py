@@ -50,6 +50,7 @@ class Needs:
 MFU = 0.5  # of a training step, as `Speed` has it
 DECODING_STEP_S = 0.01  # of the smallest model: what transformers does between its matrices
 LONGEST_OF_BATCH = 2  # times the mean number of tokens
+JUDGEMENT_S = 0.001  # of search
 PROGRAM_BYTES = 18_000  # of pictures and meshes in evaluations/, for each program that is written
 FIGURES_BYTES = 800  # of one disturbance in metrics/robustness.json
 
@@ -122,11 +123,12 @@ def _measuring(p: Params, num_models: int, rates: Rates, parameters: float, memo
     steps = min(limits.max_new_tokens, int(LONGEST_OF_BATCH * rates.program_tokens))
 
     def seconds(num_tests: int, sets: int) -> float:
-        """To generate and measure so many sets of test models; of several candidates all are built."""
+        """To generate, improve and measure so many sets of test models; of several candidates all are built."""
         rows = min(limits.batch_size, num_tests) * limits.num_candidates
         step = DECODING_STEP_S + 2 * parameters * rows / (rates.flops * MFU)
         batches = -(-num_tests // limits.batch_size)
-        return sets * (batches * steps * step + num_tests * limits.num_candidates * rates.assess_s)
+        each = limits.num_candidates * rates.assess_s + limits.search_builds * JUDGEMENT_S
+        return sets * (batches * steps * step + num_tests * each)
 
     def sets_of(stage: CurriculumStage) -> int:
         exchanged = conditioning_cases(stage.combinations) if limits.conditioning else {}

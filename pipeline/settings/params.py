@@ -26,6 +26,9 @@ class Evaluation(Section):
     num_points: Annotated[int, Field(ge=16)] = Field(description="points of each side of a chamfer distance")
     num_candidates: Positive = Field(description="programs for each prompt, of which the best by its input is kept")
     temperature: Annotated[float, Field(gt=0)] = Field(description="of all candidates but the first, which is greedy")
+    search_builds: Annotated[int, Field(ge=0)] = Field(
+        description="programs that search judges, at most, to improve each that a cloud is shown for; 0: no search"
+    )
     completion: bool = Field(description="also complete the first half of test programs")
     conditioning: bool = Field(description="also generate from another test model's caption, points, images")
 

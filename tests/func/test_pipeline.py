@@ -284,6 +284,18 @@ def test_real_models_are_measured_and_only_that(copy):
     assert not list((copy.folder / "scratch").glob("transfer*/[!.]*"))
 
 
+def test_search_improves_what_a_cloud_is_shown_for_and_that_alone(copy):
+    command, figures = ("cadmllm", "evaluate", "stage2_text_pc"), "metrics/evaluate/stage2_text_pc.json"
+    before = json.loads(copy.read(figures))
+    copy.change("search_builds: 0", "search_builds: 200")
+    copy.run(*command)
+    after = json.loads(copy.read(figures))
+    ious = [found["combinations"]["text+point_cloud"]["metrics"]["volumetric_iou"] for found in (before, after)]
+    assert ious[1]["mean"] > ious[0]["mean"] + 0.2
+    assert after["combinations"]["text"] == before["combinations"]["text"]
+    assert after.get("completion") == before.get("completion")
+
+
 def test_metrics_of_files_and_folders(done, tmp_path):
     for number, name in enumerate(("plate", "washer", "link")):
         for side in ("true", "predicted"):

@@ -8,7 +8,7 @@ from pipeline.cad.language.program import CadProgram, Profile
 from pipeline.cad.parts.shapes import circle, extrude, rectangle, symmetric
 from pipeline.cad.solids import kernel
 from pipeline.cad.solids.mesh import watertight
-from pipeline.evaluation.evaluate import packed
+from pipeline.evaluation.meshes import packed
 from pipeline.report.charts import line_chart, running_mean
 from pipeline.report.gallery import gallery, meshes_json
 from pipeline.runtime.errors import UserError

@@ -127,6 +127,22 @@ def search(
         return Search(cloud, bits, starts, seed, sandbox, show).run(budget)
 
 
+def improved(
+    programs: Sequence[tuple[int, ...]],
+    clouds: Sequence[np.ndarray | None],
+    bits: int,
+    builds: int,
+    seed: int,
+    num_workers: int,
+) -> list[tuple[int, ...]]:
+    """Each program after a search from it of so many judgements; as it was without a cloud, or where nothing builds."""
+    found = []
+    for tokens, cloud in zip(programs, clouds, strict=True):
+        after = None if cloud is None else search(cloud, bits, [tokens], seed, num_workers, Budget(builds)).tokens
+        found.append(tokens if after is None else after)
+    return found
+
+
 class Search:
     """One search.
 
