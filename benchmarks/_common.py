@@ -46,7 +46,7 @@ def in_child(folder: Path, function: Callable[..., T], *arguments: Any) -> T:
 def add_dataset(parser: argparse.ArgumentParser) -> None:
     """``DATASET`` and ``--models``."""
     parser.add_argument("dataset", type=Path, nargs="?", default=OMNICAD, help="Omni-CAD's folder or zip")
-    parser.add_argument("--models", type=int, help="the first so many; all if left out")
+    parser.add_argument("--models", "--limit", type=int, help="the first so many; all if left out")
 
 
 def read_dataset(arguments: argparse.Namespace, folder: Path) -> tuple[Path, list[Entry]]:

@@ -38,18 +38,36 @@ def scanned(cloud: np.ndarray, num_points: int, rng: np.random.Generator) -> np.
     return _filled(cloud, num_points).astype(np.float32)
 
 
+def scan(cloud: np.ndarray, num_points: int, deviation: float, missing: float, rng: np.random.Generator) -> np.ndarray:
+    """A cloud with given faults, (num_points, 6) float32.
+
+    Args:
+        cloud: (N, 6) with more than ``num_points`` points, in random order.
+        deviation: of positions.
+        missing: share of the surface.
+    """
+    order = _order_seen(cloud, rng)
+    cloud = _filled(cloud[order >= np.quantile(order, missing)], num_points)
+    return _with_noise(cloud, deviation, rng).astype(np.float32)
+
+
 def _filled(cloud: np.ndarray, num_points: int) -> np.ndarray:
     found: np.ndarray = cloud[np.arange(num_points) % len(cloud)]
     return found
 
 
-def _with_hole(cloud: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Without the points that are nearest to one of them, or farthest along a direction: what a scanner did not see."""
+def _order_seen(cloud: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """(N,) what is low for the points that a scanner sees last: those nearest to one of them, or that look away."""
     if rng.random() < 0.5:
-        order = np.linalg.norm(cloud[:, :3] - cloud[rng.integers(len(cloud)), :3], axis=1)
-    else:  # faces that look away
-        view = rng.normal(size=3)
-        order = cloud[:, 3:] @ (view / np.linalg.norm(view))
+        found: np.ndarray = np.linalg.norm(cloud[:, :3] - cloud[rng.integers(len(cloud)), :3], axis=1)
+        return found
+    view = rng.normal(size=3)
+    return np.asarray(cloud[:, 3:] @ (view / np.linalg.norm(view)))
+
+
+def _with_hole(cloud: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Without a share of the points: what a scanner did not see."""
+    order = _order_seen(cloud, rng)
     seen: np.ndarray = cloud[order >= np.quantile(order, rng.uniform(0.02, LARGEST_HOLE))]
     return seen
 

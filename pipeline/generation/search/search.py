@@ -108,6 +108,11 @@ def silent(_: Found) -> None:
     """Show nothing."""
 
 
+def sandbox_for(num_workers: int) -> Sandbox[RoundTask | VouchTask, Chain | float]:
+    """So many processes for ``work``, of which one for each chain has something to do."""
+    return Sandbox(work, min(num_workers, CHAINS), TIMEOUT_S, MEMORY_MIB)
+
+
 def search(
     cloud: np.ndarray,
     bits: int,
@@ -121,9 +126,7 @@ def search(
 
     A stop that is asked for (``runtime.interrupt``) ends it with what is found so far.
     """
-    if len(cloud) > MOST_POINTS:
-        cloud = draw_points(cloud, MOST_POINTS, seed)
-    with Sandbox(work, min(num_workers, CHAINS), TIMEOUT_S, MEMORY_MIB) as sandbox:
+    with sandbox_for(num_workers) as sandbox:
         return Search(cloud, bits, starts, seed, sandbox, show).run(budget)
 
 
@@ -137,9 +140,12 @@ def improved(
 ) -> list[tuple[int, ...]]:
     """Each program after a search from it of so many judgements; as it was without a cloud, or where nothing builds."""
     found = []
-    for tokens, cloud in zip(programs, clouds, strict=True):
-        after = None if cloud is None else search(cloud, bits, [tokens], seed, num_workers, Budget(builds)).tokens
-        found.append(tokens if after is None else after)
+    with sandbox_for(num_workers) as sandbox:
+        for tokens, cloud in zip(programs, clouds, strict=True):
+            after = None
+            if cloud is not None:
+                after = Search(cloud, bits, [tokens], seed, sandbox).run(Budget(builds)).tokens
+            found.append(tokens if after is None else after)
     return found
 
 
@@ -165,6 +171,8 @@ class Search:
         show: Callable[[Found], None] = silent,
     ) -> None:
         self.codec, self.seed, self.sandbox, self.show = Codec(bits), seed, sandbox, show
+        if len(cloud) > MOST_POINTS:
+            cloud = draw_points(cloud, MOST_POINTS, seed)
         self.evidence = Evidence.of(cloud, NUM_VOLUME, NUM_SURFACE, seed)
         searcher = searcher_of(self.evidence, bits)
         self.judge, self.compared = searcher.judge, self.evidence.cloud[:COMPARED]

@@ -1,0 +1,226 @@
+"""From a scan to a program, on real models: prints one JSON object.
+
+    python benchmarks/reconstruction.py [DATASET] [--limit N] [--only greedy,search_20s] [--checkpoint FOLDER]
+
+Real models that nothing was trained on, points alone and no caption: ``greedy``, what the checkpoint writes;
+``best_of_32``, the nearest to the cloud of so many candidates; ``search_20s``, what search makes of the first in so
+long, or of the cloud alone where there is no checkpoint. ``image_greedy`` and ``text_greedy`` are shown pictures, and
+the caption, alone. ``scan_``: the same from a simulated scan, with noise of 0.01 of the longest half-side and a fifth
+of the surface missing. Each has ``iou_mean`` and ``iou_median`` of the solids, with 95 % intervals by bootstrap over
+models, ``chamfer_squared_median_x1000`` of 8,192 points a side in a box whose longest side is 1 (cadrille's frame),
+``invalid``, the share without a watertight solid, whose IoU counts as 0, and ``seconds_per_part``.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from _common import ROOT, add_dataset, parse, read_dataset
+from PIL import Image
+
+from pipeline.cad.language.codec import Codec
+from pipeline.cad.language.program import Frame
+from pipeline.cad.omnicad import documents
+from pipeline.cad.omnicad.dataset import open_dataset
+from pipeline.cad.solids import kernel
+from pipeline.cad.solids.rendering import render_views
+from pipeline.cad.solids.sampling import sample_surface
+from pipeline.cad.solids.sandbox import Failure, Sandbox, cores, start_server
+from pipeline.generation.inputs import UserInputs
+from pipeline.generation.pretrained import CadMllm
+from pipeline.generation.search.search import Budget, search
+from pipeline.geometry.draw import DEFLECTION, normalised_mesh
+from pipeline.metrics.geometry import Body, compare_shapes, no_answer_metrics
+from pipeline.metrics.statistics import interval
+from pipeline.pretraining.scans import scan
+from pipeline.runtime.errors import UserError
+from pipeline.settings import params
+
+NUM_POINTS = 8192  # of a cloud, and of each side of a chamfer distance
+NOISE, MISSING = 0.01, 0.2  # of a simulated scan
+WHOLE = Frame((0.0, 0.0, 0.0), 1.0)  # clouds and programs stay as they are normalised
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A real model: its file's content, and with how many pictures of what size it is shown."""
+
+    document: bytes
+    seed: int
+    num_views: int
+    image_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What there is of a part to see.
+
+    Attributes:
+        cloud: (N, 6) on its surface.
+        scan: (N, 6) of it with faults.
+        true_points: (N, 6) others, that it is measured by.
+        views: pictures.
+    """
+
+    cloud: np.ndarray
+    scan: np.ndarray
+    true_points: np.ndarray
+    views: list[np.ndarray]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A program for a part."""
+
+    part: Part
+    tokens: tuple[int, ...]
+    bits: int
+    true_points: np.ndarray
+
+
+def work(task: Part | Answer) -> Shown | dict[str, Any]:
+    """Draw a part, or measure a program for it; in a sandbox."""
+    if isinstance(task, Answer):
+        return measured(task)
+    mesh = normalised_mesh(documents.loads(task.document))
+    clouds = sample_surface(mesh, 4 * NUM_POINTS, task.seed)
+    faulty = scan(clouds[: 2 * NUM_POINTS], NUM_POINTS, NOISE, MISSING, np.random.default_rng(task.seed))
+    views = list(render_views(mesh, task.num_views, task.image_size)) if task.num_views else []
+    return Shown(clouds[:NUM_POINTS], faulty, clouds[-NUM_POINTS:], views)
+
+
+def measured(answer: Answer) -> dict[str, Any]:
+    """A program's figures."""
+    body = Body.of(kernel.tessellate(kernel.build(Codec(answer.bits).decode(answer.tokens)), DEFLECTION))
+    true = Body.of(normalised_mesh(documents.loads(answer.part.document)))
+    found = compare_shapes(body, true, answer.true_points, NUM_POINTS, answer.part.seed)
+    return {"metrics": found, "valid": body.is_watertight}
+
+
+class Ways:
+    """How programs are made, by name.
+
+    Args:
+        model: None where there is no checkpoint.
+        bits: of the codec.
+        search_s: seconds of search.
+    """
+
+    def __init__(self, model: CadMllm | None, bits: int, search_s: float) -> None:
+        self.model, self.bits, self.search_s = model, bits, search_s
+        self.searching = f"search_{search_s:g}s"
+        of_cloud = ["greedy", "best_of_32", self.searching]
+        self.names = [*of_cloud, "image_greedy", "text_greedy", *(f"scan_{name}" for name in of_cloud)]
+
+    def write(self, name: str, shown: Shown, caption: str) -> tuple[int, ...]:
+        """A program; none at all where search finds none.
+
+        Raises:
+            UserError: the checkpoint does not know what it is shown.
+        """
+        cloud = shown.scan if name.startswith("scan_") else shown.cloud
+        match name.removeprefix("scan_"):
+            case "greedy":
+                return self._generated(UserInputs("", cloud, WHOLE, ()))
+            case "best_of_32":
+                return self._generated(UserInputs("", cloud, WHOLE, ()), 32)
+            case "image_greedy":
+                return self._generated(UserInputs("", None, None, tuple(map(Image.fromarray, shown.views))))
+            case "text_greedy":
+                return self._generated(UserInputs(caption, None, None, ()))
+        starts = [] if self.model is None else [self._generated(UserInputs("", cloud, WHOLE, ()))]
+        found = search(cloud, self.bits, starts, 0, cores(), Budget.of(self.search_s, None))
+        return found.tokens or ()
+
+    def _generated(self, given: UserInputs, num_candidates: int = 1) -> tuple[int, ...]:
+        if self.model is None:
+            raise UserError("there is no checkpoint: make one with `dvc repro`, or name its folder with --checkpoint")
+        best, *_ = self.model.generate_from(given, num_candidates, num_workers=cores())
+        return best.candidate.tokens
+
+
+def summary(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The figures of one way, failures counted."""
+    ious = [result["metrics"]["volumetric_iou"] or 0.0 for result in results]
+    chamfer = statistics.median(result["metrics"]["chamfer_squared_sum_unit_cube"] for result in results)
+    return {
+        "iou_mean": round(statistics.fmean(ious), 4),
+        "iou_mean_95": [round(bound, 4) for bound in interval(ious)],
+        "iou_median": round(statistics.median(ious), 4),
+        "iou_median_95": [round(bound, 4) for bound in interval(ious, of=np.median)],
+        "chamfer_squared_median_x1000": round(1000 * chamfer, 4),
+        "invalid": round(sum(not result["valid"] for result in results) / len(results), 4),
+        "seconds_per_part": round(statistics.fmean(result["seconds"] for result in results), 2),
+    }
+
+
+def measure(
+    ways: Ways, names: Sequence[str], parts: Sequence[tuple[str, Part]], sandbox: Sandbox[Any, Any]
+) -> dict[str, Any]:
+    """Figures by name, or why there are none."""
+    results: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+    skipped: dict[str, str] = {}
+    for number, (caption, part) in enumerate(parts, 1):
+        (shown,) = sandbox.map([part])
+        if isinstance(shown, Failure):
+            sys.exit(f"model {number} cannot be built: {shown.reason}: {shown.detail}")
+        for name in names:
+            if name in skipped:
+                continue
+            started = time.perf_counter()
+            try:
+                tokens = ways.write(name, shown, caption)
+            except UserError as error:
+                skipped[name] = str(error)
+                continue
+            seconds = time.perf_counter() - started
+            (found,) = sandbox.map([Answer(part, tokens, ways.bits, shown.true_points)])
+            if isinstance(found, Failure):
+                found = {"metrics": no_answer_metrics(shown.true_points), "valid": False}
+            results[name].append({**found, "seconds": seconds})
+        ious = {name: found[-1]["metrics"]["volumetric_iou"] for name, found in results.items() if found}
+        print(f"{number}/{len(parts)}", ious, file=sys.stderr)
+    return {name: {"skipped": skipped[name]} if name in skipped else summary(found) for name, found in results.items()}
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_dataset(parser)
+    parser.add_argument("--only", help="some of the ways, by name, with commas; all if left out")
+    parser.add_argument("--checkpoint", type=Path, default=ROOT / "checkpoints" / "stage3_all")
+    parser.add_argument("--search-s", type=float, default=20.0, help="seconds of search for a part")
+    options = parse(parser, models=2, search_s=1.0)
+    start_server("pipeline.generation.search.search", "pipeline.generation.select")
+    model = None
+    if options.checkpoint.is_dir() and not options.smoke:
+        model = CadMllm.from_pretrained(options.checkpoint, options.checkpoint.parents[1] / "models")
+    shapes = {} if model is None else model.model.feature_shapes
+    num_views, size = (shapes["image"][0], model.encoders.image_size) if model and "image" in shapes else (0, 0)
+    bits = params.load(ROOT / "params.yaml").codec.bits if model is None else model.model.grammar.bits
+    ways = Ways(model, bits, options.search_s)
+    names = options.only.split(",") if options.only else ways.names
+    if unknown := sorted(set(names) - set(ways.names)):
+        parser.error(f"--only {', '.join(unknown)}: there are {', '.join(ways.names)}")
+    with tempfile.TemporaryDirectory() as folder, Sandbox(work, cores(), 60, 4096) as sandbox:
+        path, entries = read_dataset(options, Path(folder))
+        dataset = open_dataset(path)
+        parts = [
+            (entry.caption, Part(dataset.read(f"json/{entry.id}.json"), seed, num_views, size))
+            for seed, entry in enumerate(entries)
+        ]
+        figures = measure(ways, names, parts, sandbox)
+    checkpoint = None if model is None else options.checkpoint.name
+    print(json.dumps({"models": len(parts), "checkpoint": checkpoint, **figures}))
+
+
+if __name__ == "__main__":
+    main()
