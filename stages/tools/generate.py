@@ -97,13 +97,11 @@ def generate(
 ) -> None:
     """Generate a CAD model and write it as a solid, a mesh, a picture or a program."""
     caption, images = caption.strip(), image or []
-    check_writable(out)
     searched = search is not None or builds is not None
-    _check_given(caption, points, images, start, steps, searched)
+    _check_given(out, caption, points, images, start, steps, searched)
     decodings(candidates, max_tokens, temperature, top_p, beams, seed)
     p = params.load()
-    folder = checkpoint or CHECKPOINTS / list(p.curriculum)[-1]
-    config = check_checkpoint(folder)
+    config = check_checkpoint(folder := checkpoint or CHECKPOINTS / list(p.curriculum)[-1])
     from pipeline.generation.inputs import check_known, read_inputs
 
     num_points = check_known(config, MODELS, points is not None, len(images))
@@ -129,9 +127,6 @@ def generate(
         show=_show,
     )
     _write_best(found, model.model.grammar.bits, out, p, best_of=candidates > 1 and not searched)
-    if interrupt.requested():
-        _say(f"stopped before the search was over: {out} has the best that was found until then")
-        raise typer.Exit(130)
 
 
 def _show(found: "Found") -> None:
@@ -158,9 +153,16 @@ def _say(text: str) -> None:
 
 
 def _check_given(
-    caption: str, points: Path | None, images: list[Path], start: Path | None, steps: int | None, searched: bool
+    out: Path,
+    caption: str,
+    points: Path | None,
+    images: list[Path],
+    start: Path | None,
+    steps: int | None,
+    searched: bool,
 ) -> None:
     """Raise ``UserError`` where nothing is asked for, or a file is not there or of no known kind."""
+    check_writable(out)
     if not caption and points is None and not images and start is None:
         raise UserError("what is to be built? Give a caption, --points, --image or --start")
     if searched and points is None:
@@ -176,7 +178,7 @@ def _check_given(
 
 
 def _write_best(found: "list[Generated]", bits: int, out: Path, p: Params, best_of: bool) -> None:
-    """Write the first of the candidates, and say what it is."""
+    """Write the first of the candidates, and say what it is; after a search that was stopped the command ends so."""
     from pipeline.cad.exchange.files import WriteOptions
 
     best, options = found[0], WriteOptions(bits, p.codec.tolerance)
@@ -196,6 +198,9 @@ def _write_best(found: "list[Generated]", bits: int, out: Path, p: Params, best_
                 "note: this is another shape than the cloud's; more --candidates may find it, or a caption in the "
                 "words of the corpus"
             )
+    if interrupt.requested():
+        _say(f"stopped before the search was over: {out} has the best that was found until then")
+        raise typer.Exit(130)
 
 
 def _notes(model: "CadMllm", given: "UserInputs", folder: Path) -> Iterator[str]:
