@@ -251,6 +251,8 @@ def test_the_interval_holds_the_mean_as_often_as_it_says():
         held += low <= 1 <= high
     assert 0.88 <= held / 200 <= 0.98
     assert interval([0.5, 0.5]) == [0.5, 0.5]
+    assert interval([0.0] * 9 + [1.0], of=np.median) == [0.0, 0.0]
+    assert interval([0.0] * 9 + [1.0])[1] > 0.2
 
 
 def test_the_chance_level_compares_different_models():

@@ -12,7 +12,7 @@ from pipeline.encoders.michelangelo import MichelangeloConfig, MichelangeloEncod
 from pipeline.pretraining.language import IGNORED
 from pipeline.pretraining.loop import Pretrainer
 from pipeline.pretraining.reconstruction import ReconstructionBatches, make_reconstruction, mean_losses
-from pipeline.pretraining.scans import CLEAN, scanned
+from pipeline.pretraining.scans import CLEAN, scan, scanned
 from pipeline.settings.recipes import LanguagePretraining, ReconstructionPretraining
 from pipeline.settings.training import Projector
 
@@ -134,6 +134,17 @@ def test_a_scans_faults_are_drawn_and_leave_points():
         moved += not np.isin(found[:, 0], cloud[:, 0].astype(np.float32)).all()
     assert 5 < few < 55
     assert 5 < moved < 40
+
+
+def test_a_scan_has_the_faults_that_are_asked_for():
+    rng = np.random.default_rng(0)
+    cloud = rng.uniform(-1, 1, size=(4000, 6))
+    cloud[:, 3:] /= np.linalg.norm(cloud[:, 3:], axis=1, keepdims=True)
+    whole = scan(cloud, 3000, 0.0, 0.25, np.random.default_rng(1))
+    assert len(np.unique(whole[:, 0])) == 3000  # all that three quarters are
+    noisy = scan(cloud, 3000, 0.01, 0.25, np.random.default_rng(1))
+    assert (noisy - whole)[:, :3].std() == pytest.approx(0.01, rel=0.05)
+    np.testing.assert_allclose(np.linalg.norm(noisy[:, 3:], axis=1), 1, atol=1e-5)
 
 
 def test_workers_change_no_weight(made, recipe, tmp_path):

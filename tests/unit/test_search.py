@@ -1,5 +1,6 @@
 """Search: what a cloud tells, what is read off it, what moves find again, and what the kernel has to say."""
 
+import contextlib
 from dataclasses import replace
 
 import numpy as np
@@ -16,8 +17,9 @@ from pipeline.generation.search.chain import READING, Chain
 from pipeline.generation.search.contours import outlines
 from pipeline.generation.search.evidence import Evidence
 from pipeline.generation.search.form import form_of, length, program_of, rectangle, tokens_of, written
-from pipeline.generation.search.search import CHAINS, Budget, RoundTask, Search, search, searcher_of, work
+from pipeline.generation.search.search import CHAINS, Budget, RoundTask, Search, improved, search, searcher_of, work
 from pipeline.generation.search.vouch import VouchTask
+from pipeline.runtime.interrupt import Interrupted
 
 CODEC = Codec(8)
 FEW = 2048  # points of a cloud, where a whole search begins at it
@@ -265,6 +267,18 @@ def test_a_stop_ends_it_with_what_is_best_so_far(monkeypatch):
     found = search_of(cloud_of(PART, FEW), sandbox).run(Budget())
     assert sandbox.rounds == CHAINS
     assert found.tokens is not None
+
+
+def test_programs_are_improved_by_the_clouds_that_there_are_or_not_at_all(monkeypatch):
+    monkeypatch.setattr(searching, "sandbox_for", lambda _: contextlib.nullcontext(Here()))
+    start, clouds = tokens_of(CODEC, SHEET), [None, cloud_of(PART, FEW)]
+    same, better = improved([start, start], clouds, 8, 100, 0, 1)
+    assert same == start
+    assert iou(CODEC.decode(start), program_of(CODEC, PART)) < 0.5
+    assert iou(CODEC.decode(better), program_of(CODEC, PART)) > 0.9
+    monkeypatch.setattr(searching.interrupt._stop, "signal_name", "SIGTERM")
+    with pytest.raises(Interrupted):
+        improved([start, start], clouds, 8, 100, 0, 1)
 
 
 def test_time_that_is_over_leaves_the_start():

@@ -138,13 +138,18 @@ def improved(
     seed: int,
     num_workers: int,
 ) -> list[tuple[int, ...]]:
-    """Each program after a search from it of so many judgements; as it was without a cloud, or where nothing builds."""
+    """Each program after a search from it of so many judgements; as it was without a cloud, or where nothing builds.
+
+    Raises:
+        Interrupted: a stop was asked for; what is found until then would depend on when.
+    """
     found = []
     with sandbox_for(num_workers) as sandbox:
         for tokens, cloud in zip(programs, clouds, strict=True):
             after = None
             if cloud is not None:
                 after = Search(cloud, bits, [tokens], seed, sandbox).run(Budget(builds)).tokens
+                interrupt.check()
             found.append(tokens if after is None else after)
     return found
 
