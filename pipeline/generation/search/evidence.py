@@ -21,6 +21,7 @@ DOUBTFUL = 0.2  # winding numbers that far from 1/2 tell nothing
 NEARER = 0.98  # of a distance: a wall that is nearer counts
 HALVINGS = 6
 SIDEWAYS = 4.0  # of the spacing: how far beside a point the wall behind it is looked for
+UNEVEN = 0.15  # of what is seen of the surface: points outside with a larger winding number may be inside, at a hole
 MARGIN = 0.05  # around the cloud's box, where points are drawn
 DEEP = 2.0  # of the spacing: below the surface the winding number is smooth
 FEW_LEVELLED, LEVELLED = 16, 128  # points known to be inside, that say what the winding number is there
@@ -173,7 +174,7 @@ def _level(xyz: np.ndarray, normals: np.ndarray, areas: np.ndarray, deep: np.nda
     """The winding number of points that are well inside: it should be 1; where there are few of them, 1."""
     if len(deep) < FEW_LEVELLED:
         return 1.0
-    return max(float(np.median(winding_numbers(xyz, normals, areas, deep))), 0.25)
+    return max(float(np.median(winding_numbers(xyz, normals, areas, deep)[0])), 0.25)
 
 
 def _not_beyond(tree: Any, normals: np.ndarray, feet: np.ndarray, offsets: np.ndarray, sign: int) -> np.ndarray:
@@ -207,14 +208,17 @@ def _anywhere(
 
     Nearer to the cloud than its own spacing its single points count too much for the winding number.
     """
-    low, high = xyz.min(axis=0), xyz.max(axis=0)
-    margin = np.minimum(MARGIN, (high - low) / 4 + spacing)
-    low, high = low - margin, high + margin
+    lowest, highest = xyz.min(axis=0), xyz.max(axis=0)
+    margin = np.minimum(MARGIN, (highest - lowest) / 4 + spacing)
+    low, high = lowest - margin, highest + margin
     points = rng.uniform(low, high, (DRAWN, 3))
     points = points[tree.query(points)[0] > NEAREST * spacing]
-    winding = winding_numbers(xyz, normals, areas, points)
-    sure = np.abs(winding - 0.5) > DOUBTFUL
-    points, inside = points[sure], winding[sure] > 0.5
+    winding, seen = winding_numbers(xyz, normals, areas, points)
+    # Outside a surface that is all there, what faces a point and what looks away are even.
+    beyond = ((points < lowest) | (points > highest)).any(axis=1)
+    outside = beyond | ((winding < 0.5 - DOUBTFUL) & (np.abs(winding) < UNEVEN * seen))
+    sure = outside | (winding > 0.5 + DOUBTFUL)
+    points, inside = points[sure], ~outside[sure]
     volume = float(np.prod(high - low)) / DRAWN
     kept, weights = [], []
     for label in (True, False):
@@ -226,17 +230,22 @@ def _anywhere(
     return points[order], inside[order], np.concatenate(weights)
 
 
-def winding_numbers(xyz: np.ndarray, normals: np.ndarray, areas: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """(N,) how often the surface goes round each point: near 1 inside, near 0 outside.
+def winding_numbers(
+    xyz: np.ndarray, normals: np.ndarray, areas: np.ndarray, points: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """(N,) how often the surface goes round each point: near 1 inside, near 0 outside; and how much of it there is.
+
+    The second is the same with all parts of the surface counted as positive, whether they face the point or look away.
 
     Args:
         areas: (C,) of the surface that each point of the cloud stands for.
     """
     dipoles = (normals * areas[:, None]).astype(np.float32)
-    xyz32, found = xyz.astype(np.float32), np.empty(len(points), np.float32)
+    xyz32, found = xyz.astype(np.float32), np.empty((2, len(points)), np.float32)
     for begin in range(0, len(points), BLOCK):
         offsets = xyz32 - points[begin : begin + BLOCK, None].astype(np.float32)
         squares = np.maximum(np.einsum("nci,nci->nc", offsets, offsets), 1e-8)
         along = np.einsum("nci,ci->nc", offsets, dipoles)
-        found[begin : begin + BLOCK] = (along * squares**-1.5).sum(axis=1) / (4 * np.pi)
-    return found
+        angles = along * squares**-1.5 / (4 * np.pi)
+        found[:, begin : begin + BLOCK] = angles.sum(axis=1), np.abs(angles).sum(axis=1)
+    return found[0], found[1]

@@ -29,6 +29,7 @@ MOST_TOGETHER = 4  # slabs that a step goes through
 FEWEST_WRONG = 12  # points, that a step is proposed for
 FEWEST = 0.004  # of the cloud's points, in a level
 WIDTH = 0.0005  # half of a level's height, where there is no noise
+FINER_TO_COARSER = ((1.0, 1.0), (1.5, 3.0), (2.0, 10.0))  # grids, and what curves cost
 ELSEWHERE = 0.01  # weight of a wall at other heights: it may go on here
 
 
@@ -99,7 +100,9 @@ class Proposer:
         Args:
             inside: (N,) bool of the evidence's points.
         """
-        regions = self.regions(plane, low, high, inside)
+        # Where no loop is sound, a coarser one may be.
+        drawn = (self.regions(plane, low, high, inside, cells, coarse) for cells, coarse in FINER_TO_COARSER)
+        regions = next(filter(None, drawn), ())
         bottom, top = self.range.place(low / self.fine), self.range.place(high / self.fine)
         return Prism(operation, plane, bottom, top, regions) if regions and bottom < top else None
 
