@@ -99,6 +99,16 @@ def test_points_are_labelled_as_the_solid_has_them(form):
     assert evidence.labels.mean() > 0.3
 
 
+def test_what_is_behind_a_hole_of_the_cloud_is_not_taken_for_outside():
+    block = (step(Operation.NEW, -80, 80, (box(-127, -100, 127, 100), ())),)
+    cloud = cloud_of(block, FEW)
+    cloud = cloud[np.linalg.norm(cloud[:, :3] - cloud[:, :3].max(axis=0), axis=1) > 0.9]  # a corner
+    assert len(cloud) < 0.9 * FEW
+    evidence = Evidence.of(cloud, 2000, 100, 0)
+    points, labels = evidence.points[: evidence.num_volume], evidence.labels[: evidence.num_volume]
+    assert np.array_equal(labels, prisms.inside(program_of(CODEC, block), points))
+
+
 def test_the_volume_is_known():
     evidence = Evidence.of(cloud_of(SHEET), 3000, 1000, 0)
     fine = (CODEC.step / FINE) ** 3
