@@ -5,7 +5,7 @@ import functools
 import itertools
 import json
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -14,7 +14,6 @@ import numpy as np
 
 from pipeline.cad.language.codec import Codec
 from pipeline.cad.language.program import CadProgram
-from pipeline.cad.solids.mesh import Surface
 from pipeline.cad.solids.sandbox import Failure, Sandbox
 from pipeline.curriculum.data import TrainingData
 from pipeline.curriculum.plan import Example
@@ -25,6 +24,7 @@ from pipeline.generation.select import build_candidate, select
 from pipeline.geometry.draw import sample_seed
 from pipeline.metrics.assess import AssessTask, assess
 from pipeline.metrics.geometry import chamfer_bounds, no_answer_metrics
+from pipeline.metrics.packing import MAX_POINTS, packed, packed_mesh
 from pipeline.metrics.sequence import sequence_accuracy
 from pipeline.metrics.statistics import COMPLETION, summarise
 from pipeline.model.cad_mllm import CadMllmModel
@@ -46,7 +46,6 @@ GENERATED = "generated.jsonl"
 PARTS = "parts"  # in the folder of an evaluation: its finished batches
 PICTURE_SIZE = 224
 CONDITIONING_METRIC = "chamfer_l1_mean"
-MAX_TRIANGLES = 3000  # of a solid that can be turned in the report: some 40 kB of text
 
 
 T = TypeVar("T")
@@ -282,7 +281,8 @@ class Evaluator:
             return {**result, "valid": False, "reason": answer.reason, "detail": answer.detail, "metrics": nothing}
         if pictures:
             result["picture"] = base64.b64encode(answer["picture"]).decode()
-            result["mesh"], result["true_mesh"] = packed(answer["body"]), packed(answer["true_body"])
+            result["mesh"], result["true_mesh"] = packed_mesh(answer["body"]), packed_mesh(answer["true_body"])
+            result["errors"] = packed(answer["errors"])
             result["volume"] = answer["volume"]
         result |= {"metrics": answer["metrics"], "valid": answer["watertight"]}
         return result if result["valid"] else {**result, "reason": "not_watertight"}
@@ -290,25 +290,39 @@ class Evaluator:
     def finish(self, results: Mapping[str, list[dict[str, Any]]]) -> None:
         """Write all results, by name, to one file of ``whole``, pictures and shown views beside it.
 
+        The first line of a model also has its ``cloud``, the points that are shown, its ``frame`` and ``true_mesh``.
         A kill costs no batch: what they gave stays in scratch.
         """
         clean(self.whole)
         self.whole.mkdir()
+        models = {}
         for row in self.rows:
             key = self.test.key(row)
+            frame = self.test.corpus.json(self.test.rows[row])["frame"]
+            models[key] = {"cloud": packed(self.clouds[row][:MAX_POINTS, :3]), "frame": frame}
             shown = [("true", 0)]
             if "image" in self.model.feature_shapes:
                 shown += [(f"view{number}", view) for number, view in enumerate(self.views[row])]
             for name, view in shown:
                 picture = self.geometry.bytes(self.drawn[row], f"view{view}.png")
                 (self.whole / f"{key}.{name}.png").write_bytes(picture)
+        lines = list(itertools.chain(*results.values()))
+        for line in lines:
+            if "picture" in line:
+                path = self.whole / f"{line['key']}.{line['combination']}.png"
+                path.write_bytes(base64.b64decode(line["picture"]))
         with atomic_open(self.whole / GENERATED) as file:
-            for name, lines in results.items():
-                for line in lines:
-                    if "picture" in line:
-                        (self.whole / f"{line['key']}.{name}.png").write_bytes(base64.b64decode(line["picture"]))
-                    others = {field: value for field, value in line.items() if field != "picture"}
-                    file.write(json.dumps(others, sort_keys=True) + "\n")
+            for line in published(lines, models):
+                file.write(json.dumps(line, sort_keys=True) + "\n")
+
+
+def published(lines: Sequence[dict[str, Any]], models: Mapping[str, dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Lines without their pictures; a model's first has what is the model's own, in ``models`` by key, and its mesh."""
+    meshes = {line["key"]: {"true_mesh": line["true_mesh"]} for line in lines if "true_mesh" in line}
+    own = {key: found | meshes.get(key, {}) for key, found in models.items()}
+    for line in lines:
+        others = {field: value for field, value in line.items() if field not in ("picture", "true_mesh")}
+        yield others | own.pop(line["key"], {})
 
 
 def evaluate(
@@ -379,18 +393,3 @@ def _parsed(tokens: Sequence[int], bits: int) -> CadProgram | None:
         return Codec(bits).decode(tokens)
     except RejectError:
         return None
-
-
-def packed(surface: Surface) -> dict[str, str] | None:
-    """A mesh as text for the report's viewer: base64 of int16 positions in 1/8192 and of uint32 indices, little-endian.
-
-    None for one that would make the page large.
-    """
-    if len(surface.triangles) > MAX_TRIANGLES:
-        return None
-    steps = np.clip(np.round(surface.vertices * 8192), -32767, 32767).astype("<i2")
-    indices = surface.triangles.astype("<u4")
-    return {
-        "positions": base64.b64encode(steps.tobytes()).decode(),
-        "indices": base64.b64encode(indices.tobytes()).decode(),
-    }
