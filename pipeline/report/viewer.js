@@ -78,10 +78,10 @@
       this.buffers = { triangles: gl.createBuffer(), lines: gl.createBuffer(), dots: gl.createBuffer() };
     }
     // A solid, or dots, or dots on a solid.
-    show(mesh, dots) {
+    show(mesh, dots, isScan = false) {
       if (!this.gl) return;
       const gl = this.gl, data = { ...(mesh && unpack(mesh)), ...(dots && { dots }) };
-      this.isScan = !mesh;
+      this.isScan = isScan;
       this.counts = { triangles: 0, lines: 0, dots: 0 };
       for (const name in data) {
         this.counts[name] = data[name].length / (name === "lines" ? 3 : 6);
@@ -92,6 +92,7 @@
     draw(view, size) {
       if (!this.gl || !this.counts) return;
       const gl = this.gl, side = Math.round(this.canvas.clientWidth * (window.devicePixelRatio || 1));
+      if (!side) return; // not shown
       if (this.canvas.width !== side) this.canvas.width = this.canvas.height = side;
       gl.viewport(0, 0, side, side);
       gl.clear(gl.COLOR_BUFFER_BIT | gl.DEPTH_BUFFER_BIT);
@@ -133,7 +134,7 @@
       const { model, combination, title } = button.dataset, found = models[model];
       const [mesh, errors] = [found.meshes[combination], found.errors[combination]];
       const shown = {
-        scan: combination.includes("point_cloud") && [null, dots(found.cloud)],
+        scan: combination.includes("point_cloud") && [null, dots(found.cloud), true],
         made: mesh && [mesh],
         true: found.true && [found.true],
         error: errors && [found.true, dots(found.cloud, errors)],
