@@ -23,8 +23,8 @@ from pipeline.generation.generate import generate_tokens, score
 from pipeline.generation.select import build_candidate, select
 from pipeline.geometry.draw import sample_seed
 from pipeline.metrics.assess import AssessTask, assess
+from pipeline.metrics.compact import MAX_POINTS, packed, packed_mesh
 from pipeline.metrics.geometry import chamfer_bounds, no_answer_metrics
-from pipeline.metrics.packing import MAX_POINTS, packed, packed_mesh
 from pipeline.metrics.sequence import sequence_accuracy
 from pipeline.metrics.statistics import COMPLETION, summarise
 from pipeline.model.cad_mllm import CadMllmModel

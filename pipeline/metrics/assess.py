@@ -17,8 +17,8 @@ from pipeline.cad.solids.distances import to_surface
 from pipeline.cad.solids.rendering import encode_png, render_views
 from pipeline.cad.solids.sampling import sample_surface
 from pipeline.geometry.draw import DEFLECTION
+from pipeline.metrics.compact import MAX_POINTS
 from pipeline.metrics.geometry import Body, compare, compare_shapes, no_answer_metrics
-from pipeline.metrics.packing import MAX_POINTS
 from pipeline.runtime.errors import RejectError
 
 

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from pipeline.report.attempt import told
 from pipeline.report.pictures import data_uri
-from pipeline.report.reconstruction import reconstruction
 from pipeline.runtime.errors import UserError
 from pipeline.settings.places import TRANSFER
 
@@ -70,7 +70,7 @@ def _model(ranked: dict[str, Any], lines: list[dict[str, Any]], pictures: Path, 
         "cloud": first["cloud"],
         "views": [picture(pictures / f"{first['key']}.view{number}.png") for number in range(len(shown))],
         "attempts": [_attempt(line, pictures) for line in lines],
-        "reconstruction": None if bits is None else reconstruction(ranked, first, bits),
+        "told": None if bits is None else told(ranked, first, bits),
     }
 
 

@@ -24,9 +24,9 @@ from pipeline.evaluation.evaluate import published
 from pipeline.evaluation.robustness import noisy, table, thinned, turned
 from pipeline.geometry.draw import normalised_mesh
 from pipeline.metrics.assess import AssessTask, CompareTask, assess, compare_files
+from pipeline.metrics.compact import MAX_POINTS
 from pipeline.metrics.compare import compare_pairs, summary
 from pipeline.metrics.geometry import Body, chamfer_bounds, cloud_metrics, compare, no_answer_metrics
-from pipeline.metrics.packing import MAX_POINTS
 from pipeline.metrics.pairs import pairs
 from pipeline.metrics.sequence import commands, sequence_accuracy
 from pipeline.metrics.statistics import OF_SOLIDS, interval, summarise

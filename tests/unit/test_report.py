@@ -14,11 +14,11 @@ from pipeline.cad.parts.describe import describe
 from pipeline.cad.parts.shapes import circle, extrude, rectangle, symmetric
 from pipeline.cad.solids import kernel
 from pipeline.cad.solids.mesh import Surface, watertight
-from pipeline.metrics.packing import MAX_POINTS, MAX_TRIANGLES, packed, packed_mesh, unpacked
+from pipeline.metrics.compact import MAX_POINTS, MAX_TRIANGLES, packed, packed_mesh, unpacked
+from pipeline.report.attempt import told
 from pipeline.report.charts import line_chart, running_mean
 from pipeline.report.gallery import gallery, meshes_json
 from pipeline.report.pictures import FURTHEST, colour_map, error_picture, scan_picture
-from pipeline.report.reconstruction import reconstruction
 from pipeline.runtime.errors import UserError
 
 PLATE = CadProgram((extrude("top", [Profile(rectangle(2, 2), (circle(0.8),))], symmetric(0.2)),))
@@ -107,23 +107,23 @@ def test_what_is_missing_says_which_command_makes_it(tmp_path, name, command):
 
 def test_an_attempt_is_told_in_words_and_millimetres():
     line = attempt(0, combination="text+point_cloud")
-    told = reconstruction(line, line, 8)
+    found = told(line, line, 8)
     own = Frame((0.01, 0.0, 0.0), 0.05)
-    assert told["steps"] == describe(Codec(8).decode(line["tokens"]).restored(own))
-    assert "100 x 100 mm square with one hole" in told["steps"][0]
-    assert told["distances"]["all of it within"] == (pytest.approx(0.1, abs=1e-4), "5")
-    assert told["ticks_mm"] == ["0", "2.5", "5", "7.5", "10"]
-    assert told["num_points"] == 500
-    assert reconstruction(attempt(0, combination="text"), line, 8)["scan"] is None
+    assert found["steps"] == describe(Codec(8).decode(line["tokens"]).restored(own))
+    assert "100 x 100 mm square with one hole" in found["steps"][0]
+    assert found["distances"]["all of it within"] == (pytest.approx(0.1, abs=1e-4), "5")
+    assert found["ticks_mm"] == ["0", "2.5", "5", "7.5", "10"]
+    assert found["num_points"] == 500
+    assert told(attempt(0, combination="text"), line, 8)["scan"] is None
 
 
 def test_what_made_no_solid_has_words_and_no_error():
     line = attempt(4, valid=False)
-    told = reconstruction(line, line, 8)
-    assert len(told["steps"]) == 1
-    assert told["error"] is None
-    assert told["distances"] == {"chamfer, as of a point in its middle": (0.04, "2")}
-    assert reconstruction(attempt(4, valid=False, parses=False, tokens=[1]), line, 8)["steps"] == []
+    found = told(line, line, 8)
+    assert len(found["steps"]) == 1
+    assert found["error"] is None
+    assert found["distances"] == {"chamfer, as of a point in its middle": (0.04, "2")}
+    assert told(attempt(4, valid=False, parses=False, tokens=[1]), line, 8)["steps"] == []
 
 
 # -- pictures -------------------------------------------------------------------------------------------------

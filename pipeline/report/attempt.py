@@ -7,11 +7,11 @@ import numpy as np
 from pipeline.cad.language.codec import Codec
 from pipeline.cad.language.program import Frame
 from pipeline.cad.parts.describe import describe, millimetres
-from pipeline.metrics.packing import unpacked
+from pipeline.metrics.compact import unpacked
 from pipeline.report.pictures import TICKS, data_uri, error_picture, scan_picture
 
 
-def reconstruction(attempt: dict[str, Any], own: dict[str, Any], bits: int) -> dict[str, Any]:
+def told(attempt: dict[str, Any], own: dict[str, Any], bits: int) -> dict[str, Any]:
     """What the page tells of one attempt.
 
     Args:
