@@ -18,13 +18,14 @@ from pipeline.cad.solids.sandbox import Failure, Sandbox
 from pipeline.curriculum.data import TrainingData
 from pipeline.curriculum.plan import Example
 from pipeline.curriculum.schedule import draw_views
-from pipeline.evaluation.meshes import packed
+from pipeline.evaluation.lines import published
 from pipeline.generation.decoding import Decoding
 from pipeline.generation.generate import generate_tokens, score
 from pipeline.generation.search.search import improved
 from pipeline.generation.select import build_candidate, select
 from pipeline.geometry.draw import sample_seed
 from pipeline.metrics.assess import AssessTask, assess
+from pipeline.metrics.compact import MAX_POINTS, packed, packed_mesh
 from pipeline.metrics.geometry import chamfer_bounds, no_answer_metrics
 from pipeline.metrics.sequence import sequence_accuracy
 from pipeline.metrics.statistics import COMPLETION, summarise
@@ -290,7 +291,8 @@ class Evaluator:
             return {**result, "valid": False, "reason": answer.reason, "detail": answer.detail, "metrics": nothing}
         if pictures:
             result["picture"] = base64.b64encode(answer["picture"]).decode()
-            result["mesh"], result["true_mesh"] = packed(answer["body"]), packed(answer["true_body"])
+            result["mesh"], result["true_mesh"] = packed_mesh(answer["body"]), packed_mesh(answer["true_body"])
+            result["errors"] = packed(answer["errors"])
             result["volume"] = answer["volume"]
         result |= {"metrics": answer["metrics"], "valid": answer["watertight"]}
         return result if result["valid"] else {**result, "reason": "not_watertight"}
@@ -298,25 +300,30 @@ class Evaluator:
     def finish(self, results: Mapping[str, list[dict[str, Any]]]) -> None:
         """Write all results, by name, to one file of ``whole``, pictures and shown views beside it.
 
+        The first line of a model also has its ``cloud``, the points that are shown, its ``frame`` and ``true_mesh``.
         A kill costs no batch: what they gave stays in scratch.
         """
         clean(self.whole)
         self.whole.mkdir()
+        models = {}
         for row in self.rows:
             key = self.test.key(row)
+            frame = self.test.corpus.json(self.test.rows[row])["frame"]
+            models[key] = {"cloud": packed(self.clouds[row][:MAX_POINTS, :3]), "frame": frame}
             shown = [("true", 0)]
             if "image" in self.model.feature_shapes:
                 shown += [(f"view{number}", view) for number, view in enumerate(self.views[row])]
             for name, view in shown:
                 picture = self.geometry.bytes(self.drawn[row], f"view{view}.png")
                 (self.whole / f"{key}.{name}.png").write_bytes(picture)
+        lines = list(itertools.chain(*results.values()))
+        for line in lines:
+            if "picture" in line:
+                path = self.whole / f"{line['key']}.{line['combination']}.png"
+                path.write_bytes(base64.b64decode(line["picture"]))
         with atomic_open(self.whole / GENERATED) as file:
-            for name, lines in results.items():
-                for line in lines:
-                    if "picture" in line:
-                        (self.whole / f"{line['key']}.{name}.png").write_bytes(base64.b64decode(line["picture"]))
-                    others = {field: value for field, value in line.items() if field != "picture"}
-                    file.write(json.dumps(others, sort_keys=True) + "\n")
+            for line in published(lines, models):
+                file.write(json.dumps(line, sort_keys=True) + "\n")
 
 
 def evaluate(

@@ -13,9 +13,11 @@ from pipeline.cad.exchange.step import read_step
 from pipeline.cad.language.codec import Codec
 from pipeline.cad.language.program import Frame
 from pipeline.cad.solids import kernel
+from pipeline.cad.solids.distances import to_surface
 from pipeline.cad.solids.rendering import encode_png, render_views
 from pipeline.cad.solids.sampling import sample_surface
 from pipeline.geometry.draw import DEFLECTION
+from pipeline.metrics.compact import MAX_POINTS
 from pipeline.metrics.geometry import Body, compare, compare_shapes, no_answer_metrics
 from pipeline.runtime.errors import RejectError
 
@@ -41,8 +43,9 @@ def assess(task: AssessTask) -> dict[str, Any]:
     """Build what was generated.
 
     Returns:
-        ``metrics`` as ``compare`` gives them, ``watertight``, ``volume``, a ``picture`` as PNG, and the surfaces
-        ``body`` and ``true_body``. Without a picture, ``metrics`` as ``compare_shapes`` gives them, and ``watertight``.
+        ``metrics`` as ``compare`` gives them, ``watertight``, ``volume``, a ``picture`` as PNG, the surfaces ``body``
+        and ``true_body``, and ``errors``: how far the first ``MAX_POINTS`` true points are from what was built.
+        Without a picture, ``metrics`` as ``compare_shapes`` gives them, and ``watertight``.
 
     Raises:
         RejectError: it does not parse or does not build.
@@ -60,6 +63,7 @@ def assess(task: AssessTask) -> dict[str, Any]:
         "picture": encode_png(render_views(body.mesh, 1, task.picture_size)[0]),
         "body": body.surface,
         "true_body": true.surface,
+        "errors": to_surface(task.true_points[:MAX_POINTS], body.mesh),
     }
 
 

@@ -1,5 +1,6 @@
 """The report: one HTML page that needs nothing else, and tables over all stages for ``dvc plots``."""
 
+import base64
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from pipeline.metrics.statistics import COMPLETION, valid_share
 from pipeline.report.behaviour import behaviour
 from pipeline.report.charts import disturbance_chart, line_chart, shown
 from pipeline.report.gallery import Gallery, gallery, meshes_json
+from pipeline.report.pictures import TICKS, colour_map, gradient
 from pipeline.runtime.errors import UserError
 from pipeline.settings.curriculum import COMBINATIONS
 from pipeline.settings.params import Params
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 
 TEMPLATE = "report.html.j2"
 VIEWER = "viewer.js"
-REAL_EACH = 2  # real models in each part of their gallery
+REAL_EACH = 3  # real models in each part of their gallery
 
 # From the paper of CAD-MLLM (Xu et al. 2024, 2411.04954), as printed: chamfer, F-score, normal consistency and flux
 # times 100, self-intersection in percent.
@@ -111,7 +113,8 @@ def render(params: Params, results: list[StageResult], inputs: ReportInputs) -> 
     """The page."""
     last = results[-1]
     ranked_by = list(last.evaluation["combinations"])[-1]
-    parts, real = _galleries(last, inputs, ranked_by)
+    real_ranked_by = _from_scans(list(inputs.transfer["combinations"])) if inputs.transfer else ""
+    parts, real = _galleries(last, inputs, ranked_by, real_ranked_by)
     trained = {result.name: result.training["trainable_parameters"] for result in results}
     return _template().render(
         params=params,
@@ -129,6 +132,10 @@ def render(params: Params, results: list[StageResult], inputs: ReportInputs) -> 
         real=real,
         meshes=meshes_json([*parts.values(), *real.values()]),
         ranked_by=ranked_by,
+        real_ranked_by=real_ranked_by,
+        colours=base64.b64encode(colour_map().tobytes()).decode(),
+        ticks=[f"{tick:g}" for tick in TICKS],
+        gradient=gradient(),
         chains=[(result.name, lineage_chain(result.lineage)) for result in results],
         viewer=Path(__file__).with_name(VIEWER).read_text(encoding="utf-8"),
     )
@@ -148,13 +155,21 @@ def _template() -> "jinja2.Template":
     return environment.get_template(TEMPLATE)
 
 
-def _galleries(last: StageResult, inputs: ReportInputs, ranked_by: str) -> tuple[Gallery, Gallery]:
-    """Test models of the corpus, and real ones where there are some, by how well they were met."""
-    real = inputs.transfer_pictures
+def _galleries(last: StageResult, inputs: ReportInputs, ranked_by: str, real_ranked_by: str) -> tuple[Gallery, Gallery]:
+    """Test models of the corpus, and real ones where there are some; these, or else those, with their programs told."""
+    real, bits = inputs.transfer_pictures, inputs.corpus["codec"]["bits"]
+    if not inputs.transfer:
+        return gallery(last.generated, last.pictures, ranked_by, bits=bits), {}
     return (
         gallery(last.generated, last.pictures, ranked_by),
-        gallery(read_generated(real), real, ranked_by, REAL_EACH) if inputs.transfer else {},
+        gallery(read_generated(real), real, real_ranked_by, REAL_EACH, bits),
     )
+
+
+def _from_scans(combinations: list[str]) -> str:
+    """The combination that shows points and the least besides; the last one where none does."""
+    scans = [name for name in combinations if "point_cloud" in name]
+    return min(scans, key=lambda name: name.count("+"), default=combinations[-1])
 
 
 def _charts(results: list[StageResult], inputs: ReportInputs) -> dict[str, str]:

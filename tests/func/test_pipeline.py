@@ -279,6 +279,9 @@ def test_real_models_are_measured_and_only_that(copy):
     assert real["retention_text"] > 0
     page = copy.read("report/index.html").decode()
     assert "Real models" in page
+    assert page.count("Program from text + points<") == min(9, len(real_lines(copy, "text+point_cloud")))
+    assert all("cloud" in line and "frame" in line for line in real_lines(copy, "text"))
+    assert not any("cloud" in line for line in real_lines(copy, "text+point_cloud"))
     assert "a cloud finds its own pictures among the first five in 57%, pictures their cloud in 42%" in page
     assert copy.read("checkpoints/stage3_all/adapter_model.safetensors") == trained
     assert not list((copy.folder / "scratch").glob("transfer*/[!.]*"))
@@ -294,6 +297,11 @@ def test_search_improves_what_a_cloud_is_shown_for_and_that_alone(copy):
     assert ious[1]["mean"] > ious[0]["mean"] + 0.2
     assert after["combinations"]["text"] == before["combinations"]["text"]
     assert after.get("completion") == before.get("completion")
+
+
+def real_lines(project, combination):
+    lines = map(json.loads, project.read("evaluations/transfer/generated.jsonl").splitlines())
+    return [line for line in lines if line["combination"] == combination]
 
 
 def test_metrics_of_files_and_folders(done, tmp_path):

@@ -20,9 +20,11 @@ from pipeline.cad.solids.distances import chamfer, misfit, to_surface
 from pipeline.cad.solids.mesh import flat_mesh, volumetric_iou, watertight
 from pipeline.cad.solids.sampling import sample_surface
 from pipeline.cad.solids.sandbox import Sandbox
+from pipeline.evaluation.lines import published
 from pipeline.evaluation.robustness import noisy, table, thinned, turned
 from pipeline.geometry.draw import normalised_mesh
 from pipeline.metrics.assess import AssessTask, CompareTask, assess, compare_files
+from pipeline.metrics.compact import MAX_POINTS
 from pipeline.metrics.compare import compare_pairs, summary
 from pipeline.metrics.geometry import Body, chamfer_bounds, cloud_metrics, compare, no_answer_metrics
 from pipeline.metrics.pairs import pairs
@@ -164,6 +166,24 @@ def test_files_of_a_generated_program_have_its_topology(tmp_path, suffix):
     assert evaluated["segment_error"] == 1
     for name in OF_SOLIDS:
         assert read[name] == pytest.approx(evaluated[name], rel=1e-6, abs=1e-12), name
+
+
+def test_errors_are_the_distances_of_true_points_to_what_was_built():
+    wide, narrow = box(2, 2, 2), box(2, 2, 1)
+    tokens = [tuple(CODEC.encode(program, volume).tolist()) for program, volume in ((wide, 8.0), (narrow, 4.0))]
+    points = sample_surface(normalised_mesh(wide), 3000, 0)
+    found = assess(AssessTask(tokens[1], tokens[0], 8, points, 200, 0, 32))["errors"]
+    assert len(found) == MAX_POINTS
+    expected = np.maximum(np.abs(points[:MAX_POINTS, 2]) - 0.5, 0)
+    assert found == pytest.approx(expected, abs=0.01)
+
+
+def test_what_is_a_models_own_is_kept_once():
+    failed = {"key": "a", "combination": "text", "reason": "x"}
+    built = {"key": "a", "combination": "image", "true_mesh": "m", "mesh": "n", "picture": "p"}
+    lines = list(published([failed, built, built], {"a": {"cloud": "c"}, "b": {"cloud": "d"}}))
+    assert lines[0] == {**failed, "cloud": "c", "true_mesh": "m"}
+    assert lines[1:] == [{"key": "a", "combination": "image", "mesh": "n"}] * 2
 
 
 def test_what_does_not_parse_is_named():

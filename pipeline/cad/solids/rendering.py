@@ -26,7 +26,7 @@ CREASE = np.cos(np.radians(15))  # neighbours on two faces that turn by more are
 
 
 @functools.lru_cache(maxsize=32)
-def _camera(view: int, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def camera(view: int, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Ray origins (size * size, 3), forward, right and up of a view."""
     forward = np.array(VIEW_DIRECTIONS[view]) / np.sqrt(3)
     right = np.cross(forward, (0.0, 0.0, 1.0))
@@ -59,7 +59,7 @@ def view_order(num_views: int) -> list[int]:
 
 
 def _view(scene: RayScene, faces: np.ndarray, view: int, size: int) -> np.ndarray:
-    origins, forward, right, up = _camera(view, size)
+    origins, forward, right, up = camera(view, size)
     hit = scene.first_hits(origins, forward).reshape(size, size)
     inside = hit >= 0
     # Shaded once for each triangle: a pixel looks up what it hit.
