@@ -10,8 +10,8 @@ from torch.nn import functional as F
 from transformers import GenerationConfig, LogitsProcessorList
 
 from pipeline.cad.language.tokens import TOKEN
-from pipeline.generation.constrained import GrammarProcessor
-from pipeline.generation.decoding import Decoding
+from pipeline.decoding.constrained import GrammarProcessor
+from pipeline.decoding.options import Decoding
 from pipeline.model.cad_mllm import CadMllmModel
 from pipeline.model.inputs import Inputs, collate
 from pipeline.runtime.device import autocast

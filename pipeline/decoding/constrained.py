@@ -9,7 +9,7 @@ from transformers import LogitsProcessor
 
 from pipeline.cad.language.grammar import Grammar, State
 from pipeline.cad.language.tokens import OPERATION_TOKENS, TOKEN
-from pipeline.generation.profiles import Drawing, SimpleProfiles
+from pipeline.decoding.profiles import Drawing, SimpleProfiles
 from pipeline.runtime.errors import UserError
 
 Key = tuple[int, tuple[int, ...]]  # which prompt, and what was written after it
