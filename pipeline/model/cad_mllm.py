@@ -283,7 +283,7 @@ class CadMllmModel(nn.Module):
         hidden_PE, weight_CE = self.hidden(batch), self.causal_lm.get_output_embeddings().weight
         if batch.temperature != 1:
             hidden_PE = hidden_PE / batch.temperature
-        loss = cross_entropy_sum(hidden_PE, weight_CE, batch.targets, batch.weights, batch.allowed)
+        loss = cross_entropy_sum(hidden_PE, weight_CE, batch.targets, weights_P=batch.weights, allowed_PC=batch.allowed)
         return loss + self._unused(batch)
 
     def _unused(self, batch: Batch) -> Tensor:

@@ -74,16 +74,16 @@ def cross_entropy_sum(
     hidden_PE: Tensor,
     weight_CE: Tensor,
     targets_P: Tensor,
+    logits_at_once: int = LOGITS_AT_ONCE,
     weights_P: Tensor | None = None,
     allowed_PC: Tensor | None = None,
-    logits_at_once: int = LOGITS_AT_ONCE,
 ) -> Tensor:
     """Sum of the cross-entropy of ``hidden_PE @ weight_CE.T`` against the targets, in float32.
 
     Args:
+        logits_at_once: how many logits may exist; the memory that the vocabulary costs, over 4 bytes.
         weights_P: of each target's part in the sum; None: 1.
         allowed_PC: bool, entries among which a target is; None: all.
-        logits_at_once: how many logits may exist; the memory that the vocabulary costs, over 4 bytes.
     """
     with torch.autocast(hidden_PE.device.type, enabled=False):
         chunk = max(1, logits_at_once // len(weight_CE))
