@@ -110,7 +110,7 @@ def flat_loss_advice(lines: Lines, params: Params, name: str) -> str | None:
     validations = [line for line in lines if line["event"] == "validation"]
     first, last = validations[0]["loss"], validations[-1]["loss"]
     shown = [combination for combination in last if set(new) & set(combination.split("+"))]
-    if not shown:
+    if not shown or params.curriculum[name].objective == "geometry":  # which may well raise the loss
         return None
     start, end = (statistics.fmean(losses[combination] for combination in shown) for losses in (first, last))
     unused = {

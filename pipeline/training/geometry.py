@@ -26,8 +26,10 @@ from pipeline.model.inputs import Inputs, collate
 from pipeline.runtime import interrupt
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.seeds import digest
+from pipeline.settings.curriculum import Rollouts
 from pipeline.training.loop import Job, Trainer
 from pipeline.training.meters import Outcome
+from pipeline.training.parallel import Parallel
 from pipeline.training.rewards import Reward, reward
 from pipeline.training.validation import validation_examples
 
@@ -72,7 +74,10 @@ class GeometryTrainer(Trainer):
         groups = [written[start : start + size] for start in range(0, len(written), size)]
         followed = [(prompt, *each) for prompt, group in zip(given, groups) for each in advantages(group).items()]
         followed = followed or [(given[0], written[0].tokens, 0.0)]  # processes are in step, and so are moments
-        outcome = self.optimize(self.batches(followed), sum(len(rollout.tokens) for rollout in written))
+        batches = policy_batches(
+            self.model, followed, self.rollouts, self.job.training.tokens_per_batch, self.job.parallel
+        )
+        outcome = self.optimize(batches, sum(len(rollout.tokens) for rollout in written))
         figures = {**figures_of(groups), "policy_loss": float(outcome.loss)}
         loss = torch.tensor(1 - figures["reward"], device=self.model.device)
         return Outcome(loss, len(written), outcome.grad_norm, figures)
@@ -100,7 +105,8 @@ class GeometryTrainer(Trainer):
         decoding = Decoding(given.max_new_tokens, temperature=given.temperature if seeds else 0.0)
         mine = job.parallel.dealt(range(len(prompts)))
         found: dict[int, Rollout] = {}
-        for batch in self.at_once([prompts[number] for number in mine]):
+        lengths = [positions(prompts[number], self.num_tokens) + given.max_new_tokens for number in mine]
+        for batch in at_once(lengths, WRITTEN_AT_ONCE * job.training.tokens_per_batch):
             numbers = [mine[at] for at in batch]
             chosen = [seeds[number] for number in numbers] if seeds else None
             programs = generate_tokens(self.model, [prompts[number] for number in numbers], decoding, chosen)
@@ -108,43 +114,6 @@ class GeometryTrainer(Trainer):
                 true = data.program(examples[number].row).tolist()
                 found[number] = Rollout(tuple(tokens), reward(tokens, true, data.bits, given.length_cost))
         return job.parallel.gathered([found[number] for number in mine])
-
-    def at_once(self, prompts: Sequence[Inputs]) -> list[list[int]]:
-        """The numbers of prompts of about the same length, in batches that memory can hold."""
-        new, most = self.rollouts.max_new_tokens, WRITTEN_AT_ONCE * self.job.training.tokens_per_batch
-        lengths = [self.positions(prompt) + new for prompt in prompts]
-        batches: list[list[int]] = []
-        for number in sorted(range(len(prompts)), key=lambda number: -lengths[number]):
-            if not batches or (len(batches[-1]) + 1) * lengths[batches[-1][0]] > most:
-                batches.append([])
-            batches[-1].append(number)
-        return batches
-
-    def positions(self, item: Inputs) -> int:
-        """That a sequence takes."""
-        shown = {"point_cloud": item.points, "image": item.image}
-        features = sum(self.num_tokens[modality] for modality, given in shown.items() if given is not None)
-        return features + len(item.prompt) + len(item.program)
-
-    def batches(self, followed: Sequence[tuple[Inputs, tuple[int, ...], float]]) -> list[tuple[Batch, float]]:
-        """What this process computes of programs: their prompts, tokens and advantages."""
-        job, given = self.job, self.rollouts
-        inputs = [replace(prompt, program=tokens) for prompt, tokens, _ in followed]
-        lengths = [self.positions(item) for item in inputs]
-        found = []
-        for micro in job.parallel.dealt(share_out(lengths, job.training.tokens_per_batch, job.parallel.size)):
-            chosen = micro or [0]
-            programs = [inputs[number].program for number in chosen]
-            weights = np.repeat([followed[number][2] for number in chosen], [len(program) for program in programs])
-            allowed = np.concatenate([choices(self.model.grammar, p, given.max_new_tokens) for p in programs])
-            batch = replace(
-                collate([inputs[number] for number in chosen], self.num_tokens),
-                weights=torch.from_numpy(weights).float(),
-                allowed=torch.from_numpy(allowed),
-                temperature=given.temperature,
-            )
-            found.append((batch, 1.0 if micro else 0.0))
-        return found
 
     def lengths(self, examples: Sequence[Example]) -> list[int]:
         """As of so many programs like the true ones."""
@@ -176,6 +145,53 @@ def advantages(group: Sequence[Rollout]) -> dict[tuple[int, ...], float]:
     for rollout in group:
         found[rollout.tokens] += rollout.reward.value - mean
     return dict(found)
+
+
+def positions(item: Inputs, num_tokens: dict[str, int]) -> int:
+    """That a sequence takes; ``num_tokens`` as for ``collate``."""
+    shown = {"point_cloud": item.points, "image": item.image}
+    features = sum(num_tokens[modality] for modality, given in shown.items() if given is not None)
+    return features + len(item.prompt) + len(item.program)
+
+
+def at_once(lengths: Sequence[int], most: int) -> list[list[int]]:
+    """The numbers of sequences of about the same length, in rectangles of so many positions; one always fits."""
+    batches: list[list[int]] = []
+    for number in sorted(range(len(lengths)), key=lambda number: -lengths[number]):
+        if not batches or (len(batches[-1]) + 1) * lengths[batches[-1][0]] > most:
+            batches.append([])
+        batches[-1].append(number)
+    return batches
+
+
+def policy_batches(
+    model: CadMllmModel,
+    followed: Sequence[tuple[Inputs, tuple[int, ...], float]],
+    rollouts: Rollouts,
+    tokens_per_batch: int,
+    parallel: Parallel,
+) -> list[tuple[Batch, float]]:
+    """What this process computes of programs, given as prompts, tokens and advantages: as ``TrainingData.batches``.
+
+    The loss is minus the log-probability of each token among those that were allowed, times the advantage.
+    """
+    num_tokens = model.num_tokens()
+    inputs = [replace(prompt, program=tokens) for prompt, tokens, _ in followed]
+    lengths = [positions(item, num_tokens) for item in inputs]
+    found = []
+    for micro in parallel.dealt(share_out(lengths, tokens_per_batch, parallel.size)):
+        chosen = micro or [0]
+        programs = [inputs[number].program for number in chosen]
+        weights = np.repeat([followed[number][2] for number in chosen], [len(program) for program in programs])
+        allowed = np.concatenate([choices(model.grammar, program, rollouts.max_new_tokens) for program in programs])
+        batch = replace(
+            collate([inputs[number] for number in chosen], num_tokens),
+            weights=torch.from_numpy(weights).float(),
+            allowed=torch.from_numpy(allowed),
+            temperature=rollouts.temperature,
+        )
+        found.append((batch, 1.0 if micro else 0.0))
+    return found
 
 
 def figures_of(groups: Sequence[Sequence[Rollout]]) -> dict[str, float]:
