@@ -30,9 +30,9 @@ from pipeline.cad.language.codec import Codec
 from pipeline.cad.language.grammar import Grammar
 from pipeline.cad.parts import synthesis
 from pipeline.cad.solids.sandbox import Failure, Sandbox, cores
-from pipeline.generation.constrained import GrammarProcessor
-from pipeline.generation.decoding import Decoding
-from pipeline.generation.generate import generate_tokens
+from pipeline.decoding.constrained import GrammarProcessor
+from pipeline.decoding.generate import generate_tokens
+from pipeline.decoding.options import Decoding
 from pipeline.generation.select import BuildTask, build_candidate
 from pipeline.model.cad_mllm import CadMllmModel
 from pipeline.model.inputs import Inputs, collate, tokenise_prompts

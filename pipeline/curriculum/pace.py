@@ -23,7 +23,7 @@ class Pace:
     """The training loss of one stage. Its start and end are means over a tenth of the log's lines, None if it has none.
 
     Attributes:
-        before: the end of the stage that it goes on from; None for one that starts from the language model.
+        before: the end of the stage that it goes on from; None where none is ``comparable``.
         recovered: steps until the mean over a tenth is no longer above that; 0 if it never was, None if it stays above.
         slope: per epoch, of the line through the stage's second half; None where that is less than three lines.
         variance: around this line.
@@ -52,9 +52,15 @@ def paces(curriculum: Mapping[str, CurriculumStage], logs: Mapping[str, Lines]) 
     """The pace of each stage, given the lines of their logs in the order of training."""
     found: dict[str, Pace] = {}
     for name, lines in logs.items():
-        parent = parent_of(curriculum[name])
-        found[name] = _pace(lines, found[parent].end if parent else None)
+        before = comparable(curriculum, name)
+        found[name] = _pace(lines, found[before].end if before else None)
     return found
+
+
+def comparable(curriculum: Mapping[str, CurriculumStage], name: str) -> str | None:
+    """The stage that a stage goes on from, where it has the same objective: other losses are in other units."""
+    parent = parent_of(curriculum[name])
+    return parent if parent and curriculum[parent].objective == curriculum[name].objective else None
 
 
 def _pace(lines: Lines, before: float | None) -> Pace:
@@ -104,7 +110,7 @@ def flat_loss_advice(lines: Lines, params: Params, name: str) -> str | None:
     validations = [line for line in lines if line["event"] == "validation"]
     first, last = validations[0]["loss"], validations[-1]["loss"]
     shown = [combination for combination in last if set(new) & set(combination.split("+"))]
-    if not shown:
+    if not shown or params.curriculum[name].objective == "geometry":  # which may well raise the loss
         return None
     start, end = (statistics.fmean(losses[combination] for combination in shown) for losses in (first, last))
     unused = {

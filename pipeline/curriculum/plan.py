@@ -86,7 +86,7 @@ class StagePlan:
             raise UserError("the training split has no sample")
         self.names, self.num_targets, self.stage = names, num_targets, stage
         self.training, self.views, self.seed = training, views, seed
-        self.steps_per_epoch = math.ceil(len(names) / training.batch_size)
+        self.steps_per_epoch = math.ceil(len(names) / stage.batch_size(training.batch_size))
         self.planned_steps = stage.steps or (stage.epochs or 1) * self.steps_per_epoch
         self.num_steps = stage.steps or (stage.max_epochs or 1) * self.steps_per_epoch
 

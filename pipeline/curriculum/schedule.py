@@ -6,6 +6,7 @@ Nothing here depends on workers, ranks or restarts: the position in training is 
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -96,6 +97,13 @@ def objective(stage: CurriculumStage, losses: Mapping[str, float]) -> float:
     """One validation loss for the stage: of each combination, weighted as the stage shows it in the end."""
     shares = {name: share for name, share in probabilities(stage, 1.0).items() if name in losses}
     return sum(share * losses[name] for name, share in shares.items()) / sum(shares.values())
+
+
+def validation_objective(stage: CurriculumStage, line: Mapping[str, Any]) -> float:
+    """The objective as a line of the log has it: what is less is better, for rewards too."""
+    if stage.objective == "geometry":
+        return objective(stage, {name: 1 - reward for name, reward in line["reward"].items()})
+    return objective(stage, line["loss"])
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,9 +18,9 @@ from pipeline.cad.solids.sandbox import Failure, Sandbox
 from pipeline.curriculum.data import TrainingData
 from pipeline.curriculum.plan import Example
 from pipeline.curriculum.schedule import draw_views
+from pipeline.decoding.generate import generate_tokens, score
+from pipeline.decoding.options import Decoding
 from pipeline.evaluation.lines import published
-from pipeline.generation.decoding import Decoding
-from pipeline.generation.generate import generate_tokens, score
 from pipeline.generation.search.search import improved
 from pipeline.generation.select import build_candidate, select
 from pipeline.geometry.draw import sample_seed

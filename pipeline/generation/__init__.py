@@ -1,1 +1,1 @@
-"""From a checkpoint and a prompt to a program."""
+"""From a checkpoint and what a user gives to programs, the best first."""

@@ -20,8 +20,8 @@ from pipeline.cad.language.codec import TOLERANCE, Codec
 from pipeline.cad.language.program import CadProgram, Frame
 from pipeline.cad.solids.clouds import draw_points
 from pipeline.cad.solids.sandbox import Failure, Sandbox
-from pipeline.generation.decoding import decodings
-from pipeline.generation.generate import generate_tokens, score, without_end
+from pipeline.decoding.generate import generate_tokens, score, without_end
+from pipeline.decoding.options import decodings
 from pipeline.generation.inputs import UserInputs, read_inputs
 from pipeline.generation.prompt import Encoders, make_prompt
 from pipeline.generation.search.search import Budget, Found, search, silent

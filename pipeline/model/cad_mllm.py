@@ -49,6 +49,9 @@ class Batch:
         loss_positions: (P,) int64 into the flattened rows: where the next token is predicted.
         targets: (P,) int64.
         lengths: of each sequence, padding left out; known without asking a GPU.
+        weights: (P,) float32 of the targets' losses; None: 1.
+        allowed: (P, C) bool, tokens among which each target was chosen; None: all.
+        temperature: at which it was.
     """
 
     text_ids: Tensor
@@ -60,6 +63,9 @@ class Batch:
     loss_positions: Tensor
     targets: Tensor
     lengths: tuple[int, ...]
+    weights: Tensor | None = None
+    allowed: Tensor | None = None
+    temperature: float = 1.0
 
     @property
     def num_tokens(self) -> int:
@@ -273,9 +279,12 @@ class CadMllmModel(nn.Module):
         return hidden_1LE[0, batch.loss_positions]
 
     def forward(self, batch: Batch) -> Tensor:
-        """Sum of the cross-entropy over the batch's target tokens, in float32; logits only where the loss is."""
-        weight_CE = self.causal_lm.get_output_embeddings().weight
-        return cross_entropy_sum(self.hidden(batch), weight_CE, batch.targets) + self._unused(batch)
+        """Weighted sum of the cross-entropy over the batch's targets, in float32; logits only where the loss is."""
+        hidden_PE, weight_CE = self.hidden(batch), self.causal_lm.get_output_embeddings().weight
+        if batch.temperature != 1:
+            hidden_PE = hidden_PE / batch.temperature
+        loss = cross_entropy_sum(hidden_PE, weight_CE, batch.targets, weights_P=batch.weights, allowed_PC=batch.allowed)
+        return loss + self._unused(batch)
 
     def _unused(self, batch: Batch) -> Tensor:
         """Zero, of the trained projectors that this batch has no use for.

@@ -15,7 +15,15 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     """Gradients are made chunk by chunk in the forward pass: the logits are there, and are not kept."""
 
     @staticmethod
-    def forward(ctx: Any, hidden_PE: Tensor, weight_CE: Tensor, targets_P: Tensor, chunk: int) -> Tensor:
+    def forward(
+        ctx: Any,
+        hidden_PE: Tensor,
+        weight_CE: Tensor,
+        targets_P: Tensor,
+        weights_P: Tensor | None,
+        allowed_PC: Tensor | None,
+        chunk: int,
+    ) -> Tensor:
         for_hidden, for_weight = ctx.needs_input_grad[:2]
         # The factor that saves small gradients in float16 comes with the backward pass: until then in float32.
         kept = torch.float32 if hidden_PE.dtype == torch.float16 else hidden_PE.dtype
@@ -26,12 +34,17 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             here = slice(start, start + chunk)
             hidden, targets = hidden_PE[here].to(weight_CE.dtype), targets_P[here, None]
             logits = (hidden @ weight_CE.T).float()
+            if allowed_PC is not None:
+                logits.masked_fill_(~allowed_PC[here], -torch.inf)
             norm = logits.logsumexp(dim=1, keepdim=True)
-            total += (norm - logits.gather(1, targets)).sum()
+            losses = norm - logits.gather(1, targets)
+            total += (losses if weights_P is None else losses * weights_P[here, None]).sum()
             if grad_PE is None and grad_CE is None:
                 continue
             surprise = logits.sub_(norm).exp_()
             surprise.scatter_add_(1, targets, surprise.new_full(targets.shape, -1.0))
+            if weights_P is not None:
+                surprise *= weights_P[here, None]
             if grad_PE is not None:
                 grad_PE[here] = _times(surprise, weight_CE, targets)
             if grad_CE is not None:
@@ -46,7 +59,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             None if grad is None else (grad.float() * upstream[0]).to(dtype)
             for grad, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
         )
-        return (*grads, None, None)
+        return (*grads, None, None, None, None)
 
 
 def _times(surprise_PC: Tensor, weight_CE: Tensor, targets_P1: Tensor) -> Tensor:
@@ -58,14 +71,23 @@ def _times(surprise_PC: Tensor, weight_CE: Tensor, targets_P1: Tensor) -> Tensor
 
 
 def cross_entropy_sum(
-    hidden_PE: Tensor, weight_CE: Tensor, targets_P: Tensor, logits_at_once: int = LOGITS_AT_ONCE
+    hidden_PE: Tensor,
+    weight_CE: Tensor,
+    targets_P: Tensor,
+    logits_at_once: int = LOGITS_AT_ONCE,
+    weights_P: Tensor | None = None,
+    allowed_PC: Tensor | None = None,
 ) -> Tensor:
     """Sum of the cross-entropy of ``hidden_PE @ weight_CE.T`` against the targets, in float32.
 
     Args:
         logits_at_once: how many logits may exist; the memory that the vocabulary costs, over 4 bytes.
+        weights_P: of each target's part in the sum; None: 1.
+        allowed_PC: bool, entries among which a target is; None: all.
     """
     with torch.autocast(hidden_PE.device.type, enabled=False):
         chunk = max(1, logits_at_once // len(weight_CE))
-        total: Tensor = _ChunkedCrossEntropy.apply(hidden_PE, weight_CE, targets_P, chunk)  # type: ignore[no-untyped-call]
+        total: Tensor = _ChunkedCrossEntropy.apply(  # type: ignore[no-untyped-call]
+            hidden_PE, weight_CE, targets_P, weights_P, allowed_PC, chunk
+        )
     return total

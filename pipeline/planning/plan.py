@@ -106,14 +106,24 @@ def _training(p: Params, num_models: int, rates: Rates, parameters: float) -> It
             share * sum(shown[m] for m in combination.split("+") if m != "text")
             for combination, share in stage.modality_sample_probs.items()
         )
-        samples = train * stage.max_epochs if stage.max_epochs else (stage.steps or 0) * p.training.batch_size
-        tokens = samples * (text + extra)
+        batch_size = stage.batch_size(p.training.batch_size)
+        samples = train * stage.max_epochs if stage.max_epochs else (stage.steps or 0) * batch_size
+        written = stage.rollouts.group_size if stage.objective == "geometry" else 0  # programs for each sample
+        tokens = samples * max(1, written) * (text + extra)
         # Forward, and backward through frozen weights: 4 operations for each parameter and token.
         seconds = 4 * parameters * tokens / (rates.flops * MFU)
+        if written:
+            most = min(stage.rollouts.max_new_tokens, int(LONGEST_OF_BATCH * rates.program_tokens))
+            seconds += samples / batch_size * most * _decoding_step_s(parameters, batch_size * written, rates)
         memory = step_memory(p, stage, text)
         basis = f"{tokens / 1e6:.3g} M tokens, {parameters / 1e6:.0f} M parameters"
         disk = int(0.02 * 4 * parameters)
         yield Needs(f"train@{name}", disk, seconds, LIBRARIES + memory.needed, basis, memory.absent)
+
+
+def _decoding_step_s(parameters: float, rows: int, rates: Rates) -> float:
+    """To write a token in each of so many programs."""
+    return DECODING_STEP_S + 2 * parameters * rows / (rates.flops * MFU)
 
 
 def _measuring(p: Params, num_models: int, rates: Rates, parameters: float, memory: int) -> Iterator[Needs]:
@@ -125,7 +135,7 @@ def _measuring(p: Params, num_models: int, rates: Rates, parameters: float, memo
     def seconds(num_tests: int, sets: int) -> float:
         """To generate, improve and measure so many sets of test models; of several candidates all are built."""
         rows = min(limits.batch_size, num_tests) * limits.num_candidates
-        step = DECODING_STEP_S + 2 * parameters * rows / (rates.flops * MFU)
+        step = _decoding_step_s(parameters, rows, rates)
         batches = -(-num_tests // limits.batch_size)
         each = limits.num_candidates * rates.assess_s + limits.search_builds * JUDGEMENT_S
         return sets * (batches * steps * step + num_tests * each)

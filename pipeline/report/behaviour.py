@@ -6,7 +6,7 @@ Memory is to be low, then more, then most, with the encoders loaded in the step;
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.curriculum.pace import Lines, Pace, new_modalities, paces, parent_of
+from pipeline.curriculum.pace import Lines, Pace, comparable, new_modalities, paces
 from pipeline.settings.params import Params
 
 EXPECTED = (  # of a stage that shows its first new modality after text, its second and further ones
@@ -14,6 +14,7 @@ EXPECTED = (  # of a stage that shows its first new modality after text, its sec
     "may spike, then falls gradually",
     "may spike again, then falls slower but more stable",
 )
+REWARDED = "falls slowly; it is 1 less the mean reward of the programs that were written"
 TRAINED_BYTES = 16  # a value, its gradient and AdamW's two moments, in float32
 ENCODER_BYTES = 4  # of a weight: encoders run in float32
 MIB = 1 << 20
@@ -33,15 +34,15 @@ def behaviour(
     found = paces(params.curriculum, logs)
     for name, pace in found.items():
         stage = params.curriculum[name]
-        parent = parent_of(stage)
+        before = comparable(params.curriculum, name)
         added += bool(new_modalities(params.curriculum, name))
         encoders = sum(models[f"{modality}_encoder"]["parameters"] for modality in stage.encoded)
         rows.append(
             {
                 "name": name,
                 "pace": pace,
-                "expected": EXPECTED[min(added, len(EXPECTED) - 1)],
-                "found": in_words(pace, found[parent] if parent else None),
+                "expected": REWARDED if stage.objective == "geometry" else EXPECTED[min(added, len(EXPECTED) - 1)],
+                "found": in_words(pace, found[before] if before else None),
                 "frozen_mib": models["llm"]["parameters"] * params.training.weight_bytes / MIB,
                 "trained_mib": trainable[name] * TRAINED_BYTES / MIB,
                 "encoders_mib": encoders * ENCODER_BYTES / MIB,

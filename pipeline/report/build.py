@@ -85,12 +85,15 @@ Table = tuple[list[str], list[list[Any]]]
 
 
 def plot_tables(results: list[StageResult]) -> dict[str, Table]:
-    """Tables over all stages for ``dvc plots``: training loss, and validation loss of each combination."""
+    """Tables over all stages for ``dvc plots``: training loss, and validation loss of each combination.
+
+    The training loss is that of target tokens: stages with another objective are left out.
+    """
     train: list[list[Any]] = []
     validation: list[list[Any]] = []
     for start, result in _with_starts(results):
         for line in result.log:
-            if line["event"] == "train":
+            if line["event"] == "train" and "num_targets" in line:
                 train.append([start + line["step"], result.name, line["loss"]])
             elif line["event"] == "validation":
                 validation += [[start + line["step"], result.name, name, loss] for name, loss in line["loss"].items()]
@@ -182,9 +185,15 @@ def _charts(results: list[StageResult], inputs: ReportInputs) -> dict[str, str]:
         for name in COMBINATIONS
         if (points := [(step, loss) for step, _, shows, loss in tables["validation_loss"][1] if shows == name])
     }
+    rewards: dict[str, list[tuple[float, float]]] = {}
+    for start, result in _with_starts(results):
+        for line in result.log:
+            for name, reward in line.get("reward", {}).items() if line["event"] == "validation" else ():
+                rewards.setdefault(name, []).append((start + line["step"], reward))
     return {
         "train_chart": line_chart({"loss": train}, "training loss", boundaries, smooth=True),
         "validation_chart": line_chart(validation, "validation loss", boundaries),
+        "reward_chart": line_chart(rewards, "reward in validation", boundaries) if rewards else "",
         "robustness_chart": disturbance_chart(inputs.robustness) if inputs.robustness else "",
     }
 

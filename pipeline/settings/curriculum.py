@@ -31,13 +31,27 @@ class EarlyStopping(Section):
         description="validations without improvement before the rate decays; one is enough once `epochs` are over"
     )
     min_delta: Annotated[float, Field(ge=0)] = Field(0.0, description="an improvement is more than this share")
-    min_epochs: Annotated[float, Field(ge=0)] = Field(1.0, description="the rate never decays before")
+    min_epochs: Annotated[float, Field(ge=0)] = Field(default=1.0, description="the rate never decays before")
     max_epochs: Positive | None = Field(
         None, description="a stage that still improves after `epochs` goes on, to this at most; null: it ends with them"
     )
     decay_fraction: Fraction = Field(
         0.2, description="length of the decay, as a share of the steps before it; schedule constant has none"
     )
+
+
+class Rollouts(Section):
+    """Objective `geometry`: programs that the model writes for training samples, and what they are worth.
+
+    The reward is the IoU of the program's solid with the true one, less a cost for length; 0 at least, and 0 where
+    nothing can be judged. Programs are learnt from by how much they are better than the others of their sample.
+    """
+
+    batch_size: Positive = Field(default=8, description="samples of an optimizer step, in place of training.batch_size")
+    group_size: Annotated[int, Field(ge=2)] = Field(default=8, description="programs that are written for each of them")
+    temperature: Annotated[float, Field(gt=0)] = Field(default=1.0, description="at which they are written")
+    max_new_tokens: Annotated[int, Field(ge=16)] = Field(default=128, description="every program ends within it")
+    length_cost: Annotated[float, Field(ge=0)] = Field(default=0.0005, description="of each token, off the reward")
 
 
 class CurriculumStage(Section):
@@ -53,6 +67,10 @@ class CurriculumStage(Section):
     modality_dropout: dict[Literal["text", "point_cloud", "image"], Fraction] = Field(
         default_factory=dict, description="how often a modality is left out of what was drawn; one always stays"
     )
+    objective: Literal["tokens", "geometry"] = Field(
+        "tokens", description="the true program's tokens are made likely; or programs whose solid is like the true one"
+    )
+    rollouts: Rollouts = Field(Rollouts(), description="for objective geometry")
     epochs: Positive | None = Field(None, description="how long; or `steps`")
     steps: Positive | None = Field(None, description="optimizer steps, in place of `epochs`")
     early_stopping: EarlyStopping | None = None
@@ -62,6 +80,10 @@ class CurriculumStage(Section):
         description="new: the CAD vocabulary's rows; all: those of the captions' tokens too"
     )
     train_projectors: bool | tuple[Encoded, ...] = Field(description="true: of all modalities shown; or a list")
+
+    def batch_size(self, given: int) -> int:
+        """Training samples of an optimizer step, where ``training.batch_size`` is ``given``."""
+        return self.rollouts.batch_size if self.objective == "geometry" else given
 
     @property
     def max_epochs(self) -> int | None:
@@ -110,6 +132,8 @@ class CurriculumStage(Section):
                 raise ValueError(f"{name} add up to {sum(given.values()):g}, not 1")
         if (self.epochs is None) == (self.steps is None):
             raise ValueError("either epochs or steps says how long the stage is")
+        if self.objective == "tokens" and self.rollouts != Rollouts():
+            raise ValueError("rollouts are of objective geometry")
         rule = self.early_stopping
         if rule and rule.max_epochs and (self.epochs is None or rule.max_epochs < self.epochs):
             raise ValueError("early_stopping.max_epochs extends epochs: it needs them, and may not be less")

@@ -98,6 +98,10 @@ class Params(Section):
                     f"curriculum.{name}.init_from must be {stage.init_from}/best, since {parent} has early_stopping: "
                     "what follows starts from its best validation (DVC watches it)"
                 )
+            if stage.objective == "geometry" and self.model.vocabulary == "text":
+                faults.append(
+                    f"curriculum.{name}.objective geometry needs model.vocabulary cad: programs are held to its grammar"
+                )
             earlier += [f"checkpoints/{name}", f"checkpoints/{name}/best"]
         if self.model.views_per_sample > self.geometry.num_views:
             faults.append("model.views_per_sample is more than geometry.num_views")

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from pipeline.curriculum.data import TrainingData
 from pipeline.curriculum.log import StageLog
-from pipeline.curriculum.plan import StagePlan, Step
-from pipeline.curriculum.schedule import Course, course, expected_shares, learning_rate_factor, objective
+from pipeline.curriculum.plan import Example, StagePlan, Step
+from pipeline.curriculum.schedule import Course, course, expected_shares, learning_rate_factor, validation_objective
 from pipeline.model.cad_mllm import Batch, CadMllmModel
 from pipeline.model.checkpoint import TensorFiles, trained_tensors
 from pipeline.runtime import interrupt
@@ -29,11 +29,13 @@ from pipeline.runtime.seeds import digest
 from pipeline.settings.curriculum import CurriculumStage
 from pipeline.settings.training import Training
 from pipeline.training.complexity import adaptations
-from pipeline.training.meters import RunningLoss, Speed, Tally
+from pipeline.training.meters import Outcome, RunningLoss, Speed, Tally
 from pipeline.training.optimizer import clip_gradients, make_optimizer, set_learning_rates
 from pipeline.training.parallel import Parallel
 from pipeline.training.state import Position, collect_moments, load_state, save_state, saved_states, set_moments
 from pipeline.training.validation import validate
+
+VALIDATION = {"loss": "validation", "reward": "reward in validation"}  # as its figures are told
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +66,14 @@ class Job:
 class Trainer:
     """Trains one stage in place, resuming from ``scratch`` where it was interrupted.
 
+    Attributes:
+        counted: what the loss is a mean over.
+
     Raises:
         UserError: the stage trains nothing, or there is nothing to train on.
     """
+
+    counted = "num_targets"
 
     def __init__(self, model: CadMllmModel, job: Job) -> None:
         self.model, self.job = model, job
@@ -99,9 +106,7 @@ class Trainer:
         in_window = self.done - logged  # steps that the next line of the log is about too
         for step in itertools.islice(self.plan.steps(self.done - in_window), in_window):
             self.tally.add(step, expected_shares(stage, step.progress))
-        self.steps = prefetch(
-            load_steps(self.plan.steps(self.done), job.train, training.tokens_per_batch, self.num_tokens, parallel)
-        )
+        self.steps = prefetch(self.load(self.plan.steps(self.done)))
         self.speed = Speed(model)
 
     def train(self) -> dict[str, Any]:
@@ -118,12 +123,12 @@ class Trainer:
             self.validate_where_due()
             while self.done < self.course.num_steps:
                 with self.speed.waiting():
-                    step, batches = next(self.steps)
-                loss, grad_norm = self.optimize(batches, step.num_targets)
+                    step, given = next(self.steps)
+                outcome = self.learn(step, given)
                 self.done += 1
-                self.losses.add(loss, step.num_targets)
+                self.losses.add(outcome)
                 self.tally.add(step, expected_shares(self.job.stage, step.progress))
-                self.log_step(step, grad_norm)
+                self.log_step(step, outcome.grad_norm)
                 stop = parallel.any(interrupt.requested())
                 if stop or self.done % training.save_every == 0 or self.validates():
                     self.save()
@@ -134,8 +139,17 @@ class Trainer:
         self.job.say(self.speed.summary())
         return self.figures()
 
-    def optimize(self, batches: Sequence[tuple[Batch, float]], num_targets: int) -> tuple[Tensor, Tensor]:
-        """One optimizer step: the loss, the mean over the step's target tokens, and the norm of its gradient.
+    def load(self, steps: Iterator[Step]) -> Iterator[tuple[Step, Any]]:
+        """Each step with what ``learn`` is given of it, read ahead: the batches of this process, and their weight."""
+        job = self.job
+        return load_steps(steps, job.train, job.training.tokens_per_batch, self.num_tokens, job.parallel)
+
+    def learn(self, step: Step, given: Any) -> Outcome:
+        """One optimizer step."""
+        return self.optimize(given, step.num_targets)
+
+    def optimize(self, batches: Sequence[tuple[Batch, float]], num_targets: int) -> Outcome:
+        """Follow the gradient of the loss, the mean over the step's target tokens.
 
         The mean is the same however the tokens are cut into micro-batches and processes. Gradients are averaged over
         processes, so each process' part counts as many times as there are.
@@ -161,13 +175,13 @@ class Trainer:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        return parallel.total(loss), grad_norm
+        return Outcome(parallel.total(loss), num_targets, grad_norm)
 
     def log_step(self, step: Step, grad_norm: Tensor) -> None:
         """Lines of the log that are due. Only here, and where the state is saved, is a GPU waited for."""
         done, num_steps = self.done, self.course.num_steps
         if done % self.job.training.log_every == 0 or self.may_end():
-            loss, num_targets = self.losses.take("window")
+            loss, count = self.losses.take("window")
             rates = {group["name"]: group["lr"] for group in self.optimizer.param_groups}
             self.log.write(
                 "train",
@@ -177,7 +191,8 @@ class Trainer:
                 lr=next(iter(rates.values())),
                 learning_rates=rates,
                 grad_norm=float(grad_norm),
-                num_targets=num_targets,
+                **{self.counted: count},
+                **self.losses.take_figures(),
                 **self.tally.shares(),
             )
             self.tally = Tally()
@@ -191,8 +206,8 @@ class Trainer:
 
     def log_epoch_cut_short(self) -> None:
         """The line of the last epoch, where the stage ends within it: validation may have said so only now."""
-        loss, num_targets = self.losses.take("epoch")
-        if num_targets:
+        loss, count = self.losses.take("epoch")
+        if count:
             self.log.write("epoch", self.done, epoch=int(self.plan.epochs_done(self.done)), loss=loss)
 
     def save(self) -> None:
@@ -209,6 +224,11 @@ class Trainer:
             self.job.parallel.wait()
             self.saved = self.done
 
+    def lengths(self, examples: Sequence[Example]) -> list[int]:
+        """Positions of each sequence that a step of these examples trains on."""
+        data = self.job.train
+        return data.lengths(examples, data.prompts(examples), self.num_tokens)
+
     def may_end(self) -> bool:
         """Whether this step is the last one, or will be if validation says so: without a decay it ends the stage."""
         undecayed = self.course.decays_from == self.course.num_steps
@@ -224,23 +244,29 @@ class Trainer:
         if not self.validates() or any(line["step"] == done for line in self.log.validations()):
             return
         with self.speed.paused():
-            found = validate(
-                self.model, job.validation, job.stage, job.training, self.num_tokens, job.seed, job.parallel
-            )
-            self.log.write("validation", done, epochs=self.plan.epochs_done(done), loss=found)
-            job.say(f"validation after step {done}: " + ", ".join(f"{name} {loss:.3f}" for name, loss in found.items()))
-            values = [value for *_, value in self.history()][1:]
-            if values and values[-1] < min(values[:-1], default=math.inf):
-                job.save_best(trained_tensors(self.model), found, self.done)
+            found = self.validate()
+            self.log.write("validation", done, epochs=self.plan.epochs_done(done), **found)
+            for kind, values in found.items():
+                listed = ", ".join(f"{name} {value:.3f}" for name, value in values.items())
+                job.say(f"{VALIDATION[kind]} after step {done}: {listed}")
+            history = [value for *_, value in self.history()][1:]
+            if history and history[-1] < min(history[:-1], default=math.inf):
+                job.save_best(trained_tensors(self.model), found["loss"], self.done)
         before, self.course = self.course, self.follow()
         if self.course != before:
             at = f"after step {self.course.num_steps} of at most {self.plan.num_steps}"
             job.say(f"validation loss no longer improves: the learning rate decays, and the stage ends {at}")
 
+    def validate(self) -> dict[str, dict[str, float]]:
+        """The validation loss of every combination, and what else is asked of the model."""
+        job = self.job
+        losses = validate(self.model, job.validation, job.stage, job.training, self.num_tokens, job.seed, job.parallel)
+        return {"loss": losses}
+
     def history(self) -> list[tuple[int, float, float]]:
         """Of each validation, the steps and epochs done and the objective; the first is from before training."""
         stage = self.job.stage
-        return [(line["step"], line["epochs"], objective(stage, line["loss"])) for line in self.log.validations()]
+        return [(line["step"], line["epochs"], validation_objective(stage, line)) for line in self.log.validations()]
 
     def follow(self) -> Course:
         """The stage's course, as its log so far has it."""

@@ -4,6 +4,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -17,8 +18,25 @@ from pipeline.runtime.device import matrix_flops, peak_memory
 GIB = 1 << 30
 
 
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Of one optimizer step.
+
+    Attributes:
+        loss: a scalar on the device.
+        count: what it is the mean over: target tokens, or programs.
+        grad_norm: before clipping.
+        figures: further means over as many, by name.
+    """
+
+    loss: Tensor
+    count: int
+    grad_norm: Tensor
+    figures: Mapping[str, float] = field(default_factory=dict)
+
+
 class RunningLoss:
-    """Sums of the loss over target tokens since the last line of the log, and since the epoch began.
+    """Sums of the loss since the last line of the log, and since the epoch began; of further figures since that line.
 
     They stay on the device: reading one waits for it.
     """
@@ -26,23 +44,31 @@ class RunningLoss:
     def __init__(self, sums: Mapping[str, list[float]], device: torch.device) -> None:
         given = sums or {"window": [0.0, 0], "epoch": [0.0, 0]}
         self._sums = {
-            name: (torch.tensor(total, dtype=torch.float64, device=device), int(tokens))
-            for name, (total, tokens) in given.items()
+            name: (torch.tensor(total, dtype=torch.float64, device=device), int(count))
+            for name, (total, count) in given.items()
         }
 
-    def add(self, loss: Tensor, tokens: int) -> None:
-        """Count a step: its mean loss, a scalar on the device, and its number of target tokens."""
-        self._sums = {name: (total + loss.double() * tokens, n + tokens) for name, (total, n) in self._sums.items()}
+    def add(self, outcome: Outcome) -> None:
+        """Count a step."""
+        loss = outcome.loss.double()
+        means: dict[str, Any] = {"window": loss, "epoch": loss, **outcome.figures}
+        for name, mean in means.items():
+            total, count = self._sums.get(name, (torch.zeros_like(loss), 0))
+            self._sums[name] = (total + mean * outcome.count, count + outcome.count)
 
     def take(self, name: str) -> tuple[float, int]:
-        """The mean and its number of tokens; begins anew."""
-        total, tokens = self._sums[name]
+        """The mean and what it is over; begins anew."""
+        total, count = self._sums[name]
         self._sums[name] = (torch.zeros_like(total), 0)
-        return float(total) / max(1, tokens), tokens
+        return float(total) / max(1, count), count
+
+    def take_figures(self) -> dict[str, float]:
+        """The means of what is no loss; they begin anew."""
+        return {name: self.take(name)[0] for name in self._sums if name not in ("window", "epoch")}
 
     def state(self) -> dict[str, list[float]]:
         """Plain numbers to begin with again; waits for the device."""
-        return {name: [float(total), tokens] for name, (total, tokens) in self._sums.items()}
+        return {name: [float(total), count] for name, (total, count) in self._sums.items()}
 
 
 class Tally:

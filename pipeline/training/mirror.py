@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pipeline.curriculum.log import Line, read_log
 from pipeline.curriculum.retention import lineage_chain, text_retention
-from pipeline.curriculum.schedule import objective
+from pipeline.curriculum.schedule import validation_objective
 from pipeline.model.checkpoint_folder import LOG
 from pipeline.runtime.atomic import write_text
 from pipeline.runtime.errors import UserError
@@ -30,6 +30,7 @@ STEP = "train/global_step"
 NOT_TRAINED_ON = {"preset", "evaluation", "robustness", "transfer", "tracking", "pretraining"}
 EVALUATE = "evaluate"
 SPEED = "speed.jsonl"
+ROLLOUTS = ("reward", "iou", "valid", "spread", "tokens", "policy_loss")  # of a line, where programs are written
 UNWRITTEN = "wandb.json"  # in scratch: the end of an attempt whose offline run is still to be written
 
 
@@ -199,7 +200,7 @@ class Mirror:
         """A line under the document's names, and what validation losses mean for the stage."""
         row = {STEP: self.offset + line["step"], **stage_row(line, self.stage_name, self.number, self.stage)}
         if line["event"] == "validation":
-            row["validation/objective"] = objective(self.stage, line["loss"])
+            row["validation/objective"] = validation_objective(self.stage, line)
             retention = text_retention({"validation": line["loss"], "parent": self.ancestors})
             if retention is not None:
                 row["validation/retention_text"] = retention
@@ -247,6 +248,7 @@ def stage_row(line: Line, stage_name: str, stage_number: int, stage: CurriculumS
             "train/learning_rate": line["lr"],
             "train/grad_norm": line["grad_norm"],
         }
+        row |= {f"rollouts/{name}": line[name] for name in ROLLOUTS if name in line}
         row |= {f"train/active_modalities/{m}": float(m in stage.modalities) for m in MODALITIES}
         row |= {f"train/learning_rate/{name}": rate for name, rate in line["learning_rates"].items()}
         row |= {f"train/combination/{name}": share for name, share in line["combinations"].items()}
@@ -256,6 +258,7 @@ def stage_row(line: Line, stage_name: str, stage_number: int, stage: CurriculumS
         row |= {f"epoch/{stage_name}_loss": line["loss"], "epoch/epoch": line["epoch"]}
     elif line["event"] == "validation":
         row |= {f"validation/{name}_loss": loss for name, loss in line["loss"].items()}
+        row |= {f"validation/{name}_reward": reward for name, reward in line.get("reward", {}).items()}
     elif line["event"] == "speed":
         row |= {f"speed/{name}": value for name, value in line.items() if name not in ("event", "step")}
     return row

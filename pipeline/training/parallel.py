@@ -3,10 +3,11 @@
 Every process plans the same steps and computes its share of each; what is kept, the first process reads and writes.
 """
 
+import itertools
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
@@ -116,6 +117,19 @@ class Parallel:
         if self.size > 1:
             distributed.all_reduce(value)
         return value
+
+    def dealt(self, items: Sequence[T]) -> Sequence[T]:
+        """This process' share of them."""
+        return items[self.rank :: self.size]
+
+    def gathered(self, own: Sequence[T]) -> list[T]:
+        """What every process made of its share of ``dealt`` items, in their order, in every process."""
+        if self.size == 1:
+            return list(own)
+        parts: list[Any] = [None] * self.size
+        distributed.all_gather_object(parts, own, group=self._control)
+        items = itertools.chain.from_iterable(itertools.zip_longest(*parts))
+        return [item for item in items if item is not None]
 
     def any(self, flag: bool) -> bool:
         """Whether a flag is set in some process."""

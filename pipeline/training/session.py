@@ -31,10 +31,13 @@ from pipeline.settings import memory
 from pipeline.settings.params import Params
 from pipeline.settings.places import CHECKPOINTS, CORPUS, LOGS, METRICS, MODELS, PLOTS
 from pipeline.shards.manifest import Manifest
+from pipeline.training.geometry import GeometryTrainer
 from pipeline.training.loop import Job, Trainer
 from pipeline.training.mirror import SPEED, Mirror
 from pipeline.training.parallel import Parallel
 from pipeline.training.state import state_folder
+
+TRAINERS = {"tokens": Trainer, "geometry": GeometryTrainer}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +76,7 @@ def run_stage(p: Params, place: Place, parallel: Parallel) -> None:
             model = make_model(p, place, parallel.made_on, show.say)
         data = _open_data(session, model)
         with _memory_for_model(session):
-            trainer = Trainer(model, _job(session, model, data))
+            trainer = TRAINERS[place.stage.objective](model, _job(session, model, data))
         try:
             with _memory_for_steps(session, trainer):
                 figures = trainer.train()
@@ -241,8 +244,7 @@ def _memory_for_steps(session: Session, trainer: Trainer) -> Iterator[None]:
 
     def largest() -> tuple[int, int]:
         examples = next(trainer.plan.steps(min(trainer.done, num_steps - 1))).examples
-        data = trainer.job.train
-        lengths = data.lengths(examples, data.prompts(examples), trainer.num_tokens)
+        lengths = trainer.lengths(examples)
         micro_batches = share_out(lengths, p.training.tokens_per_batch, parallel.size)
         return max(((len(micro), sum(lengths[n] for n in micro)) for micro in micro_batches), key=lambda size: size[1])
 

@@ -6,8 +6,8 @@ import json
 import pytest
 import torch
 
-from pipeline.generation.constrained import GrammarProcessor
-from pipeline.generation.generate import Decoding, generate_tokens, score
+from pipeline.decoding.constrained import GrammarProcessor
+from pipeline.decoding.generate import Decoding, generate_tokens, score
 from pipeline.generation.pretrained import CadMllm
 from pipeline.model.cad_mllm import CadMllmModel
 from pipeline.model.checkpoint import CheckpointConfig, load_checkpoint

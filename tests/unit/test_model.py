@@ -13,8 +13,8 @@ from pipeline.cad.language.codec import Codec
 from pipeline.cad.language.program import Frame
 from pipeline.cad.language.tokens import TOKEN
 from pipeline.cad.parts import synthesis
-from pipeline.generation.decoding import Decoding
-from pipeline.generation.generate import generate_tokens
+from pipeline.decoding.generate import generate_tokens
+from pipeline.decoding.options import Decoding
 from pipeline.model.cad_mllm import INSTRUCTION, CadMllmModel
 from pipeline.model.checkpoint import load_checkpoint, save_checkpoint, trained_tensors
 from pipeline.model.inputs import Inputs, collate, tokenise_prompts

@@ -96,6 +96,17 @@ def test_all_faults_are_listed_at_once_with_their_keys():
         (lambda d: d["curriculum"]["stage1_text"].update(modality_dropout={"image": 0.1}), "never shows it"),
         (lambda d: d["curriculum"]["stage1_text"].update(train_projectors=["image"]), "never shows it"),
         (lambda d: d["training"].update(distributed="fsdp2", dtype="float16"), "fsdp2 needs"),
+        (lambda d: d["curriculum"]["stage3_all"].update(rollouts={"group_size": 4}), "rollouts are of objective geom"),
+        (
+            lambda d: (
+                d["curriculum"]["stage3_all"].update(objective="geometry") or d["model"].update(vocabulary="text")
+            ),
+            "stage3_all.objective geometry needs model.vocabulary cad",
+        ),
+        (
+            lambda d: d["curriculum"]["stage3_all"].update(objective="geometry", rollouts={"group_size": 1}),
+            "group_size",
+        ),
         (lambda d: d["model"].update(views_per_sample=8) or d["geometry"].update(num_views=2), "views_per_sample"),
         (lambda d: d["data"]["split"].update(test=0.95), "nothing to train on"),
     ],

@@ -7,9 +7,9 @@ from pipeline.cad.language.codec import Codec
 from pipeline.cad.language.grammar import State
 from pipeline.cad.language.planar import cross_or_touch
 from pipeline.cad.language.tokens import FINE_OFFSETS, NUM_COMMANDS, TOKEN
-from pipeline.generation.decoding import Decoding
-from pipeline.generation.generate import generate_tokens
-from pipeline.generation.profiles import Drawing, SimpleProfiles
+from pipeline.decoding.generate import generate_tokens
+from pipeline.decoding.options import Decoding
+from pipeline.decoding.profiles import Drawing, SimpleProfiles
 from tests.unit.conftest import GRAMMAR
 from tests.unit.test_generation import normalised, prompts_of
 

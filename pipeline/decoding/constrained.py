@@ -9,7 +9,7 @@ from transformers import LogitsProcessor
 
 from pipeline.cad.language.grammar import Grammar, State
 from pipeline.cad.language.tokens import OPERATION_TOKENS, TOKEN
-from pipeline.generation.profiles import Drawing, SimpleProfiles
+from pipeline.decoding.profiles import Drawing, SimpleProfiles
 from pipeline.runtime.errors import UserError
 
 Key = tuple[int, tuple[int, ...]]  # which prompt, and what was written after it
@@ -62,15 +62,18 @@ class GrammarProcessor(LogitsProcessor):  # type: ignore[misc]
                 "the model's logits are not numbers; where it computes in float16, that is too narrow for it: load it "
                 "with dtype bfloat16 or float32"
             )
-        written = input_ids.tolist()
+        mask = torch.from_numpy(self.allowed(input_ids.tolist()))
+        return scores.masked_fill(~mask.to(scores.device), -torch.inf)
+
+    def allowed(self, written: Sequence[Sequence[int]]) -> np.ndarray:
+        """(rows, size) bool: what may come next, after as many tokens in each row: one more than asked about before."""
         copies = len(written) // len(self.starts)  # of each prompt: samples or beams
         keys = [(row // copies, tuple(tokens)) for row, tokens in enumerate(written)]
         states = {key: self._state(key) for key in keys}
         self._states = states  # what no row continues is forgotten
-        remaining = self.max_new_tokens - input_ids.shape[1]
+        remaining = self.max_new_tokens - len(written[0])
         masks = {key: self._allowed(key, *state, remaining) for key, state in states.items()}
-        mask = np.stack([masks[key] for key in keys])
-        return scores.masked_fill(~torch.from_numpy(mask).to(scores.device), -torch.inf)
+        return np.stack([masks[key] for key in keys])
 
     def _state(self, key: Key) -> tuple[State, Drawing]:
         if key in self._states:
@@ -93,3 +96,9 @@ class GrammarProcessor(LogitsProcessor):  # type: ignore[misc]
             mask = self._profiles.restrict(mask, drawing, state)
         prompt, written = key
         return mask & self._next_step if not written and self.starts[prompt] else mask
+
+
+def choices(grammar: Grammar, program: Sequence[int], max_new_tokens: int) -> np.ndarray:
+    """(T, size) bool: among which tokens each of a program's, END included, was chosen when it was written."""
+    processor = GrammarProcessor(grammar, max_new_tokens)
+    return np.concatenate([processor.allowed([program[:at]]) for at in range(len(program))])

@@ -1,0 +1,1 @@
+"""Programs written by the model: greedy, sampled or with beams, held to the grammar."""
