@@ -141,7 +141,7 @@ def begin(text_embeddings: str) -> "tuple[Trainer, float]":
 def train_steps(trainer: "Trainer", number: int) -> None:
     """So many steps, or all that are left."""
     for step, batches in itertools.islice(trainer.steps, number):
-        trainer.optimize(batches, step.num_targets)[0].item()
+        trainer.optimize(batches, step.num_targets).loss.item()
 
 
 def train_all() -> dict[str, float]:

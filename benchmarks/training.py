@@ -127,7 +127,7 @@ def run_ours(p: params.Params, model: CadMllmModel, data: TrainingData) -> tuple
         started = time.perf_counter()
         step, batches = next(trainer.steps)
         waited += time.perf_counter() - started
-        trainer.optimize(batches, step.num_targets)[0].item()
+        trainer.optimize(batches, step.num_targets).loss.item()
         seconds += time.perf_counter() - started
         flops += sum(count(batch) for batch, _ in batches)
         matrix.append(matrix_flops(CPU, size=2048))
