@@ -19,6 +19,7 @@ from pipeline.generation.search.chain import Chain, Searcher
 from pipeline.generation.search.evidence import Evidence
 from pipeline.generation.search.form import Form, form_of, tokens_of
 from pipeline.generation.search.judge import Judge, Score
+from pipeline.generation.search.polish import polished
 from pipeline.generation.search.proposals import Proposer
 from pipeline.generation.search.vouch import VouchTask, vouch
 from pipeline.runtime import interrupt
@@ -181,6 +182,7 @@ class Search:
         self.evidence = Evidence.of(cloud, NUM_VOLUME, NUM_SURFACE, seed)
         searcher = searcher_of(self.evidence, bits)
         self.judge, self.compared = searcher.judge, self.evidence.cloud[:COMPARED]
+        self.thorough = Judge(self.evidence, self.codec)
         self.judged = 0
         self.built: dict[tuple[int, ...], float | Failure] = {}
         self.best = Found(None, Score(-np.inf, 0.0, 0.0), None, 0, 0)
@@ -214,6 +216,7 @@ class Search:
             chains = self._compared(self._round(chains, number, budget))
             idle = 0 if self.best.score.value > before + LITTLE else idle + 1
             number += 1
+        self._polish()
         return replace(self.best, judged=self.judged, built=len(self.built))
 
     def _round(self, chains: list[Chain], number: int, budget: Budget) -> list[Chain]:
@@ -244,6 +247,33 @@ class Search:
         again = replace(chains[order[-1]], form=form_of(self.codec, self.best.tokens), score=self.best.score)
         return [again if i == order[-1] else chain for i, chain in enumerate(chains)]
 
+    def _polish(self) -> None:
+        """Put the best one's numbers where the cloud has them, where that explains it no worse and builds."""
+        if self.best.tokens is None:
+            return
+        form = form_of(self.codec, self.best.tokens)
+        try:
+            tokens = tokens_of(self.codec, polished(form, self.evidence, self.codec))
+            before, after = map(self.thorough, (form, form_of(self.codec, tokens)))
+        except RejectError:
+            return
+        if tokens == self.best.tokens or after.volume + after.surface < before.volume + before.surface - LITTLE:
+            return
+        misfit = self._built(tokens)
+        if not isinstance(misfit, Failure):
+            score = self.judge(form_of(self.codec, tokens))
+            self.best = Found(tokens, score, misfit, self.judged, len(self.built))
+            self.show(self.best)
+
+    def _built(self, tokens: tuple[int, ...]) -> float | Failure:
+        """The misfit of what the kernel builds of a program, which it is asked for once."""
+        if tokens not in self.built:
+            points = self.judge.evidence.telling
+            (result,) = self.sandbox.map([VouchTask(tokens, self.codec.bits, points, self.compared)])
+            assert not isinstance(result, Chain)
+            self.built[tokens] = result
+        return self.built[tokens]
+
     def _vouch(self, chain: Chain) -> bool:
         """Whether the kernel builds what a chain has; that is the best then, if it is so as it is written."""
         try:
@@ -251,12 +281,7 @@ class Search:
             score = self.judge(form_of(self.codec, tokens))
         except RejectError:
             return False
-        if tokens not in self.built:
-            points = self.judge.evidence.telling
-            (result,) = self.sandbox.map([VouchTask(tokens, self.codec.bits, points, self.compared)])
-            assert not isinstance(result, Chain)
-            self.built[tokens] = result
-        misfit = self.built[tokens]
+        misfit = self._built(tokens)
         if isinstance(misfit, Failure):
             return False
         if score.value > self.best.score.value:
