@@ -71,6 +71,8 @@ def build_corpus(
 ) -> dict[str, Any]:
     """Make the corpus in ``scratch`` and publish it to ``out``.
 
+    Records wait in a journal on disk: splits, duplicates and the order by id are known only when all have been read.
+
     Args:
         required: splits that may not be empty.
         seen: hashes of programs that networks were trained on before: with ``data.duplicates: drop`` no test.

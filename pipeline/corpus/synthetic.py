@@ -9,6 +9,7 @@ from pipeline.cad.omnicad import documents
 from pipeline.cad.parts import synthesis
 from pipeline.corpus.prepare import model_id
 from pipeline.corpus.splits import drawn_split
+from pipeline.runtime import interrupt
 from pipeline.runtime.atomic import atomic_open
 from pipeline.settings.data import Data
 
@@ -18,6 +19,7 @@ def make_synthetic_zip(path: Path, data: Data, seed: int) -> None:
 
     Raises:
         UserError: a family that does not exist.
+        Interrupted: a stop was asked for; it is begun anew, half a millisecond a part.
     """
     settings = data.synthetic
     every_family = (*settings.families, *settings.unseen_families)
@@ -32,6 +34,7 @@ def make_synthetic_zip(path: Path, data: Data, seed: int) -> None:
         for folder, numbers in groupby(range(settings.num_models), key=lambda number: f"{number // 10000:04d}"):
             captions = []
             for number in numbers:
+                interrupt.check()
                 base = f"{folder}/{number:08d}"
                 is_test = drawn_split(base, data.split, seed) == "test"
                 families = every_family if is_test else settings.families

@@ -81,7 +81,7 @@ def build_models(
                 "parameters": made.parameters,
                 "pretrained": model.source != "init",
                 **identity(folder),
-                "libraries": libraries(__name__),
+                "libraries": libraries(__name__, *(["gguf"] if _is_gguf(model.source) else [])),
             }
             write_text(record, json.dumps(entry))
             gc.collect()
@@ -149,6 +149,11 @@ def local_source(source: str) -> Path | None:
         case "path":
             return Path(rest)
     return None
+
+
+def _is_gguf(source: str) -> bool:
+    """Whether weights are read from a GGUF, whose library turns them back into numbers."""
+    return source.startswith("package:") or source.endswith(".gguf")
 
 
 def package_gguf(distribution: str) -> Path:
