@@ -42,13 +42,13 @@ def test_a_stage_that_is_killed_ends_with_the_same_bytes(reinforced):
     assert "reward in validation after step 0: text 0." in output
     before = contents(reinforced.folder / f"checkpoints/{STAGE}")
     figures = json.loads(reinforced.read(f"metrics/train/{STAGE}.json"))
-    assert figures["programs_written"] == 7 * 3 * 4
+    assert figures["programs_written"] == 4 * figures["samples_shown"] <= 4 * 7 * 3
+    assert sum(line["num_programs"] for line in lines(reinforced)) == figures["programs_written"]
     assert (
         figures["reward"].keys() == figures["validation"].keys() == lines(reinforced, "validation")[0]["reward"].keys()
     )
     assert figures["target_tokens"] > figures["programs_written"]
     for line in lines(reinforced):
-        assert line["num_programs"] in (12, 36)
         assert 0 <= line["loss"] == pytest.approx(1 - line["reward"])
         assert 0 <= line["reward"] <= line["iou"] <= line["valid"] <= 1
         assert 0 <= line["spread"] <= 0.5
