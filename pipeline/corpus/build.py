@@ -1,4 +1,7 @@
-"""The corpus stage: Omni-CAD, or a synthetic corpus in its layout, to shards of captions and program tokens."""
+"""The corpus stage: Omni-CAD, or a synthetic corpus in its layout, to shards of captions and program tokens.
+
+Records wait in a journal on disk: splits, duplicates and the order by id are known only when all have been read.
+"""
 
 import hashlib
 import os
@@ -70,8 +73,6 @@ def build_corpus(
     seen: frozenset[str] = frozenset(),
 ) -> dict[str, Any]:
     """Make the corpus in ``scratch`` and publish it to ``out``.
-
-    Records wait in a journal on disk: splits, duplicates and the order by id are known only when all have been read.
 
     Args:
         required: splits that may not be empty.
