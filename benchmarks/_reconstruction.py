@@ -1,0 +1,74 @@
+"""What ``reconstruction.py`` has processes do: real models drawn as they are seen, and programs for them measured."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pipeline.cad.language.codec import Codec
+from pipeline.cad.omnicad import documents
+from pipeline.cad.solids import kernel
+from pipeline.cad.solids.rendering import render_views
+from pipeline.cad.solids.sampling import sample_surface
+from pipeline.geometry.draw import DEFLECTION, normalised_mesh
+from pipeline.metrics.geometry import Body, compare_shapes
+from pipeline.pretraining.scans import scan
+
+NUM_POINTS = 8192  # of a cloud, and of each side of a chamfer distance
+NOISE, MISSING = 0.01, 0.2  # of a simulated scan
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A real model: its file's content, and with how many pictures of what size it is shown."""
+
+    document: bytes
+    seed: int
+    num_views: int
+    image_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What there is of a part to see.
+
+    Attributes:
+        cloud: (N, 6) on its surface.
+        scan: (N, 6) of it with faults.
+        true_points: (N, 6) others, that it is measured by.
+        views: pictures.
+    """
+
+    cloud: np.ndarray
+    scan: np.ndarray
+    true_points: np.ndarray
+    views: list[np.ndarray]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A program for a part."""
+
+    part: Part
+    tokens: tuple[int, ...]
+    bits: int
+    true_points: np.ndarray
+
+
+def work(task: Part | Answer) -> Shown | dict[str, Any]:
+    """Draw a part, or measure a program for it; in a sandbox."""
+    if isinstance(task, Answer):
+        return measured(task)
+    mesh = normalised_mesh(documents.loads(task.document))
+    clouds = sample_surface(mesh, 4 * NUM_POINTS, task.seed)
+    faulty = scan(clouds[: 2 * NUM_POINTS], NUM_POINTS, NOISE, MISSING, np.random.default_rng(task.seed))
+    views = list(render_views(mesh, task.num_views, task.image_size)) if task.num_views else []
+    return Shown(clouds[:NUM_POINTS], faulty, clouds[-NUM_POINTS:], views)
+
+
+def measured(answer: Answer) -> dict[str, Any]:
+    """A program's figures."""
+    body = Body.of(kernel.tessellate(kernel.build(Codec(answer.bits).decode(answer.tokens)), DEFLECTION))
+    true = Body.of(normalised_mesh(documents.loads(answer.part.document)))
+    found = compare_shapes(body, true, answer.true_points, NUM_POINTS, answer.part.seed)
+    return {"metrics": found, "valid": body.is_watertight}
