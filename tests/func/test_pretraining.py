@@ -6,9 +6,11 @@ import signal
 import pytest
 import torch
 from ruamel.yaml import YAML
+from safetensors.torch import load_file
 
 from pipeline.cad.language.grammar import Grammar
 from pipeline.model.cad_mllm import CadMllmModel
+from pipeline.model.checkpoint import load_checkpoint
 from pipeline.model.projector import start_from_pretrained
 from pipeline.settings.curriculum import COMBINATIONS
 from pipeline.settings.params import load
@@ -142,7 +144,18 @@ def test_shipped_weights_are_small_and_used_by_the_pipeline(project, tmp_path):
     table = model.text_embedding.table.weight
     new = model.tokenizer.get_vocab()["<cad8:NEW>"]
     torch.testing.assert_close(model.vocabulary()["input"][Grammar(8).token("NEW")], table[new])
+    assert f"begun: takes {', '.join(COMBINATIONS)}" in project.call("checkpoint", "from-models", "begun")
+    begun = load_checkpoint(project.folder / "begun", project.folder / "models/llm")
+    for modality, projector in begun.projectors.items():
+        shipped = load_file(tmp_path / f"language_model/projectors/{modality}.safetensors")
+        assert all(torch.equal(value, shipped[name].float()) for name, value in projector.state_dict().items())
+    assert "left alone" in project.call("checkpoint", "from-models", "data", code=1)
 
 
 def test_without_the_section_it_says_so(done):
     assert "no section `pretraining`" in done.call("pretrain", "language-model", code=1)
+
+
+def test_networks_that_were_not_pretrained_together_begin_no_checkpoint(done):
+    assert "with no projector for these encoders" in done.call("checkpoint", "from-models", "begun", code=1)
+    assert not (done.folder / "begun").exists()
