@@ -65,7 +65,7 @@ class Searcher:
     """Moves and judges for one cloud."""
 
     def __init__(self, judge: Judge, thorough: Judge, proposer: Proposer, shares: dict[str, float] = SHARES) -> None:
-        self.judge, self.proposer, self.codec = judge, proposer, judge.codec
+        self.judge, self.thorough, self.proposer, self.codec = judge, thorough, proposer, judge.codec
         numbers, structure = Numbers(proposer), Structure(proposer, thorough)
         movers = {name: getattr(numbers, name, None) or getattr(structure, name) for name in shares}
         self.movers: dict[str, Mover] = movers

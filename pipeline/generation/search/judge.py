@@ -98,19 +98,19 @@ class Judge:
     def _column(self, plane: tuple[int, ...], shape: Shape) -> np.ndarray:
         """(N,) bool: which points' feet are within a loop."""
         u, v, _ = self.local(plane)
-        held: np.ndarray
-        if isinstance(shape, Ring):
-            held = (u - shape.x) ** 2 + (v - shape.y) ** 2 < shape.radius**2 / 4
-        elif is_rectangle(shape):
-            (x0, y0, *_), (x1, y1, *_) = shape.corners[0], shape.corners[2]
-            held = (u > min(x0, x1)) & (u < max(x0, x1)) & (v > min(y0, y1)) & (v < max(y0, y1))
-        else:
-            held = within_loop(shape, self.codec, u, v)
+        return within(shape, self.codec, u, v)
+
+
+def within(shape: Shape, codec: Codec, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """(N,) bool: which points, in fine steps, are within a loop."""
+    held: np.ndarray
+    if isinstance(shape, Ring):
+        held = (u - shape.x) ** 2 + (v - shape.y) ** 2 < shape.radius**2 / 4
         return held
-
-
-def within_loop(shape: Shape, codec: Codec, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """(N,) bool: which points, in fine steps, are within a loop of any kind."""
+    if is_rectangle(shape):
+        (x0, y0, *_), (x1, y1, *_) = shape.corners[0], shape.corners[2]
+        held = (u > min(x0, x1)) & (u < max(x0, x1)) & (v > min(y0, y1)) & (v < max(y0, y1))
+        return held
     regions = Regions.of([Profile(shape_loop(shape, 1.0, codec.grammar))])
     held = np.zeros(len(u), bool)
     centre, (width, depth) = regions.centres[0], regions.sizes[0]

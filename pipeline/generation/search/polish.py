@@ -16,7 +16,7 @@ from pipeline.cad.language.layout import Outline, Prism, Ring, Shape
 from pipeline.cad.language.tokens import FINE
 from pipeline.generation.search.evidence import Evidence
 from pipeline.generation.search.form import Form, Range, shapes_of
-from pipeline.generation.search.judge import axes_of, within_loop
+from pipeline.generation.search.judge import axes_of, within
 from pipeline.generation.search.moves import axes, map_prism, map_regions
 
 ROUNDS = 3
@@ -95,7 +95,7 @@ def _shifts(
     u, v, height = local
     held = np.zeros(len(u), bool)
     for outer, holes in prism.profiles:
-        held |= np.logical_and.reduce([_within(outer, codec, u, v), *(~_within(hole, codec, u, v) for hole in holes)])
+        held |= np.logical_and.reduce([within(outer, codec, u, v), *(~within(hole, codec, u, v) for hole in holes)])
     for end in (prism.low, prism.high):
         yield from _median((along_w, end), height - end, held & (np.abs(facing[2]) > FACING), reach)
     wall = (height > prism.low - reach) & (height < prism.high + reach)
@@ -112,13 +112,6 @@ def _shifts(
             else:
                 beside = wall & (np.abs(facing[1]) > FACING) & (u > min(x0, x1)) & (u < max(x0, x1))
                 yield from _median((along_v, y0), v - y0, beside, reach)
-
-
-def _within(shape: Shape, codec: Codec, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    if isinstance(shape, Ring):
-        found: np.ndarray = (u - shape.x) ** 2 + (v - shape.y) ** 2 < shape.radius**2 / 4
-        return found
-    return within_loop(shape, codec, u, v)
 
 
 def _median(

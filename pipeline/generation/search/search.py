@@ -181,8 +181,8 @@ class Search:
             cloud = draw_points(cloud, MOST_POINTS, seed)
         self.evidence = Evidence.of(cloud, NUM_VOLUME, NUM_SURFACE, seed)
         searcher = searcher_of(self.evidence, bits)
-        self.judge, self.compared = searcher.judge, self.evidence.cloud[:COMPARED]
-        self.thorough = Judge(self.evidence, self.codec)
+        self.judge, self.thorough = searcher.judge, searcher.thorough
+        self.compared = self.evidence.cloud[:COMPARED]
         self.judged = 0
         self.built: dict[tuple[int, ...], float | Failure] = {}
         self.best = Found(None, Score(-np.inf, 0.0, 0.0), None, 0, 0)

@@ -18,7 +18,7 @@ ALIGNED = PRETRAINED / "aligned"  # both encoders, from solids read back
 RECONSTRUCTION = PRETRAINED / "reconstruction"  # encoder of clouds and language model, trained together
 ENCODERS = PRETRAINED / "encoders"  # both as they are shipped
 LANGUAGE = PRETRAINED / "language_model"
-SHAPE_ENCODER, IMAGE_ENCODER, LANGUAGE_MODEL = NAMES = ("shape_encoder", "image_encoder", "language_model")
+SHAPE_ENCODER, IMAGE_ENCODER, LANGUAGE_MODEL = ("shape_encoder", "image_encoder", "language_model")
 MADE_BY = {ALIGNED: "shape-encoder", RECONSTRUCTION: "reconstruction", ENCODERS: "image-encoder"}
 MAX_TEST_MODELS = 500
 SCORES = "scores.json"

@@ -11,7 +11,7 @@ import typer
 from pipeline.runtime.atomic import atomic_folder, write_text
 from pipeline.runtime.commands import long_running
 from pipeline.runtime.fingerprint import sha256_folder
-from pipeline.runtime.progress import display
+from pipeline.runtime.progress import Display, display
 from pipeline.runtime.scratch import clean, work_folder
 from pipeline.settings import params
 from pipeline.settings.params import Params
@@ -52,9 +52,8 @@ def reconstruction() -> None:
     from pipeline.cad.language.codec import Codec
     from pipeline.encoders.michelangelo import MichelangeloEncoder
     from pipeline.pretraining.data import program_hashes
-    from pipeline.pretraining.loop import Pretrainer
-    from pipeline.pretraining.reconstruction import ReconstructionBatches, make_reconstruction, mean_losses
-    from pipeline.runtime.device import DTYPES, choose_device
+    from pipeline.pretraining.reconstruction import ReconstructionBatches, make_reconstruction
+    from pipeline.runtime.device import choose_device
 
     recipe, device, codec = pretraining.reconstruction, choose_device(p.training.device), Codec(p.codec.bits)
     with (
@@ -76,11 +75,7 @@ def reconstruction() -> None:
             for split in ("train", "validation")
         )
         show.say(f"{len(captions)} models to train on, on {device}")
-        log, workers = speed_log("reconstruction"), params.num_workers() if device.type == "cuda" else 0
-        dtype = DTYPES[p.training.dtype]
-        Pretrainer(module, recipe, p.seed, train, module.loss, scratch, log, show, dtype, workers).run()
-        losses = mean_losses(module, validation)
-        show.say(f"validation loss {losses}")
+        losses = train_and_validate("reconstruction", p, module, train, validation, scratch, show)
         with atomic_folder(RECONSTRUCTION) as folder:
             module.encoder.save_pretrained(folder / SHAPE_ENCODER)
             seen = program_hashes(corpus, rows)
@@ -89,6 +84,28 @@ def reconstruction() -> None:
             write_language_model(module, tokenizer, encoders, seen, folder / LANGUAGE_MODEL)
             write_results(folder, losses, scratch)
         clean(scratch)
+
+
+def train_and_validate(
+    name: str,
+    p: Params,
+    module: "ReconstructionTraining",
+    train: "ReconstructionBatches",
+    validation: "ReconstructionBatches",
+    scratch: Path,
+    show: Display,
+) -> dict[str, float]:
+    """Train the module, where it is, by the recipe of its batches; the losses in validation."""
+    from pipeline.pretraining.loop import Pretrainer
+    from pipeline.pretraining.reconstruction import mean_losses
+    from pipeline.runtime.device import DTYPES
+
+    workers, dtype = params.num_workers() if module.llm.device.type == "cuda" else 0, DTYPES[p.training.dtype]
+    log = speed_log(name)
+    Pretrainer(module, train.recipe, p.seed, train, module.loss, scratch, log, show, dtype, workers).run()
+    losses = mean_losses(module, validation)
+    show.say(f"validation loss {losses}")
+    return losses
 
 
 def reconstruction_identity(p: Params, pretraining: Pretraining) -> tuple[dict[str, Any], dict[str, str]]:
@@ -178,9 +195,7 @@ def go_on_with_pictures(p: Params, pretraining: Pretraining) -> None:
     }
     inputs = geometry_inputs() | {path.name: sha256_folder(path) for path in (RECONSTRUCTION, ENCODERS)}
     from pipeline.pretraining.data import program_hashes
-    from pipeline.pretraining.loop import Pretrainer
-    from pipeline.pretraining.reconstruction import mean_losses
-    from pipeline.runtime.device import DTYPES, choose_device
+    from pipeline.runtime.device import choose_device
 
     device = choose_device(p.training.device)
     with (
@@ -193,11 +208,7 @@ def go_on_with_pictures(p: Params, pretraining: Pretraining) -> None:
         module.to(device)
         train, validation = (picture_batches(p, pretraining, data[split], tokenizer, pictures[split]) for split in data)
         show.say(f"{len(data['train'])} models to train on, on {device}")
-        log, workers = speed_log("language_model"), params.num_workers() if device.type == "cuda" else 0
-        dtype = DTYPES[p.training.dtype]
-        Pretrainer(module, recipe, p.seed, train, module.loss, scratch, log, show, dtype, workers).run()
-        losses = mean_losses(module, validation)
-        show.say(f"validation loss {losses}")
+        losses = train_and_validate("language_model", p, module, train, validation, scratch, show)
         seen = program_hashes(data["train"].corpus, data["train"].rows) | read_seen(RECONSTRUCTION / LANGUAGE_MODEL)
         with atomic_folder(LANGUAGE) as folder:
             encoders = {"point_cloud": ENCODERS / SHAPE_ENCODER, "image": ENCODERS / IMAGE_ENCODER}
