@@ -22,7 +22,7 @@ from pipeline.settings.params import parse
 from pipeline.shards.manifest import Manifest, read_rejects
 from pipeline.shards.reader import CorpusReader
 from pipeline.shards.seen import SEEN, read_seen, write_seen
-from pipeline.weights.resolve import SHIPPED, local_sources
+from pipeline.weights.resolve import SHIPPED
 
 SPLIT = Split(validation=0.25, test=0.25)
 
@@ -123,20 +123,21 @@ def test_a_split_that_this_empties_is_told(tmp_path):
         build(tmp_path, [program(0)] * 12)
 
 
-def test_the_shipped_networks_know_what_they_were_trained_on():
-    """The list against the parts of the recipe that their cards tell, made again: of families alone."""
+@pytest.mark.parametrize(
+    ("seed", "general", "networks"),
+    [(1000, 0.0, {"shape_encoder", "image_encoder"}), (2000, 0.6, {"shape_encoder", "image_encoder", "language_model"})],
+)
+def test_the_shipped_networks_know_what_they_were_trained_on(seed, general, networks):
+    """Their lists against parts that their cards tell of, made again."""
     p = parse(compose("pretraining"), "pretraining")
     settings = p.data.synthetic
-    for number in range(6):
-        base = f"0000/{number:08d}"
-        part = synthesis.make_part(p.seed, number, settings.families)
-        assert drawn_split(base, p.data.split, p.seed) == "train"
-        for folder in local_sources(parse(compose("quickstart"), "quickstart").models).values():
-            assert hash_of(part.program) in read_seen(folder), number
-    assert len(read_seen(SHIPPED / "language_model")) < settings.num_models
-    assert hash_of(synthesis.make_part(p.seed, 0, settings.unseen_families).program) not in read_seen(
-        SHIPPED / "language_model"
-    )
+    lists = {name: read_seen(SHIPPED / name) for name in ("shape_encoder", "image_encoder", "language_model")}
+
+    for number in range(12):
+        trained = drawn_split(f"0000/{number:08d}", p.data.split, seed) == "train"
+        part = hash_of(synthesis.make_part(seed, number, settings.families, general).program)
+        assert {name for name, seen in lists.items() if part in seen} == (networks if trained else set()), number
+    assert hash_of(synthesis.make_part(seed, 0, settings.unseen_families).program) not in set().union(*lists.values())
 
 
 def test_a_list_that_is_missing_or_damaged_is_told(tmp_path):

@@ -112,7 +112,7 @@ def check_full_size(models_folder, modality, source, settings, expected, pixels=
     ("preset", "modality", "source", "expected", "dtype"),
     [
         ("quickstart", "image", "shipped:image_encoder", (8, 4, 192), "float16"),
-        ("quickstart", "point_cloud", "shipped:shape_encoder", (16, 192), "float16"),
+        ("quickstart", "point_cloud", "shipped:shape_encoder", (32, 192), "float16"),
         ("single-gpu", "image", BASE, (8, 16, 768), "float16"),
         ("single-gpu", "point_cloud", MICHELANGELO, (257, 768), "float16"),
         ("paper", "image", LARGE, (8, 64, 1024), "float16"),

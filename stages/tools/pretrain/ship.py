@@ -29,7 +29,7 @@ PLACES = {
     IMAGE_ENCODER: (ENCODERS / IMAGE_ENCODER, (ENCODERS,)),
     LANGUAGE_MODEL: (LANGUAGE, (LANGUAGE,)),
 }
-# What each was trained by, whose time its card tells.
+# What each was trained by, whose time its card tells, where it was trained here.
 STEPS = {
     SHAPE_ENCODER: (SHAPE_ENCODER, "reconstruction"),
     IMAGE_ENCODER: (SHAPE_ENCODER, IMAGE_ENCODER),
@@ -51,13 +51,14 @@ def ship_all(
     for name in names or PLACES:
         source, scored = PLACES[name]
         scores = {key: value for folder in scored for key, value in _scores(folder).items()}
-        minutes = {f"minutes of {step}".replace("_", " "): round(_minutes(step)) for step in STEPS[name]}
+        logs = {step: speed_log(step) for step in STEPS[name]}
+        minutes = {f"minutes of {step}": round(_minutes(log)) for step, log in logs.items() if log.is_file()}
         size = ship(source, to / name, card(name, p, recipe, scores | minutes))
         typer.echo(f"{to / name}: {size / 1e6:.1f} MB")
 
 
-def _minutes(step: str) -> float:
-    seconds: float = sum(line["seconds"] for line in read_log(speed_log(step)))
+def _minutes(log: Path) -> float:
+    seconds: float = sum(line["seconds"] for line in read_log(log))
     return seconds / 60
 
 
