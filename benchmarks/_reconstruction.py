@@ -13,6 +13,7 @@ from pipeline.cad.solids.sampling import sample_surface
 from pipeline.geometry.draw import DEFLECTION, normalised_mesh
 from pipeline.metrics.geometry import Body, compare_shapes
 from pipeline.pretraining.scans import scan
+from pipeline.runtime.seeds import generator
 
 NUM_POINTS = 8192  # of a cloud, and of each side of a chamfer distance
 NOISE, MISSING = 0.01, 0.2  # of a simulated scan
@@ -60,8 +61,8 @@ def work(task: Part | Answer) -> Shown | dict[str, Any]:
     if isinstance(task, Answer):
         return measured(task)
     mesh = normalised_mesh(documents.loads(task.document))
-    clouds = sample_surface(mesh, 4 * NUM_POINTS, task.seed)
-    faulty = scan(clouds[: 2 * NUM_POINTS], NUM_POINTS, NOISE, MISSING, np.random.default_rng(task.seed))
+    clouds = sample_surface(mesh, 4 * NUM_POINTS, generator(task.seed, "clouds"))
+    faulty = scan(clouds[: 2 * NUM_POINTS], NUM_POINTS, NOISE, MISSING, generator(task.seed, "faults"))
     views = list(render_views(mesh, task.num_views, task.image_size)) if task.num_views else []
     return Shown(clouds[:NUM_POINTS], faulty, clouds[-NUM_POINTS:], views)
 

@@ -22,6 +22,7 @@ from _common import ROOT, parse
 
 from pipeline.cad.solids.rendering import encode_png
 from pipeline.features.build import Featurizer, make_featurizer, make_shard
+from pipeline.runtime.seeds import generator
 from pipeline.settings import params
 from pipeline.shards.building import write_manifest
 from pipeline.shards.reader import ShardReader
@@ -42,7 +43,7 @@ SHARD = "train-000000.tar"
 
 def write_geometry(folder: Path, num_models: int, num_views: int, num_points: int, size: int) -> None:
     """A geometry shard of pictures with shapes in them and of random points."""
-    rng = np.random.default_rng(0)
+    rng = generator("features")
 
     def picture() -> bytes:
         image = np.full((size, size), 255, np.uint8)

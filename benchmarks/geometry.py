@@ -25,6 +25,7 @@ from pipeline.cad.solids.rendering import encode_png, render_views
 from pipeline.cad.solids.sampling import sample_surface
 from pipeline.cad.solids.sandbox import Failure, Sandbox, cores
 from pipeline.geometry.draw import DEFLECTION
+from pipeline.runtime.seeds import generator
 from pipeline.settings.params import load
 
 
@@ -54,7 +55,7 @@ def draw(task: Task) -> dict[str, float]:
     frame = Frame.of_box(*kernel.bounding_box(solid))
     mesh = kernel.tessellate(solid, DEFLECTION * frame.scale).normalised(frame)
     spent["mesh"] = lap()
-    sample_surface(mesh, task.num_points, seed=0)
+    sample_surface(mesh, task.num_points, generator("points"))
     spent["points"] = lap()
     views = render_views(mesh, task.num_views, task.image_size)
     spent["views"] = lap()

@@ -30,6 +30,7 @@ from pipeline.cad.solids.prisms import inside
 from pipeline.cad.solids.rays import RayScene
 from pipeline.cad.solids.sampling import sample_surface
 from pipeline.geometry.draw import normalised_mesh
+from pipeline.runtime.seeds import generator
 
 T = TypeVar("T")
 REPEATS = 5  # of what takes less than a millisecond: the median counts
@@ -60,12 +61,13 @@ def measure(program: CadProgram, num_points: int, cloud_size: int, watch: Watch)
     """Judge and sample one program both ways: agreement, chamfer distance of the clouds, and that of the mesh's own."""
     mesh = watch("mesh", lambda: normalised_mesh(program))
     program = program.normalised(Frame.of_box(*kernel.bounding_box(kernel.build(program))))
-    points = np.random.default_rng(0).uniform(-1.05, 1.05, (num_points, 3))
+    points = generator("points").uniform(-1.05, 1.05, (num_points, 3))
     judged = watch("judge", lambda: inside(program, points), REPEATS)
-    cloud = watch("cloud", lambda: sample_boundary(program, cloud_size, 0), REPEATS)
+    cloud = watch("cloud", lambda: sample_boundary(program, cloud_size, generator("cloud")), REPEATS)
     asked = watch("rays", lambda: RayScene.of(mesh).contains(points))
-    sampled = watch("sample", lambda: sample_surface(mesh, cloud_size, 0))
-    distance, noise = (chamfer(c, sampled)["chamfer_l1_mean"] for c in (cloud, sample_surface(mesh, cloud_size, 1)))
+    sampled = watch("sample", lambda: sample_surface(mesh, cloud_size, generator("sample")))
+    other = sample_surface(mesh, cloud_size, generator("other sample"))
+    distance, noise = (chamfer(each, sampled)["chamfer_l1_mean"] for each in (cloud, other))
     return float((judged == asked).mean()), distance, noise
 
 

@@ -19,6 +19,7 @@ import numpy as np
 import psutil
 from _common import parse
 
+from pipeline.runtime.seeds import generator
 from pipeline.shards import embeddings
 from pipeline.shards.building import write_manifest
 from pipeline.shards.manifest import Shard
@@ -62,7 +63,7 @@ def main() -> None:
     parser.add_argument("--per-shard", type=int, default=1_000)
     parser.add_argument("--samples", type=int, default=50_000)
     arguments = parse(parser, models=200, per_shard=100, samples=1_000)
-    rng = np.random.default_rng(0)
+    rng = generator("reader")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         tokens = rng.normal(size=SHAPE).astype(np.float32)

@@ -29,6 +29,7 @@ from pipeline.cad.omnicad.dataset import open_dataset
 from pipeline.cad.solids import kernel
 from pipeline.cad.solids.sandbox import Failure, Sandbox, cores
 from pipeline.runtime.errors import RejectError
+from pipeline.runtime.seeds import plain_generator
 
 LIMITS = {"timeout", "crash", "out_of_memory"}  # what the sandbox says of a worker that it ended
 ODD_VALUES: tuple[Any, ...] = (
@@ -91,14 +92,14 @@ def read(rng: random.Random, sources: list[bytes]) -> str:
 class Walk:
     """A random sequence."""
 
-    seed: int
+    number: int
     bits: int
     budget: int
 
 
 def walk(task: Walk) -> str:
     """Write a random grammatical sequence, decode it, and build it."""
-    rng, grammar = random.Random(task.seed), Grammar(task.bits)
+    rng, grammar = plain_generator("walk", task.number), Grammar(task.bits)
     state = State()
     tokens: list[int] = []
     while state.slot != "done":
@@ -126,12 +127,12 @@ def main() -> None:
         path, entries = read_dataset(arguments, Path(folder))
         dataset = open_dataset(path)
         sources = [data for entry in entries if len(data := dataset.read(f"json/{entry.id}.json")) < 20_000]
-    rng = random.Random(0)
+    rng = plain_generator("files")
     started = time.perf_counter()
     files = Counter(read(rng, sources) for _ in range(arguments.files))
     files_s = time.perf_counter() - started
     sequences: Counter[str] = Counter()
-    tasks = (Walk(seed, 6 + seed % 7, 12 + seed % 108) for seed in range(arguments.sequences))
+    tasks = (Walk(number, 6 + number % 7, 12 + number % 108) for number in range(arguments.sequences))
     with Sandbox(walk, cores(), timeout_s=10, memory_mib=2048) as sandbox:
         for result in sandbox.map(tasks):
             if isinstance(result, Failure):

@@ -28,6 +28,7 @@ from pipeline.cad.solids.mesh import Mesh, Surface, volumetric_iou, watertight
 from pipeline.cad.solids.sampling import sample_surface
 from pipeline.cad.solids.sandbox import Failure, Sandbox, cores
 from pipeline.runtime.errors import RejectError
+from pipeline.runtime.seeds import generator
 from pipeline.settings.params import load
 
 NUM_POINTS = 8192
@@ -57,8 +58,8 @@ def roundtrip(task: Task) -> dict[str, Any]:
     frame = Frame.of_box(*kernel.bounding_box(shape))
     program, volume = program.normalised(frame), kernel.volume(shape) / frame.scale**3
     mesh, surface = solid_of(program)
-    points = sample_surface(mesh, NUM_POINTS, seed=0)[:, :3]
-    floor = chamfer(points, sample_surface(mesh, NUM_POINTS, seed=1)[:, :3])["chamfer_l1_mean"]
+    points = sample_surface(mesh, NUM_POINTS, generator("points"))[:, :3]
+    floor = chamfer(points, sample_surface(mesh, NUM_POINTS, generator("floor"))[:, :3])["chamfer_l1_mean"]
     out: dict[str, Any] = {"floor": floor}
     for bits in task.bits:
         codec = Codec(bits, task.tolerance)
@@ -69,9 +70,10 @@ def roundtrip(task: Task) -> dict[str, Any]:
         except RejectError as error:
             out[str(bits)] |= {"reason": error.reason, "detail": error.detail}
             continue
+        decoded_points = sample_surface(decoded, NUM_POINTS, generator("decoded"))[:, :3]
         out[str(bits)] |= {
             "iou": volumetric_iou(surface, decoded_surface),
-            "chamfer": chamfer(points, sample_surface(decoded, NUM_POINTS, seed=2)[:, :3])["chamfer_l1_mean"],
+            "chamfer": chamfer(points, decoded_points)["chamfer_l1_mean"],
         }
     return out
 

@@ -47,6 +47,7 @@ from pipeline.cad.parts import synthesis
 from pipeline.corpus.build import members_of
 from pipeline.corpus.prepare import PrepareTask, model_id, prepare
 from pipeline.planning import presets
+from pipeline.runtime.seeds import generator
 from pipeline.settings import params
 from pipeline.settings.places import CORPUS, FEATURES, MODELS
 from pipeline.shards import embeddings
@@ -107,7 +108,7 @@ def _write_shards(records: list[dict[str, Any]], name: str, numbers: range) -> d
         Entry(f"{number // 10_000:04d}/{number:08d}_00001", f"Part {number}: {records[number % PARTS]['caption']}")
         for number in numbers
     ]
-    tokens = np.random.default_rng(0).normal(size=np.prod(SHAPES["image"])).astype(np.float32)
+    tokens = generator("features").normal(size=np.prod(SHAPES["image"])).astype(np.float32)
 
     def models() -> Iterator[tuple[str, dict[str, bytes]]]:
         for number, entry in zip(numbers, entries, strict=True):

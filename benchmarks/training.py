@@ -29,7 +29,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from _common import ROOT, add_dataset, in_child, parse, read_dataset
 from torch import Tensor
@@ -47,6 +46,7 @@ from pipeline.model.inputs import Inputs, collate
 from pipeline.planning import presets
 from pipeline.runtime.device import matrix_flops
 from pipeline.runtime.device import peak_memory as memory_peak
+from pipeline.runtime.seeds import generator
 from pipeline.settings import params
 from pipeline.shards.reader import ShardReader
 from pipeline.training.loop import Job, Trainer
@@ -317,7 +317,7 @@ def main(arguments: argparse.Namespace) -> dict[str, Any]:
     plain = set_up("stage3_all")[1]
     as_peft_has_it(plain)
     plain.set_trainable_params(True, ("point_cloud", "image"), "new")
-    chosen = np.random.default_rng(0).permutation(len(data))[: arguments.samples]
+    chosen = generator("samples").permutation(len(data))[: arguments.samples]
     data.keep(sorted(chosen.tolist()))
     return {
         **against_plain(p, ours, plain, data, rounds),

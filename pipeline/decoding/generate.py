@@ -16,29 +16,34 @@ from pipeline.decoding.sampling import SeededSampling
 from pipeline.model.cad_mllm import CadMllmModel
 from pipeline.model.inputs import Inputs, collate
 from pipeline.runtime.device import autocast
+from pipeline.runtime.seeds import digest
 
 
 @torch.inference_mode()
 def generate_tokens(
-    model: CadMllmModel, prompts: Sequence[Inputs], decoding: Decoding, seeds: Sequence[int] | None = None
+    model: CadMllmModel,
+    prompts: Sequence[Inputs],
+    decoding: Decoding,
+    generators: Sequence[np.random.Generator] | None = None,
 ) -> list[list[list[int]]]:
     """Programs for each prompt, as CAD token ids, END included (of text, as far as it can be read).
 
     Args:
         prompts: any mix of modalities, with the same number of views where they have images; ``program`` is the start
             of a program that is to be completed: whole extrusions without END, or nothing.
-        seeds: of the one sample of each prompt, which then does not depend on the others; None: of ``decoding``.
+        generators: for the one sample of each prompt, which then does not depend on the others; None: of the seed of
+            ``decoding``.
     """
     model.eval()
-    torch.manual_seed(decoding.seed)
+    torch.manual_seed(digest(decoding.seed, "sampled"))
     batch = collate(prompts, model.num_tokens(_num_views(prompts)), padded=True).to(model.device)
     base = model.causal_lm
     processors: list[LogitsProcessor] = []
     if decoding.constrained and model.params.vocabulary == "cad":
         starts = [prompt.program for prompt in prompts]
         processors.append(GrammarProcessor(model.grammar, decoding.max_new_tokens, starts))
-    if seeds is not None:
-        processors.append(SeededSampling(seeds, decoding.temperature))
+    if generators is not None:
+        processors.append(SeededSampling(generators, decoding.temperature))
         decoding = replace(decoding, temperature=0.0)
     base.generation_config = GenerationConfig()  # the base model's own names tokens of another vocabulary
     with model.merged(), autocast(model.device, model.dtype):

@@ -14,13 +14,12 @@ class SeededSampling(LogitsProcessor):  # type: ignore[misc]
     Use one for each call of ``generate``, decoding greedily.
 
     Args:
-        seeds: of each row.
+        generators: of each row.
     """
 
-    def __init__(self, seeds: Sequence[int], temperature: float) -> None:
-        self.temperature = temperature
-        self._generators = [np.random.default_rng(seed) for seed in seeds]
+    def __init__(self, generators: Sequence[np.random.Generator], temperature: float) -> None:
+        self.temperature, self.generators = temperature, generators
 
     def __call__(self, _: Tensor, scores: Tensor) -> Tensor:
-        noise = np.stack([generator.gumbel(size=scores.shape[1]) for generator in self._generators])
+        noise = np.stack([generator.gumbel(size=scores.shape[1]) for generator in self.generators])
         return scores.float() / self.temperature + torch.from_numpy(noise).to(scores.device, torch.float32)

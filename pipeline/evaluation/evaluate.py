@@ -23,7 +23,6 @@ from pipeline.decoding.options import Decoding
 from pipeline.evaluation.lines import published
 from pipeline.generation.search.search import improved
 from pipeline.generation.select import build_candidate, select
-from pipeline.geometry.draw import sample_seed
 from pipeline.metrics.assess import AssessTask, assess
 from pipeline.metrics.compact import MAX_POINTS, packed, packed_mesh
 from pipeline.metrics.geometry import chamfer_bounds, no_answer_metrics
@@ -35,7 +34,7 @@ from pipeline.runtime import interrupt
 from pipeline.runtime.atomic import atomic_open, write_text
 from pipeline.runtime.errors import RejectError, UserError
 from pipeline.runtime.scratch import clean
-from pipeline.runtime.seeds import shuffled
+from pipeline.runtime.seeds import digest, shuffled
 from pipeline.settings.curriculum import MODALITIES, CurriculumStage
 from pipeline.settings.data import Kernel
 from pipeline.settings.params import Evaluation
@@ -240,7 +239,7 @@ class Evaluator:
         programs = generate_tokens(self.model, prompts, Decoding(limits.max_new_tokens))
         if limits.num_candidates == 1:
             return [tuple(own[0]) for own in programs]
-        seed = self.setting.seed + start
+        seed = digest(self.setting.seed, "candidates", start)
         more = Decoding(limits.max_new_tokens, limits.num_candidates - 1, limits.temperature, seed=seed)
         sampled = generate_tokens(self.model, prompts, more)
         programs = [[*own, *others] for own, others in zip(programs, sampled)]
@@ -258,7 +257,7 @@ class Evaluator:
                 self.model.grammar.bits,
                 case.true_points,
                 self.setting.evaluation.num_points,
-                sample_seed(self.setting.seed, self.test.key(case.row)),
+                digest(self.setting.seed, "assessed", self.test.key(case.row)),
                 PICTURE_SIZE if pictures else None,
             )
             for case, tokens in zip(cases, programs, strict=True)

@@ -20,8 +20,9 @@ from pipeline.cad.solids.rendering import render_views
 from pipeline.cad.solids.sandbox import Failure, Sandbox
 from pipeline.evaluation.evaluate import Case, Evaluator, shown_by
 from pipeline.generation.prompt import Encoders
-from pipeline.geometry.draw import DEFLECTION, sample_seed
+from pipeline.geometry.draw import DEFLECTION
 from pipeline.metrics.statistics import estimate, rates
+from pipeline.runtime.seeds import generator
 from pipeline.settings import memory
 from pipeline.settings.data import ImageFeatures, PointFeatures
 from pipeline.settings.params import Robustness
@@ -53,16 +54,16 @@ def turned(mesh: Mesh, degrees: float) -> Mesh:
     return replace(mesh, vertices=mesh.vertices @ matrix, normals=mesh.normals @ matrix)
 
 
-def noisy(cloud: np.ndarray, deviation: float, seed: int) -> np.ndarray:
+def noisy(cloud: np.ndarray, deviation: float, rng: np.random.Generator) -> np.ndarray:
     """(N, 6) with Gaussian noise on the positions; normals stay."""
-    noise = np.random.default_rng(seed).normal(0, deviation, (len(cloud), 3))
+    noise = rng.normal(0, deviation, (len(cloud), 3))
     return np.concatenate([cloud[:, :3] + noise, cloud[:, 3:]], axis=1).astype(np.float32)
 
 
-def thinned(cloud: np.ndarray, dropped: float, seed: int) -> np.ndarray:
+def thinned(cloud: np.ndarray, dropped: float, rng: np.random.Generator) -> np.ndarray:
     """(N, 6) without a share of its points, at least 16 left."""
     left = max(16, round(len(cloud) * (1 - dropped)))
-    return cloud[np.random.default_rng(seed).permutation(len(cloud))[:left]]
+    return cloud[rng.permutation(len(cloud))[:left]]
 
 
 def robustness(
@@ -133,13 +134,14 @@ def _disturbed_cases(
     evaluator: Evaluator,
     combination: str,
     encoders: Encoders,
-    disturb: Callable[[np.ndarray, float, int], np.ndarray],
+    disturb: Callable[[np.ndarray, float, np.random.Generator], np.ndarray],
     level: float,
     rows: Sequence[int],
 ) -> list[Case]:
     """Test models with a worse cloud; the truth to measure against is the whole one."""
     cases, seed, test = evaluator.cases(combination, rows), evaluator.setting.seed, evaluator.test
-    clouds = [disturb(case.true_points, level, sample_seed(seed, test.key(case.row))) for case in cases]
+    generators = [generator(seed, "disturbed", test.key(case.row)) for case in cases]
+    clouds = [disturb(case.true_points, level, rng) for case, rng in zip(cases, generators, strict=True)]
     with _encoding(evaluator, "point_cloud"):
         encoded = encoders.points(clouds)
     return [

@@ -32,6 +32,7 @@ from pipeline.model.checkpoint_folder import check_checkpoint
 from pipeline.model.inputs import Inputs
 from pipeline.runtime.device import DTYPES, choose_device
 from pipeline.runtime.errors import RejectError, UserError
+from pipeline.runtime.seeds import generator
 from pipeline.settings.training import Dtype, Quantization
 
 CLOUD_POINTS = 2048  # of an input cloud, that candidates are compared with
@@ -232,7 +233,9 @@ class CadMllm:
 
 def _compared(cloud: np.ndarray | None) -> np.ndarray | None:
     """As many points of a cloud as candidates are compared with."""
-    return cloud if cloud is None or len(cloud) <= CLOUD_POINTS else draw_points(cloud, CLOUD_POINTS, seed=0)
+    if cloud is None or len(cloud) <= CLOUD_POINTS:
+        return cloud
+    return draw_points(cloud, CLOUD_POINTS, generator("compared"))
 
 
 def _frame_of(given: UserInputs, start: CadProgram | None, size_mm: float) -> Frame:

@@ -16,6 +16,7 @@ from pipeline.features.build import PointFeaturizer, models_per_pass
 from pipeline.generation.inputs import UserInputs, check_modality, check_views
 from pipeline.model.cad_mllm import CadMllmModel
 from pipeline.model.inputs import Inputs, tokenise_prompts
+from pipeline.runtime.seeds import generator
 from pipeline.settings.data import ImageFeatures, PointFeatures
 from pipeline.shards.embeddings import rounded
 
@@ -62,7 +63,7 @@ class Encoders:
         found: list[np.ndarray] = []
         for start in range(0, len(clouds), featurizer.batch_size):
             chosen = [
-                cloud if len(cloud) == self.num_points else draw_points(cloud, self.num_points, seed=0)
+                cloud if len(cloud) == self.num_points else draw_points(cloud, self.num_points, generator("encoded"))
                 for cloud in clouds[start : start + featurizer.batch_size]
             ]
             tokens = featurizer.encode(torch.from_numpy(np.stack(chosen)))

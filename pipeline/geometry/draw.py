@@ -15,7 +15,7 @@ from pipeline.cad.solids.occupancy import sample_occupancy
 from pipeline.cad.solids.rendering import encode_png, read_image, render_views
 from pipeline.cad.solids.sampling import sample_surface
 from pipeline.runtime.errors import RejectError
-from pipeline.runtime.seeds import digest
+from pipeline.runtime.seeds import generator
 from pipeline.settings.data import Geometry
 from pipeline.shards.writer import encode_array
 
@@ -46,25 +46,20 @@ def draw(task: DrawTask) -> dict[str, bytes]:
     Raises:
         RejectError: the solid cannot be built, or the user's own file cannot be read.
     """
-    seed = sample_seed(task.seed, task.id)
-    points, views = _own_points(task, seed), _own_views(task)
+    rng = generator(task.seed, "points", task.id)
+    points, views = _own_points(task, rng), _own_views(task)
     queries = None
     if points is None or views is None or task.geometry.num_queries:
         frame = Frame(tuple(task.frame["centre"]), task.frame["scale"])
         mesh = normalised_mesh(documents.from_document(task.document), frame)
-        points = sample_surface(mesh, task.geometry.num_points, seed) if points is None else points
+        points = sample_surface(mesh, task.geometry.num_points, rng) if points is None else points
         if views is None:
             views = list(render_views(mesh, task.geometry.num_views, task.geometry.image_size))
         if task.geometry.num_queries:
-            queries = sample_occupancy(mesh, task.geometry.num_queries, seed)
+            queries = sample_occupancy(mesh, task.geometry.num_queries, generator(task.seed, "queries", task.id))
     members = {"points.npy": points} if queries is None else {"points.npy": points, "queries.npy": queries}
     pictures = {f"view{i}.png": encode_png(view) for i, view in enumerate(views)}
     return {**{name: encode_array(array) for name, array in members.items()}, **pictures}
-
-
-def sample_seed(seed: int, name: str) -> int:
-    """A seed of its own for each sample."""
-    return digest(seed, "points", name)
 
 
 def normalised_mesh(program: CadProgram, frame: Frame | None = None) -> Mesh:
@@ -74,12 +69,12 @@ def normalised_mesh(program: CadProgram, frame: Frame | None = None) -> Mesh:
     return kernel.tessellate(solid, DEFLECTION * frame.scale).normalised(frame)
 
 
-def _own_points(task: DrawTask, seed: int) -> np.ndarray | None:
+def _own_points(task: DrawTask, rng: np.random.Generator) -> np.ndarray | None:
     file = task.own_points
     if file is None:
         return None
     points = normalise_points(read_array(file.read(), file.name))
-    return draw_points(points, task.geometry.num_points, seed)
+    return draw_points(points, task.geometry.num_points, rng)
 
 
 def _own_views(task: DrawTask) -> list[np.ndarray] | None:

@@ -20,6 +20,7 @@ from pipeline.geometry.draw import DEFLECTION
 from pipeline.metrics.compact import MAX_POINTS
 from pipeline.metrics.geometry import Body, compare, compare_shapes, no_answer_metrics
 from pipeline.runtime.errors import RejectError
+from pipeline.runtime.seeds import generator
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +99,7 @@ def compare_files(task: CompareTask) -> dict[str, Any]:
         RejectError: the true file cannot be used.
     """
     true, frame = read_body(task.true, None)
-    true_points = sample_surface(true.mesh, task.num_points, task.seed + 1)
+    true_points = sample_surface(true.mesh, task.num_points, generator(task.seed, "truth"))
     try:
         if task.predicted is None:
             raise RejectError("missing", "there is no such file")

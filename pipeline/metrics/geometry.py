@@ -18,6 +18,7 @@ from pipeline.cad.solids.mesh import MERGE, Mesh, Surface, closed, flat_mesh, me
 from pipeline.cad.solids.sampling import sample_surface
 from pipeline.metrics.topology import merged_figures, num_segments, topology
 from pipeline.runtime.errors import RejectError
+from pipeline.runtime.seeds import generator
 
 F_SCORE_RADIUS = 0.05  # CAD-MLLM's
 UNIT_CUBE = 0.5  # from the normalised frame to a box whose longest side is 1, cadrille's frame
@@ -151,8 +152,8 @@ def compare_shapes(predicted: Body, true: Body, true_points: np.ndarray, num_poi
         Those of ``cloud_metrics``; ``volumetric_iou``, 0 where the prediction does not close, None where the truth does
         not.
     """
-    chosen = np.random.default_rng(seed).permutation(len(true_points))[:num_points]
-    points = sample_surface(predicted.mesh, num_points, seed)
+    chosen = generator(seed, "true points").permutation(len(true_points))[:num_points]
+    points = sample_surface(predicted.mesh, num_points, generator(seed, "predicted points"))
     return {**cloud_metrics(points, true_points[chosen]), "volumetric_iou": _iou(predicted, true)}
 
 
@@ -174,7 +175,7 @@ def chamfer_bounds(clouds: list[np.ndarray], num_points: int) -> dict[str, float
         ``floor``: a model to itself, two drawings of ``num_points`` points; ``chance``: a model to the next one,
         which is what ignoring the input would give.
     """
-    rng = np.random.default_rng(0)
+    rng = generator("bounds")
     drawn = [cloud[rng.permutation(len(cloud)), :3] for cloud in clouds]
     first = [cloud[:num_points] for cloud in drawn]
     second = [cloud[-num_points:] for cloud in drawn]

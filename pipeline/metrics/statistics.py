@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.runtime.seeds import generator
+
 # Of predictions that failed, too: what they are counted as is in ``no_answer_metrics``.
 COUNTED = (
     "chamfer_l1_mean",
@@ -35,7 +37,7 @@ COMPLEXITY = ((1, 1), (2, 3), (4, None))  # extrusions of the true program, from
 
 def interval(values: Sequence[float], seed: int = 0, of: Callable[..., np.ndarray] = np.mean) -> list[float]:
     """The 95 % confidence interval of the mean, or the median, by bootstrap over models (of 1,000 resamples)."""
-    rng = np.random.default_rng(seed)
+    rng = generator(seed, "bootstrap")
     array = np.asarray(values, np.float64)
     found = of(array[rng.integers(0, len(array), (RESAMPLES, len(array)))], axis=1)
     low, high = np.quantile(found, (0.025, 0.975))

@@ -17,7 +17,7 @@ from peft import LoraConfig, get_peft_model
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pipeline.cad.language.grammar import Grammar
 from pipeline.model.fused import fuse
@@ -120,7 +120,7 @@ class CadMllmModel(nn.Module):
         else:
             self.notation = TextNotation(grammar, self.tokenizer)
             base.set_input_embeddings(self.text_embedding)
-        set_seed(seed)
+        torch.manual_seed(seed)
         self.llm = _with_lora(base, params.lora, llm_folder)
         fuse(self.llm)
         enable_packing(self.causal_lm)
@@ -184,7 +184,7 @@ class CadMllmModel(nn.Module):
             shape: of one sample's features: (T, D), or (V, T, D) for views.
             details: how they were made (encoder, settings); kept so that a user's own input can be encoded alike.
         """
-        set_seed(self.seed)
+        torch.manual_seed(self.seed)
         std = float(self.text_embedding.table.weight.float().std())
         self.projectors[modality] = ModalityProjector(
             getattr(self.params.projectors, modality), shape, self.width, std

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pipeline.encoders.dinov2 import DinoV2Encoder, decode_png
 from pipeline.runtime.errors import UserError
+from pipeline.runtime.seeds import generator
 from pipeline.shards.reader import CorpusReader, ShardReader
 
 
@@ -47,12 +48,12 @@ class ShapeData:
         """The rows of a step, every row once in an epoch, and random numbers of the step's own."""
         first = step * batch_size
         rows = [self._row(at) for at in range(first, first + batch_size)]
-        return rows, np.random.default_rng([self.seed, 1, step])
+        return rows, generator(self.seed, "step", step)
 
     def _row(self, at: int) -> int:
         epoch, place = divmod(at, len(self.rows))
         if getattr(self, "_epoch", None) != epoch:
-            self._epoch, self._order = epoch, np.random.default_rng([self.seed, 0, epoch]).permutation(len(self.rows))
+            self._epoch, self._order = epoch, generator(self.seed, "order", epoch).permutation(len(self.rows))
         return int(self._order[place])
 
     def points(self, rows: Sequence[int], num_points: int, rng: np.random.Generator | None = None) -> Tensor:

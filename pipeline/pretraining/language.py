@@ -15,13 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoConfig, AutoModelForCausalLM, set_seed
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from pipeline.cad.language.grammar import Grammar
 from pipeline.model.inputs import tokenise_prompts
 from pipeline.model.vocabulary import cad_token_names
 from pipeline.pretraining.contrastive import caption_tokenizer
 from pipeline.runtime.errors import UserError
+from pipeline.runtime.seeds import generator
 from pipeline.shards.reader import CorpusReader
 
 IGNORED = -100
@@ -103,12 +104,10 @@ class SortedBatches:
         """(POOLED, size) samples of the next batches."""
         count = len(self.lengths)
         epochs, places = np.divmod(np.arange(POOLED * self.size) + block * POOLED * self.size, count)
-        orders = {
-            epoch: np.random.default_rng([self.seed, 0, epoch]).permutation(count) for epoch in set(epochs.tolist())
-        }
+        orders = {epoch: generator(self.seed, "order", epoch).permutation(count) for epoch in set(epochs.tolist())}
         rows = np.array([orders[epoch][at] for epoch, at in zip(epochs.tolist(), places.tolist(), strict=True)])
         rows = rows[np.argsort(self.lengths[rows], kind="stable")].reshape(POOLED, self.size)
-        shuffled: np.ndarray = np.random.default_rng([self.seed, 2, block]).permutation(rows)
+        shuffled: np.ndarray = generator(self.seed, "batches", block).permutation(rows)
         return shuffled
 
 
@@ -148,7 +147,7 @@ def make_language_model(
     """A tokenizer for captions and CAD tokens, if any, and a model with random weights for it."""
     tokenizer = caption_tokenizer(captions, vocabulary_size, cad_token_names(grammar) if grammar else [])
     settings = {name: value for name, value in architecture.items() if name != "tokenizer"}
-    set_seed(seed)
+    torch.manual_seed(seed)
     config = AutoConfig.for_model(**{**settings, "vocab_size": len(tokenizer), "eos_token_id": 0, "pad_token_id": 0})
     return tokenizer, AutoModelForCausalLM.from_config(config)
 

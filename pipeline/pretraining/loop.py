@@ -19,7 +19,7 @@ from pipeline.runtime import interrupt
 from pipeline.runtime.device import autocast
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.prefetch import prefetch
-from pipeline.runtime.seeds import uniform
+from pipeline.runtime.seeds import digest
 from pipeline.settings.recipes import Recipe
 from pipeline.training.state import Position, collect_moments, read_state, save_state, saved_states, set_moments
 
@@ -145,8 +145,7 @@ class Pretrainer(Generic[B]):
         factor = learning_rate_factor(self.done, recipe.steps, "cosine", warmup)
         for group in self.optimizer.param_groups:
             group["lr"] = recipe.lr * factor
-        # 53 bits where ``digest`` has 64: the shipped weights learnt with the noise that follows from these.
-        torch.manual_seed(int(uniform(self.seed, "pretraining", self.done) * 2**63))
+        torch.manual_seed(digest(self.seed, "pretraining", self.done))
         with autocast(self.device, self.dtype):
             loss, parts = self.loss(on_device(batch, self.device))
         loss.backward()  # type: ignore[no-untyped-call]

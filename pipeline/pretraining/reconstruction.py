@@ -28,7 +28,7 @@ from pipeline.pretraining.language import IGNORED, SortedBatches, make_language_
 from pipeline.pretraining.loop import on_device
 from pipeline.pretraining.scans import scanned
 from pipeline.runtime.errors import RejectError
-from pipeline.runtime.seeds import uniform
+from pipeline.runtime.seeds import generator, uniform
 from pipeline.settings.recipes import LanguagePretraining, ReconstructionPretraining
 from pipeline.settings.training import Projector
 from pipeline.shards.reader import CorpusReader
@@ -113,7 +113,7 @@ class ReconstructionBatches:
         """These models in one rectangle, padded on the right."""
         shown, models, points = combination.split("+"), rows.tolist(), None
         if "point_cloud" in shown:
-            drawn = {row: self.cloud(self.programs[row], self._rng(5, step, row)) for row in models}
+            drawn = {row: self.cloud(self.programs[row], generator(self.seed, "cloud", step, row)) for row in models}
             clouds = {row: cloud for row, cloud in drawn.items() if cloud is not None}
             models, points = list(clouds), torch.from_numpy(np.stack(list(clouds.values())))
         images, views = self._pictures(models, step) if "image" in shown else (None, None)
@@ -131,20 +131,17 @@ class ReconstructionBatches:
         """Tokens and numbers of some views of each model; how many is drawn for the step."""
         assert self.pictures is not None
         assert isinstance(self.recipe, LanguagePretraining)
-        rng = self._rng(6, step)
+        rng = generator(self.seed, "pictures", step)
         number = int(rng.integers(self.recipe.num_views)) + 1
         views = np.stack([np.sort(rng.permutation(self.pictures.shape[1])[:number]) for _ in models])
         tokens = self.pictures[np.array(models)[:, None], views].astype(np.float32)
         return torch.from_numpy(tokens), torch.from_numpy(views)
 
-    def _rng(self, *purpose: int) -> np.random.Generator:
-        return np.random.default_rng([self.seed, *purpose])
-
     def cloud(self, program: np.ndarray, rng: np.random.Generator) -> np.ndarray | None:
         """(N, 6) a scan of a program's solid; None where the solid is empty."""
         number = self.recipe.num_points
         try:
-            drawn = sample_boundary(self.codec.decode(program), SPARE * number, int(rng.integers(2**63)))
+            drawn = sample_boundary(self.codec.decode(program), SPARE * number, rng)
         except RejectError:
             return None
         return scanned(drawn, number, rng)

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -18,6 +17,7 @@ from pipeline.encoders.dinov2 import DinoV2Encoder
 from pipeline.encoders.michelangelo import CrossBlock, MichelangeloEncoder, SelfStack, fourier_embedding
 from pipeline.pretraining.contrastive import CaptionTower, caption_tokenizer, contrastive_loss
 from pipeline.pretraining.data import ShapeData
+from pipeline.runtime.seeds import generator
 from pipeline.settings.recipes import ShapePretraining
 
 DECODER_LAYERS = 2
@@ -113,7 +113,7 @@ def occupancy_scores(module: ShapeTraining, data: ShapeData, rows: Sequence[int]
     module.eval()
     settings, right, common, joint = module.settings, 0.0, 0.0, 0.0
     for row in rows:
-        rng = np.random.default_rng([data.seed, 3, row])
+        rng = generator(data.seed, "read back", row)
         queries = data.queries([row], 2 * settings.num_queries, rng)
         tokens = module.encoder(data.points([row], settings.num_points, rng))
         inside = module.decoder(tokens[:, 1:], queries[..., :3])[0] > 0

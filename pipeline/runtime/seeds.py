@@ -1,13 +1,29 @@
-"""Randomness that names alone decide: the same on any machine, whatever was drawn before and by whom."""
+"""Randomness that names alone decide: the same on any machine, whatever was drawn before and by whom.
+
+Nobody else derives any. Parts are the seed, the purpose and what it is drawn for, ``generator(seed, "points", id)``:
+no two purposes share their numbers. torch's generators are given a ``digest``; or, where weights begin at random, the
+seed of params.yaml as it stands.
+"""
 
 import hashlib
+import random
 
 import numpy as np
 
 
 def digest(*parts: object) -> int:
     """64 bits that the parts decide: the first eight bytes of the sha256 of them, joined by slashes."""
-    return int.from_bytes(hashlib.sha256("/".join(map(str, parts)).encode()).digest()[:8], "big")
+    return int.from_bytes(hashlib.sha256(_joined(parts).encode()).digest()[:8], "big")
+
+
+def generator(*parts: object) -> np.random.Generator:
+    """Random numbers that the parts decide, for those who draw many."""
+    return np.random.default_rng(digest(*parts))
+
+
+def plain_generator(*parts: object) -> random.Random:
+    """The same without numpy: what made parts are drawn with, from which all that was trained on them follows."""
+    return random.Random(_joined(parts))
 
 
 def uniform(*parts: object) -> float:
@@ -37,6 +53,10 @@ def shuffled(names: np.ndarray, *parts: object) -> np.ndarray:
         (N,) int64.
     """
     return np.argsort(_mixed(names, *parts), kind="stable")
+
+
+def _joined(parts: tuple[object, ...]) -> str:
+    return "/".join(map(str, parts))
 
 
 def _mixed(names: np.ndarray, *parts: object) -> np.ndarray:

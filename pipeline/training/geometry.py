@@ -25,7 +25,7 @@ from pipeline.model.cad_mllm import Batch, CadMllmModel
 from pipeline.model.inputs import Inputs, collate
 from pipeline.runtime import interrupt
 from pipeline.runtime.errors import UserError
-from pipeline.runtime.seeds import digest
+from pipeline.runtime.seeds import generator
 from pipeline.settings.curriculum import Rollouts
 from pipeline.training.loop import Job, Trainer
 from pipeline.training.meters import Outcome
@@ -68,9 +68,10 @@ class GeometryTrainer(Trainer):
         """Write programs, judge them, and follow the gradient of their rewards. The loss is 1 less their mean."""
         data, size = self.job.train, self.rollouts.group_size
         names = data.names[[example.row for example in step.examples]].tolist()
-        seeds = [digest(self.job.seed, "rollout", self.done, name, copy) for name in names for copy in range(size)]
+        drawn = ("rollout", self.done)
+        generators = [generator(self.job.seed, *drawn, name, copy) for name in names for copy in range(size)]
         examples = [example for example in step.examples for _ in range(size)]
-        written = self.write(data, examples, [prompt for prompt in given for _ in range(size)], seeds)
+        written = self.write(data, examples, [prompt for prompt in given for _ in range(size)], generators)
         groups = [written[start : start + size] for start in range(0, len(written), size)]
         followed = [(prompt, *each) for prompt, group in zip(given, groups) for each in advantages(group).items()]
         followed = followed or [(given[0], written[0].tokens, 0.0)]  # processes are in step, and so are moments
@@ -94,21 +95,25 @@ class GeometryTrainer(Trainer):
         return {**found, "reward": rewards}
 
     def write(
-        self, data: TrainingData, examples: Sequence[Example], prompts: Sequence[Inputs], seeds: Sequence[int] = ()
+        self,
+        data: TrainingData,
+        examples: Sequence[Example],
+        prompts: Sequence[Inputs],
+        generators: Sequence[np.random.Generator] = (),
     ) -> list[Rollout]:
-        """A program for each prompt, sampled by its seed, or greedy without; processes share the work.
+        """A program for each prompt, sampled by its generator, or greedy without; processes share the work.
 
         Args:
             examples: of ``data``, that the prompts show.
         """
         job, given = self.job, self.rollouts
-        decoding = Decoding(given.max_new_tokens, temperature=given.temperature if seeds else 0.0)
+        decoding = Decoding(given.max_new_tokens, temperature=given.temperature if generators else 0.0)
         mine = job.parallel.dealt(range(len(prompts)))
         found: dict[int, Rollout] = {}
         lengths = [positions(prompts[number], self.num_tokens) + given.max_new_tokens for number in mine]
         for batch in at_once(lengths, WRITTEN_AT_ONCE * job.training.tokens_per_batch):
             numbers = [mine[at] for at in batch]
-            chosen = [seeds[number] for number in numbers] if seeds else None
+            chosen = [generators[number] for number in numbers] if generators else None
             programs = generate_tokens(self.model, [prompts[number] for number in numbers], decoding, chosen)
             for number, (tokens,) in zip(numbers, programs, strict=True):
                 true = data.program(examples[number].row).tolist()

@@ -22,7 +22,6 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     BitImageProcessorPil,
-    set_seed,
 )
 
 from pipeline.encoders.alignment import ALIGNMENT
@@ -208,7 +207,7 @@ def _init_llm(model: Model, seed: int, folder: Path) -> Made:
     else:
         name, keywords = _locate(source, model.revision)
         tokenizer = AutoTokenizer.from_pretrained(name, **keywords)
-    set_seed(seed)
+    torch.manual_seed(seed)
     settings.setdefault("vocab_size", len(tokenizer))
     llm = AutoModelForCausalLM.from_config(AutoConfig.for_model(**settings))
     tokenizer.save_pretrained(folder)
@@ -234,7 +233,7 @@ def _make_image_encoder(model: Model, seed: int, folder: Path) -> Made:
     if model.source == "init":
         settings = dict(model.architecture)
         size = settings.get("image_size", 224)
-        set_seed(seed)
+        torch.manual_seed(seed)
         encoder = AutoModel.from_config(AutoConfig.for_model(**{"model_type": "dinov2", **settings}))
         # DINOv2's own preprocessing.
         processor = BitImageProcessorPil(
@@ -260,7 +259,7 @@ def _make_image_encoder(model: Model, seed: int, folder: Path) -> Made:
 def _make_point_cloud_encoder(model: Model, seed: int, folder: Path) -> Made:
     commit = None
     if model.source == "init":
-        set_seed(seed)
+        torch.manual_seed(seed)
         encoder = MichelangeloEncoder(MichelangeloConfig(**model.architecture))
     else:
         path = local_source(model.source)

@@ -12,6 +12,7 @@ import pytest
 from pipeline.cad.parts import synthesis
 from pipeline.cad.solids.boundary import sample_boundary
 from pipeline.curriculum.log import read_log
+from pipeline.runtime.seeds import generator
 from tests.func.conftest import ranks
 from tests.func.wandb_files import wandb_runs
 
@@ -187,7 +188,7 @@ def test_corpus_and_geometry_are_the_same_with_any_number_of_workers(copy):
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 def test_a_search_that_is_stopped_writes_the_best_that_it_has(done, tmp_path, signum):
     part, out = synthesis.make_part(0, 4, ("stepped_shaft",)).program, tmp_path / "made.tokens"
-    np.save(tmp_path / "cloud.npy", sample_boundary(part, 2048, 0))
+    np.save(tmp_path / "cloud.npy", sample_boundary(part, 2048, generator(0)))
     command = ("generate", "--points", str(tmp_path / "cloud.npy"), "--max-tokens", "24", "--search", "600")
     process = done.start("cadmllm", *command, "--out", str(out))
     deadline = time.monotonic() + 120

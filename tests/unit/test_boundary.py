@@ -15,6 +15,7 @@ from pipeline.cad.solids.boundary import sample_boundary
 from pipeline.cad.solids.distances import chamfer
 from pipeline.cad.solids.sampling import sample_surface
 from pipeline.runtime.errors import RejectError
+from pipeline.runtime.seeds import generator
 from tests.unit.test_prisms import MADE, in_solid, moved, turn_of
 
 BLOCK = extrude("top", rectangle(2, 2), 1.0)
@@ -25,7 +26,7 @@ def compare(program, num_exact=25):
     """A cloud against the kernel's solid: where it lies, its normals, and how even it is."""
     solid = kernel.build(program)
     frame = Frame.of_box(*kernel.bounding_box(solid))
-    cloud = sample_boundary(program, 4096, 0)
+    cloud = sample_boundary(program, 4096, generator(0))
     assert cloud.dtype == np.float32
     assert cloud.shape == (4096, 6)
     beside = 1e-5 * frame.scale * cloud[:num_exact, 3:].astype(float)
@@ -33,7 +34,7 @@ def compare(program, num_exact=25):
     assert [in_solid(solid, point) for point in cloud[:num_exact, :3] + beside] == [False] * num_exact
     mesh = kernel.tessellate(solid, FINE * frame.scale).normalised(frame)
     cloud[:, :3] = (cloud[:, :3] - frame.centre) / frame.scale
-    reference, other = sample_surface(mesh, 4096, 1), sample_surface(mesh, 4096, 2)
+    reference, other = sample_surface(mesh, 4096, generator(1)), sample_surface(mesh, 4096, generator(2))
     noise = chamfer(other, reference)["chamfer_l1_mean"]
     assert chamfer(cloud, reference)["chamfer_l1_mean"] == pytest.approx(noise, rel=0.05)
     # What lies in a plane across an axis is as much of the one as of the other.
@@ -73,7 +74,7 @@ def share(cloud, axis, at):
 
 def test_round_sides_have_normals_that_point_away():
     tube = CadProgram((extrude("top", [Profile(circle(4), (circle(2),))], 3.0),))
-    cloud = sample_boundary(tube, 20_000, 0).astype(float)
+    cloud = sample_boundary(tube, 20_000, generator(0)).astype(float)
     radius, side = np.linalg.norm(cloud[:, :2], axis=1), np.abs(cloud[:, 5]) < 0.5
     area = 2 * math.pi * (2 + 1) * 3
     assert side.mean() == pytest.approx(area / (area + 2 * math.pi * (4 - 1)), abs=0.01)
@@ -102,7 +103,7 @@ def test_round_sides_have_normals_that_point_away():
 )
 def test_no_face_is_counted_twice_and_none_is_within(extrudes):
     """Each makes the same block of 2 by 2 by 1."""
-    cloud = sample_boundary(CadProgram(tuple(extrudes)), 8000, 0)
+    cloud = sample_boundary(CadProgram(tuple(extrudes)), 8000, generator(0))
     on = {(axis, at): share(cloud, axis, at) for axis, at in ((0, -1), (0, 1), (1, -1), (1, 1), (2, 0), (2, 1))}
     assert sum(on.values()) == pytest.approx(1, abs=2e-3)
     assert [on[2, 0], on[2, 1]] == pytest.approx([0.25, 0.25], abs=0.015)
@@ -114,10 +115,10 @@ def test_no_face_is_counted_twice_and_none_is_within(extrudes):
 
 def test_a_cloud_is_the_same_every_time_and_another_by_another_seed():
     program = synthesis.make_part(0, 0, ("pulley",)).program
-    first = sample_boundary(program, 500, 3)
-    assert first.tobytes() == sample_boundary(program, 500, 3).tobytes()
-    assert (first != sample_boundary(program, 500, 4)).any()
-    assert len(sample_boundary(program, 1, 0)) == 1
+    first = sample_boundary(program, 500, generator(3))
+    assert first.tobytes() == sample_boundary(program, 500, generator(3)).tobytes()
+    assert (first != sample_boundary(program, 500, generator(4))).any()
+    assert len(sample_boundary(program, 1, generator(0))) == 1
 
 
 def test_a_turned_program_has_as_even_a_cloud():
@@ -127,7 +128,7 @@ def test_a_turned_program_has_as_even_a_cloud():
 def test_a_small_rest_of_large_prisms_is_found():
     corner = extrude("right", rectangle(0.1, 0.1, 0.95, 0.95), symmetric(9), INTERSECT)
     small = extrude("front", rectangle(0.1, 0.1, 0.95, 0.95), symmetric(9), INTERSECT)
-    cloud = sample_boundary(CadProgram((BLOCK, corner, small)), 600, 0)
+    cloud = sample_boundary(CadProgram((BLOCK, corner, small)), 600, generator(0))
     assert cloud[:, :3].min(axis=0) == pytest.approx((0.9, 0.9, 0.9), abs=0.01)
     assert cloud[:, :3].max(axis=0) == pytest.approx((1, 1, 1), abs=0.01)
 
@@ -143,4 +144,4 @@ def test_a_small_rest_of_large_prisms_is_found():
 )
 def test_what_has_no_surface_has_a_reason(extrudes, reason):
     with pytest.raises(RejectError, match=reason):
-        sample_boundary(CadProgram(tuple(extrudes)), 64, 0)
+        sample_boundary(CadProgram(tuple(extrudes)), 64, generator(0))

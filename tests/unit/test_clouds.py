@@ -18,6 +18,7 @@ from pipeline.cad.solids.sampling import sample_surface
 from pipeline.generation.inputs import read_inputs
 from pipeline.geometry.draw import normalised_mesh
 from pipeline.runtime.errors import RejectError, UserError
+from pipeline.runtime.seeds import generator
 
 PROGRAM = synthesis.make_part(0, 0, ("flange",)).program
 NUM_POINTS = 2048
@@ -46,7 +47,7 @@ def test_a_users_cloud_is_normalised_and_gets_normals():
 
 @pytest.mark.parametrize("noise", [0.0, 0.003])
 def test_a_large_cloud_is_thinned_and_its_normals_are_right(mesh, noise):
-    true = sample_surface(mesh, 100_000, seed=1).astype(np.float64)
+    true = sample_surface(mesh, 100_000, generator(1)).astype(np.float64)
     cloud = true[:, :3] + np.random.default_rng(0).normal(size=(len(true), 3)) * noise
     cloud = cloud[np.lexsort(cloud.T)]  # as a scanner writes it: from one end to the other
     points = normalise_points(cloud)
@@ -146,7 +147,7 @@ def written(folder, true):
 
 
 def test_a_cloud_is_the_same_in_every_format(mesh, tmp_path):
-    true = sample_surface(mesh, 3000, seed=1)
+    true = sample_surface(mesh, 3000, generator(1))
     given, estimated = normalise_points(true), normalise_points(true[:, :3].round(6))
     for path, has_normals in written(tmp_path, true):
         said: list[str] = []
@@ -178,7 +179,7 @@ def test_a_mesh_or_step_is_sampled_as_the_corpus_is(mesh, frame, tmp_path, suffi
     path = tmp_path / f"part.{suffix}"
     convert(ConvertTask(PROGRAM, path))
     scan = read_scan(path, NUM_POINTS)
-    true, other = (sample_surface(mesh, NUM_POINTS, seed) for seed in (1, 2))
+    true, other = (sample_surface(mesh, NUM_POINTS, generator(seed)) for seed in (1, 2))
     assert scan.points.shape == true.shape
     assert chamfer(scan.points, true)["chamfer_l1_mean"] < 1.1 * chamfer(other, true)["chamfer_l1_mean"]
     _, nearest = trimesh.PointCloud(true[:, :3]).kdtree.query(scan.points[:, :3])
@@ -273,7 +274,7 @@ def test_a_text_without_points_is_told(text):
 
 
 def test_a_scan_in_millimetres_is_noticed(mesh):
-    points = sample_surface(mesh, 500, seed=1)
+    points = sample_surface(mesh, 500, generator(1))
     for scale, notes in ((0.05, 0), (50.0, 1)):
         said = []
         read_inputs("", points * [scale, scale, scale, 1, 1, 1], [], 256, said.append)

@@ -32,6 +32,7 @@ from pipeline.metrics.sequence import commands, sequence_accuracy
 from pipeline.metrics.statistics import OF_SOLIDS, interval, summarise
 from pipeline.report.charts import disturbance_chart
 from pipeline.runtime.errors import RejectError, UserError
+from pipeline.runtime.seeds import generator
 from tests.unit.sandboxed import hangs_on_a
 
 PLATE = CadProgram((extrude("top", [Profile(rectangle(2, 2), (circle(0.8),))], symmetric(0.2)),))
@@ -59,7 +60,7 @@ def test_chamfer_by_both_conventions():
 
 
 def test_cloud_metrics_equal_a_plain_computation_on_fifty_pairs():
-    clouds = [sample_surface(normalised_mesh(part(number)), 300, number) for number in range(51)]
+    clouds = [sample_surface(normalised_mesh(part(number)), 300, generator(number)) for number in range(51)]
     for first, second in itertools.pairwise(clouds):
         distances = cdist(first[:, :3].astype(float), second[:, :3].astype(float))
         there, back = distances.min(axis=1), distances.min(axis=0)
@@ -108,11 +109,11 @@ def test_distances_to_a_surface_are_exact_and_free_of_sampling_noise():
     points = np.array([[0, 0, 1.5], [2, 0, 0], [2, 2, 0], [2, 2, 2], [0.3, 0.2, 0.9], [0.1, -0.7, 1.0]])
     expected = [0.5, 1, np.sqrt(2), np.sqrt(3), 0.1, 0]
     assert to_surface(points, mesh) == pytest.approx(expected, abs=1e-9)
-    assert misfit(sample_surface(mesh, 2048, 4), mesh) < 1e-3
+    assert misfit(sample_surface(mesh, 2048, generator(4)), mesh) < 1e-3
 
 
 def test_no_answer_is_a_point_in_the_middle():
-    found = no_answer_metrics(sample_surface(kernel.tessellate(kernel.build(box(2, 2, 2)), 0.01), 4000, 0))
+    found = no_answer_metrics(sample_surface(kernel.tessellate(kernel.build(box(2, 2, 2)), 0.01), 4000, generator(0)))
     assert 1 < found["chamfer_l1_mean"] < np.sqrt(3)
     assert (found["f_score_005"], found["volumetric_iou"], found["normal_consistency"]) == (0, 0, 0)
 
@@ -120,7 +121,7 @@ def test_no_answer_is_a_point_in_the_middle():
 def test_a_body_in_two_pieces_has_a_segment_error():
     pieces = CadProgram((extrude("top", [Profile(rectangle(0.5, 2, x)) for x in (-0.7, 0.7)], symmetric(0.2)),))
     one, two = (Body.of(kernel.tessellate(kernel.build(p), 0.01)) for p in (PLATE, pieces))
-    found = compare(two, one, sample_surface(one.mesh, 500, 0), 500, 0)
+    found = compare(two, one, sample_surface(one.mesh, 500, generator(0)), 500, 0)
     assert (found["segments"], found["segment_error"], found["dangling_edge_length"]) == (2, 1, 0)
     assert found["flux_enclosure_error"] == pytest.approx(0, abs=1e-6)
     assert 0.4 < found["volumetric_iou"] < 0.7
@@ -129,14 +130,14 @@ def test_a_body_in_two_pieces_has_a_segment_error():
 def test_a_solid_that_does_not_close_has_an_iou_of_zero_and_an_open_truth_none():
     whole = Body.of(kernel.tessellate(kernel.build(PLATE), 0.01))
     opened = Body.of(replace(whole.mesh, triangles=whole.mesh.triangles[1:], faces=whole.mesh.faces[1:]))
-    points = sample_surface(whole.mesh, 500, 0)
+    points = sample_surface(whole.mesh, 500, generator(0))
     assert compare(opened, whole, points, 500, 0)["volumetric_iou"] == 0
     assert compare(whole, opened, points, 500, 0)["volumetric_iou"] is None
 
 
 def task(program, truth):
     true_tokens = tuple(CODEC.encode(truth).tolist())
-    points = sample_surface(normalised_mesh(truth), 2000, 1)
+    points = sample_surface(normalised_mesh(truth), 2000, generator(1))
     return AssessTask(tuple(CODEC.encode(program).tolist()), true_tokens, 8, points, 1000, 0, 64)
 
 
@@ -171,7 +172,7 @@ def test_files_of_a_generated_program_have_its_topology(tmp_path, suffix):
 def test_errors_are_the_distances_of_true_points_to_what_was_built():
     wide, narrow = box(2, 2, 2), box(2, 2, 1)
     tokens = [tuple(CODEC.encode(program, volume).tolist()) for program, volume in ((wide, 8.0), (narrow, 4.0))]
-    points = sample_surface(normalised_mesh(wide), 3000, 0)
+    points = sample_surface(normalised_mesh(wide), 3000, generator(1))
     found = assess(AssessTask(tokens[1], tokens[0], 8, points, 200, 0, 32))["errors"]
     assert len(found) == MAX_POINTS
     expected = np.maximum(np.abs(points[:MAX_POINTS, 2]) - 0.5, 0)
@@ -354,12 +355,12 @@ def test_what_cannot_be_matched_is_told(folders, case):
 
 
 def test_disturbed_clouds_are_what_they_say():
-    cloud = sample_surface(normalised_mesh(PLATE), 4000, 0)
-    moved = noisy(cloud, 0.03, 1)
+    cloud = sample_surface(normalised_mesh(PLATE), 4000, generator(0))
+    moved = noisy(cloud, 0.03, generator(1))
     assert (moved[:, :3] - cloud[:, :3]).std() == pytest.approx(0.03, rel=0.05)
     assert (moved[:, 3:] == cloud[:, 3:]).all()
-    assert len(thinned(cloud, 0.8, 1)) == 800
-    assert len(thinned(cloud, 0.999, 1)) == 16
+    assert len(thinned(cloud, 0.8, generator(1))) == 800
+    assert len(thinned(cloud, 0.999, generator(1))) == 16
 
 
 def test_a_quarter_turn_takes_x_to_y():

@@ -21,6 +21,7 @@ from pipeline.generation.select import build_candidate, select
 from pipeline.geometry.draw import DEFLECTION
 from pipeline.model.inputs import collate
 from pipeline.runtime.errors import RejectError, UserError
+from pipeline.runtime.seeds import generator
 from tests.unit.conftest import GRAMMAR, inputs
 
 CODEC = Codec(8)
@@ -127,7 +128,7 @@ def sandbox():
 
 
 def cloud_of(tokens, seed=5):
-    return sample_surface(kernel.tessellate(kernel.build(CODEC.decode(tokens)), DEFLECTION), 1024, seed)
+    return sample_surface(kernel.tessellate(kernel.build(CODEC.decode(tokens)), DEFLECTION), 1024, generator(seed))
 
 
 def test_the_candidate_nearest_to_the_cloud_is_chosen(sandbox):

@@ -22,6 +22,7 @@ from pipeline.decoding.sampling import SeededSampling
 from pipeline.geometry.draw import DEFLECTION
 from pipeline.model.inputs import collate
 from pipeline.runtime.errors import RejectError
+from pipeline.runtime.seeds import generator
 from pipeline.settings.curriculum import Rollouts
 from pipeline.training.geometry import Rollout, advantages, at_once, figures_of, policy_batches
 from pipeline.training.optimizer import make_optimizer
@@ -93,19 +94,24 @@ def test_what_is_written_at_once_fits():
     assert batches == [[4], [1, 3], [2, 0, 5]]
 
 
+def drawing(seeds):
+    return [generator(seed) for seed in seeds]
+
+
 def test_a_seed_alone_decides_what_is_drawn_for_a_prompt(model):
     prompts, seeds = prompts_of(model), [5, 6, 7, 8]
-    together = generate_tokens(model, prompts, SAMPLED, seeds)
-    alone = [generate_tokens(model, [prompt], SAMPLED, [seed])[0] for prompt, seed in zip(prompts, seeds, strict=True)]
+    together = generate_tokens(model, prompts, SAMPLED, drawing(seeds))
+    pairs = zip(prompts, seeds, strict=True)
+    alone = [generate_tokens(model, [prompt], SAMPLED, drawing([seed]))[0] for prompt, seed in pairs]
     assert together == alone
-    again = generate_tokens(model, [prompts[0]] * 8, SAMPLED, range(8))
+    again = generate_tokens(model, [prompts[0]] * 8, SAMPLED, drawing(range(8)))
     assert again[5] == together[0]
     assert len({tuple(tokens) for (tokens,) in again}) > 1
 
 
 def test_seeds_draw_from_the_softmax_at_the_temperature():
     scores = torch.tensor([0.3, -torch.inf, 1.2, -0.5]).repeat(20_000, 1)
-    drawn = SeededSampling(range(20_000), 0.5)(torch.zeros(0), scores).argmax(dim=1)
+    drawn = SeededSampling(drawing(range(20_000)), 0.5)(torch.zeros(0), scores).argmax(dim=1)
     shares = torch.bincount(drawn, minlength=4) / len(drawn)
     torch.testing.assert_close(shares, (scores[0] / 0.5).softmax(0), atol=0.01, rtol=0)
 
@@ -115,7 +121,7 @@ def test_choices_are_those_that_the_model_had(model, monkeypatch):
     allowed = GrammarProcessor.allowed
     with monkeypatch.context() as patch:
         patch.setattr(GrammarProcessor, "allowed", lambda self, rows: seen.append(allowed(self, rows)) or seen[-1])
-        ((tokens,),) = generate_tokens(model, prompts_of(model)[:1], SAMPLED, [3])
+        ((tokens,),) = generate_tokens(model, prompts_of(model)[:1], SAMPLED, drawing([3]))
     assert np.array_equal(choices(GRAMMAR, tokens, SAMPLED.max_new_tokens), np.concatenate(seen))
 
 
@@ -129,7 +135,7 @@ def test_the_loss_is_that_of_the_policy_that_wrote(model, smoke):
     """Log-probabilities among the tokens that were allowed, at the temperature, times advantages."""
     rollouts, parallel = Rollouts(temperature=0.8, max_new_tokens=24), Parallel(smoke.training)
     prompt = prompts_of(model)[3]
-    programs = [tuple(tokens) for (tokens,) in generate_tokens(model, [prompt] * 2, SAMPLED, [0, 1])]
+    programs = [tuple(tokens) for (tokens,) in generate_tokens(model, [prompt] * 2, SAMPLED, drawing([0, 1]))]
     expected = []
     for tokens in programs:
         batch = collate([replace(prompt, program=tokens)], model.num_tokens())
@@ -150,7 +156,8 @@ def test_the_loss_is_that_of_the_policy_that_wrote(model, smoke):
 def test_an_update_makes_the_better_program_likelier(model, smoke):
     rollouts, parallel = Rollouts(max_new_tokens=24), Parallel(smoke.training)
     prompt = prompts_of(model)[1]
-    better, worse = (tuple(t) for (t,) in generate_tokens(model, [prompt] * 2, Decoding(24, temperature=1.0), [0, 1]))
+    written = generate_tokens(model, [prompt] * 2, Decoding(24, temperature=1.0), drawing([0, 1]))
+    better, worse = (tuple(tokens) for (tokens,) in written)
     group = [Rollout(better, Reward(0.9, 0.9, True)), Rollout(worse, Reward(0.1, 0.1, True))]
     followed = [(prompt, *each) for each in advantages(group).items()]
     before = policy_losses(model, rollouts, parallel, prompt, (better, worse))

@@ -52,7 +52,7 @@ SHEET = (step(Operation.NEW, -1, 1, (box(-127, -100, 127, 100), (ring(30, 50, 20
 
 
 def cloud_of(form, count=4096, noise=0.0, seed=0):
-    cloud = boundary.sample_boundary(program_of(CODEC, form), count, seed).astype(float)
+    cloud = boundary.sample_boundary(program_of(CODEC, form), count, np.random.default_rng(seed)).astype(float)
     rng = np.random.default_rng(seed)
     cloud[:, :3] += rng.normal(size=(len(cloud), 3)) * noise
     cloud[:, 3:] += rng.normal(size=(len(cloud), 3)) * 5 * noise

@@ -19,6 +19,7 @@ from pipeline.cad.solids.mesh import Mesh, Surface, flat_mesh
 from pipeline.cad.solids.sampling import sample_surface
 from pipeline.cad.solids.sandbox import Failure, Sandbox
 from pipeline.runtime.errors import RejectError
+from pipeline.runtime.seeds import generator
 
 TIMEOUT_S, MEMORY_MIB = 60.0, 4096  # of a STEP file
 
@@ -75,7 +76,7 @@ def read_scan(source: str | Path | np.ndarray, num_points: int, say: Callable[[s
     if isinstance(found, np.ndarray):
         return _cloud(found, str(path), say)
     surface = _outward(found.normalised(found.frame))
-    points = sample_surface(flat_mesh(surface), num_points, seed=0)
+    points = sample_surface(flat_mesh(surface), num_points, generator("scan"))
     say(f"{path}: {len(surface.triangles):,} triangles, {num_points:,} points drawn from them")
     return Scan(points, found.frame)
 
@@ -128,4 +129,4 @@ def sample_step(task: SampleTask) -> tuple[np.ndarray, Frame]:
     shape = read_step(task.path)
     frame = Frame.of_box(*kernel.bounding_box(shape))
     mesh: Mesh = kernel.tessellate(shape, DEFLECTION * frame.scale).normalised(frame)
-    return sample_surface(mesh, task.num_points, seed=0), frame
+    return sample_surface(mesh, task.num_points, generator("scan")), frame

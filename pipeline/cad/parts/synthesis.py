@@ -15,6 +15,7 @@ from pipeline.cad.parts.draft import Draft
 from pipeline.cad.parts.general.sequences import extrusions
 from pipeline.cad.parts.general.words import draft_of
 from pipeline.runtime.errors import UserError
+from pipeline.runtime.seeds import plain_generator
 
 MM = 1e-3
 FAMILIES: dict[str, Callable[[random.Random], Draft]] = {
@@ -61,11 +62,11 @@ def make_part(seed: int, number: int, families: tuple[str, ...], general_share: 
     Args:
         general_share: of the parts are of no family. What the others are does not depend on it.
     """
-    if random.Random(f"{seed}/{number}/kind").random() < general_share:
-        rng = random.Random(f"{seed}/{number}/general")
+    if plain_generator(seed, number, "kind").random() < general_share:
+        rng = plain_generator(seed, number, "general")
         draft = draft_of(rng, extrusions(rng))
     else:
-        rng = random.Random(f"{seed}/{number}")
+        rng = plain_generator(seed, number)
         draft = FAMILIES[families[number % len(families)]](rng)
     text = captions.caption(rng, draft.body, draft.features, draft.size_mm)
     millimetres = CadProgram(tuple(draft.extrudes))

@@ -93,7 +93,7 @@ class _Faces:
         return points, normals, self.prisms.take(face)
 
 
-def sample_boundary(program: CadProgram, num_points: int, seed: int) -> np.ndarray:
+def sample_boundary(program: CadProgram, num_points: int, rng: np.random.Generator) -> np.ndarray:
     """Draw points uniformly by area on the surface of the solid that the program describes.
 
     Returns:
@@ -102,7 +102,6 @@ def sample_boundary(program: CadProgram, num_points: int, seed: int) -> np.ndarr
     Raises:
         RejectError: ``degenerate_extrusion``, or ``empty_solid`` where the operations leave nothing.
     """
-    rng = np.random.default_rng(seed)
     prisms = Prisms.of(program.extrudes)
     operations = operations_of(program)
     faces = _Faces.of(prisms)

@@ -7,6 +7,7 @@ import numpy as np
 
 from pipeline.cad.solids.normals import estimate_normals
 from pipeline.runtime.errors import RejectError
+from pipeline.runtime.seeds import generator
 
 DENSE = 32_768  # points of a larger cloud without normals that get them: thin walls are then some points thick
 LOOKED_AT = 1_000_000  # points that say how the surface lies about them
@@ -49,12 +50,12 @@ def normalise_points(points: np.ndarray) -> np.ndarray:
 def _with_normals(xyz: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """A cloud, thinned where it is large, and its normals."""
     if len(xyz) > LOOKED_AT:
-        xyz = draw_points(xyz, LOOKED_AT, seed=0)
+        xyz = draw_points(xyz, LOOKED_AT, generator("looked at"))
     different, which = np.unique(xyz, axis=0, return_inverse=True)
     if np.linalg.matrix_rank(different - different.mean(axis=0), tol=1e-6 * np.sqrt(len(different))) < 2:
         raise RejectError("bad_points", "all points lie on a line")
     if len(different) > DENSE:
-        different = np.random.default_rng(0).permutation(different)
+        different = generator("dense").permutation(different)
         return different[:DENSE], estimate_normals(different, DENSE)
     if len(different) < len(xyz):
         return xyz, estimate_normals(different)[which]
@@ -73,9 +74,9 @@ def check_normals(points: np.ndarray) -> None:
             raise RejectError("bad_points", "columns 4 to 6 are no unit normals; leave them out")
 
 
-def draw_points(cloud: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """So many of a cloud's points by a seed, one of them more than once only where there are fewer."""
-    return cloud[np.random.default_rng(seed).choice(len(cloud), count, replace=len(cloud) < count)]
+def draw_points(cloud: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """So many of a cloud's points, one of them more than once only where there are fewer."""
+    return cloud[rng.choice(len(cloud), count, replace=len(cloud) < count)]
 
 
 def read_array(data: bytes, name: str) -> np.ndarray:

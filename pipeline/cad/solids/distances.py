@@ -4,6 +4,7 @@ import numpy as np
 
 from pipeline.cad.solids.mesh import Mesh
 from pipeline.cad.solids.sampling import sample_triangles
+from pipeline.runtime.seeds import generator
 
 NUM_SAMPLES = 8192  # on a surface, to find the triangles near a point
 TRIED = 8  # of them, for each point
@@ -44,7 +45,7 @@ def to_surface(points: np.ndarray, mesh: Mesh) -> np.ndarray:
     """
     from scipy.spatial import cKDTree
 
-    samples, owners = sample_triangles(mesh, NUM_SAMPLES, seed=0)
+    samples, owners = sample_triangles(mesh, NUM_SAMPLES, generator("to surface"))
     _, nearby = cKDTree(samples[:, :3]).query(points[:, :3], k=TRIED)
     corners = mesh.vertices[mesh.triangles[owners[nearby]]]  # (N, TRIED, 3, 3)
     return np.asarray(_to_triangles(points[:, None, :3], corners).min(axis=1))
@@ -76,6 +77,6 @@ def misfit(cloud: np.ndarray, mesh: Mesh) -> float:
 
     tree = cKDTree(cloud[:, :3])
     spacing = float(np.quantile(tree.query(cloud[:, :3], k=2)[0][:, 1], 0.99))
-    samples, _ = sample_triangles(mesh, len(cloud), seed=0)
+    samples, _ = sample_triangles(mesh, len(cloud), generator("misfit"))
     beyond = np.maximum(tree.query(samples[:, :3])[0] - spacing, 0)
     return float(to_surface(cloud, mesh).mean() + beyond.mean())

@@ -4,6 +4,8 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.runtime.seeds import generator
+
 NEIGHBOURS = 10  # that a point is compared with
 FITTED = 64  # of a dense cloud's points, that a plane is laid through
 FLAT = 0.05  # thickness over width, squared, up to which points lie in a plane
@@ -111,7 +113,7 @@ def _signs(tree: Any, patch: np.ndarray, normals: np.ndarray) -> np.ndarray:
 def _votes(xyz: np.ndarray, normals: np.ndarray, patch: np.ndarray, sizes: np.ndarray, spacing: float) -> np.ndarray:
     """For each patch how many more of its rays run outside along the normals than against them."""
     votes = np.zeros(len(sizes))
-    rng = np.random.default_rng(0)
+    rng = generator("votes")
     members = np.split(np.argsort(patch, kind="stable"), np.cumsum(sizes)[:-1])
     for number in np.flatnonzero(sizes >= SMALL_PATCH):
         for at in rng.choice(members[number], min(sizes[number], VOTERS), replace=False):

@@ -10,7 +10,7 @@ REACH = 1.05  # of the cube that points are drawn from; the solid reaches to 1
 NEAR = (0.01, 0.04)  # standard deviations of the distance to the surface, half of the near points each
 
 
-def sample_occupancy(mesh: Mesh, num_points: int, seed: int) -> np.ndarray:
+def sample_occupancy(mesh: Mesh, num_points: int, rng: np.random.Generator) -> np.ndarray:
     """Half of the points anywhere, half near the surface, as Michelangelo draws them (arXiv 2306.17115, section 4).
 
     Args:
@@ -19,9 +19,8 @@ def sample_occupancy(mesh: Mesh, num_points: int, seed: int) -> np.ndarray:
     Returns:
         (num_points, 4) float32: xyz, and 1 inside, 0 outside.
     """
-    rng = np.random.default_rng([seed, 1])
     near = num_points // 2
-    surface = sample_surface(mesh, near, seed + 1)[:, :3]
+    surface = sample_surface(mesh, near, rng)[:, :3]
     surface = surface + rng.normal(size=(near, 3)) * np.resize(NEAR, near)[:, None]
     anywhere = rng.uniform(-REACH, REACH, (num_points - near, 3))
     xyz = np.concatenate([surface, anywhere]).astype(np.float32)

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.runtime.seeds import generator
+
 DELTAS = (0.001, 0.004, 0.016, 0.064)  # from the surface, where points beside it are looked at
 OF_ROOM = (0.03, 0.1, 0.25, 0.5)  # of the wall's thickness, or the gap's width, at most
 BLURRED = 2.5  # of the noise: a smaller distance tells nothing
@@ -67,7 +69,7 @@ class Evidence:
         """
         from scipy.spatial import cKDTree
 
-        rng = np.random.default_rng(seed)
+        rng = generator(seed, "evidence")
         cloud = cloud.astype(np.float64)
         xyz, normals = cloud[:, :3], cloud[:, 3:]
         tree = cKDTree(xyz)

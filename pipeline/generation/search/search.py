@@ -24,6 +24,7 @@ from pipeline.generation.search.proposals import Proposer
 from pipeline.generation.search.vouch import VouchTask, vouch
 from pipeline.runtime import interrupt
 from pipeline.runtime.errors import RejectError
+from pipeline.runtime.seeds import digest, generator
 
 CHAINS = 4
 ROUND = 500  # judgements of a chain, after which chains are compared
@@ -84,7 +85,7 @@ class RoundTask:
     bits: int
     chain: Chain
     judgements: int
-    seed: tuple[int, ...]
+    seed: int
     warmth: float
     deadline: float
 
@@ -101,7 +102,7 @@ def work(task: RoundTask | VouchTask) -> Chain | float:
     """What a process does for search: a round, or a solid."""
     if isinstance(task, VouchTask):
         return vouch(task)
-    searcher, rng = searcher_of(task.evidence, task.bits), np.random.default_rng(task.seed)
+    searcher, rng = searcher_of(task.evidence, task.bits), generator(task.seed)
     return searcher.run(task.chain, task.judgements, rng, task.warmth, task.deadline)
 
 
@@ -178,7 +179,7 @@ class Search:
     ) -> None:
         self.codec, self.seed, self.sandbox, self.show = Codec(bits), seed, sandbox, show
         if len(cloud) > MOST_POINTS:
-            cloud = draw_points(cloud, MOST_POINTS, seed)
+            cloud = draw_points(cloud, MOST_POINTS, generator(seed, "searched"))
         self.evidence = Evidence.of(cloud, NUM_VOLUME, NUM_SURFACE, seed)
         searcher = searcher_of(self.evidence, bits)
         self.judge, self.thorough = searcher.judge, searcher.thorough
@@ -222,9 +223,10 @@ class Search:
     def _round(self, chains: list[Chain], number: int, budget: Budget) -> list[Chain]:
         """Every chain's round."""
         each = min(ROUND, -(-(budget.judgements - self.judged) // len(chains)))
+        seeds = [digest(self.seed, "round", number, i) for i in range(len(chains))]
         tasks = [
-            RoundTask(self.evidence, self.codec.bits, chain, each, (self.seed, number, i), WARMTH[i], budget.deadline)
-            for i, chain in enumerate(chains)
+            RoundTask(self.evidence, self.codec.bits, chain, each, seed, warmth, budget.deadline)
+            for chain, seed, warmth in zip(chains, seeds, WARMTH)
         ]
         found = []
         for chain, result in zip(chains, self.sandbox.map(tasks)):
