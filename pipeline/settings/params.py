@@ -10,7 +10,7 @@ from pipeline.runtime.errors import UserError
 from pipeline.settings.curriculum import CurriculumStage
 from pipeline.settings.data import Codec, Data, Features, Geometry, Kernel, Models
 from pipeline.settings.recipes import Pretraining
-from pipeline.settings.section import Positive, Section, validated
+from pipeline.settings.section import Positive, Section, Seed, validated
 from pipeline.settings.training import ModelParams, Training
 from pipeline.settings.yaml_files import plain, read_yaml
 
@@ -65,7 +65,7 @@ class Params(Section):
     """All of params.yaml."""
 
     preset: str = Field(description="the preset this file was made from")
-    seed: Annotated[int, Field(ge=0)]
+    seed: Seed
     models: Models
     data: Data
     codec: Codec

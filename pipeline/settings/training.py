@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from pipeline.settings.section import Fraction, Positive, Section
+from pipeline.settings.section import Fraction, Positive, Section, Seed
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 Quantization = Literal["none", "nf4"]
@@ -51,9 +51,7 @@ class ModelParams(Section):
 class Training(Section):
     """What all curriculum stages share."""
 
-    seed: Annotated[int, Field(ge=0)] = Field(
-        description="added to `seed` in training alone: other runs on the same data"
-    )
+    seed: Seed | None = Field(description="of training alone: another run on the same data; null: the one above all")
     batch_size: Positive = Field(
         description="samples of an optimizer step, over all processes; an epoch is divided evenly, so a few less"
     )

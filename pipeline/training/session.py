@@ -105,8 +105,8 @@ def make_model(
                 f"{place.stage.init_from} was trained with codec.bits {model.grammar.bits}, not {p.codec.bits}"
             )
     else:
-        seed = p.seed + p.training.seed
-        model = CadMllmModel(MODELS / "llm", p.model, Grammar(p.codec.bits), seed, dtype, quantization, device)
+        grammar = Grammar(p.codec.bits)
+        model = CadMllmModel(MODELS / "llm", p.model, grammar, _seed(p), dtype, quantization, device)
     for modality, folder in place.features.items():
         manifest = Manifest.read(folder)
         shape = tuple(manifest.fields[f"{modality}.npy"]["shape"])
@@ -150,7 +150,7 @@ def _job(session: Session, model: CadMllmModel, data: dict[str, TrainingData]) -
         training=p.training,
         train=data["train"],
         validation=data["validation"],
-        seed=p.seed + p.training.seed,
+        seed=_seed(p),
         scratch=scratch,
         parallel=parallel,
         save_best=save_best,
@@ -217,6 +217,10 @@ def _lineage(session: Session, validation: dict[str, float], steps: int) -> dict
 def _sections(p: Params, place: Place) -> dict[str, Any]:
     """The parameters that training depends on."""
     return {"model": p.model, "training": p.training, "codec": p.codec, "seed": p.seed, "stage": place.stage}
+
+
+def _seed(p: Params) -> int:
+    return p.seed if p.training.seed is None else p.training.seed
 
 
 def _libraries(p: Params) -> dict[str, str]:
