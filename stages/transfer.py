@@ -5,16 +5,16 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from pipeline.curriculum.place import Place, find_stage, find_trained
+from pipeline.curriculum.place import Place, find_trained
 from pipeline.evaluation.setup import make_evaluator, measuring
 from pipeline.runtime.atomic import atomic_folder, publish, write_text
 from pipeline.runtime.commands import long_running
-from pipeline.runtime.fingerprint import sha256_file
+from pipeline.runtime.fingerprint import sha256_file, sha256_folder
 from pipeline.runtime.progress import Display, display
 from pipeline.runtime.scratch import clean
 from pipeline.settings import params
 from pipeline.settings.params import Params
-from pipeline.settings.places import CORPUS, EVALUATIONS, METRICS, MODELS, SKIPPED, TRANSFER, Folders
+from pipeline.settings.places import CHECKPOINTS, CORPUS, EVALUATIONS, METRICS, MODELS, SKIPPED, TRANSFER, Folders
 from pipeline.shards.manifest import MANIFEST, Manifest
 
 
@@ -59,7 +59,7 @@ def _measure(p: Params, place: Place, show: Display) -> None:
     from pipeline.evaluation.transfer import prepare_real
     from pipeline.runtime.device import choose_device
 
-    dataset = open_dataset(real_path(p).absolute())
+    dataset, first = open_dataset(real_path(p).absolute()), find_trained(p, next(iter(p.curriculum)))
     limits = p.evaluation.model_copy(update={"num_test_models": p.transfer.num_test_models})
     sections: dict[str, Any] = {
         "evaluation": limits,
@@ -70,15 +70,19 @@ def _measure(p: Params, place: Place, show: Display) -> None:
         "geometry": p.geometry,
         "features": p.features,
         "encoders": sha256_file(MODELS / MANIFEST),
+        "first_stage": first.stage,
+        "first_checkpoint": sha256_folder(CHECKPOINTS / first.name),
     }
     with measuring("transfer", p, place, __name__, sections) as scratch:
         device, workers = choose_device(p.training.device), params.num_workers()
         folders = prepare_real(p, list(place.features), MODELS, CORPUS, device, scratch, workers, show)
+        first_loss = _first_loss(p, first, place, folders, scratch)  # first, so that one model is in memory at a time
         evaluator, _ = make_evaluator(p, place, scratch / "generated", limits, folders)
         show.say(f"{len(evaluator.rows)} test models, on {evaluator.model.device}")
         with evaluator:
             figures = measure(evaluator, evaluator.test, show)
-        figures["retention_text"] = _retention(p, figures, folders, scratch)
+        text = figures["combinations"].get("text", {})
+        figures["retention_text"] = None if first_loss is None else text["validation_loss"] / first_loss
         figures["corpus"] = Manifest.read(folders.corpus, "corpus").details["counts"]
         both = len(folders.features) == 2
         figures["retrieval"] = retrieval_figures(folders, MODELS, p.seed, num_models=500) if both else {}
@@ -87,20 +91,14 @@ def _measure(p: Params, place: Place, show: Display) -> None:
         clean(scratch)
 
 
-def _retention(p: Params, figures: dict[str, Any], folders: Folders, scratch: Path) -> float | None:
-    """Text-only loss on these models over that of the curriculum's first stage."""
-    from pipeline.training.parallel import Parallel
-    from pipeline.training.validation import validate
-
-    first = find_stage(p, next(iter(p.curriculum)))
-    if len(p.curriculum) < 2 or not all("text" in each for each in (first.stage.combinations, figures["combinations"])):
+def _first_loss(p: Params, first: Place, place: Place, folders: Folders, scratch: Path) -> float | None:
+    """Text-only loss of the curriculum's first stage on these models; None where there is nothing to compare."""
+    if len(p.curriculum) < 2 or not all("text" in each.stage.combinations for each in (first, place)):
         return None
     shown = Folders(folders.corpus, folders.geometry, {name: folders.features[name] for name in first.features})
     evaluator, _ = make_evaluator(p, first, scratch / "first", p.evaluation, shown)
-    with evaluator, Parallel(p.training) as parallel:
-        model = evaluator.model
-        before = validate(model, evaluator.test, first.stage, p.training, model.num_tokens(), p.seed, parallel)
-    return float(figures["combinations"]["text"]["validation_loss"]) / before["text"]
+    with evaluator:
+        return evaluator.losses(evaluator.test)["text"]
 
 
 def _write(figures: dict[str, Any]) -> None:

@@ -207,6 +207,16 @@ class Evaluator:
         found = self._batch_by_batch("syntax", self.rows, well_formed)
         return sum(found) / len(found)
 
+    def losses(self, data: TrainingData) -> dict[str, float]:
+        """Validation loss for each combination of the stage."""
+        model, setting = self.model, self.setting
+
+        def validated() -> dict[str, float]:
+            parallel = Parallel(setting.training)
+            return validate(model, data, setting.stage, setting.training, model.num_tokens(), setting.seed, parallel)
+
+        return self.kept("validation", validated)
+
     def _batch_by_batch(self, name: str, rows: Sequence[int], make: Callable[[int, Sequence[int]], list[T]]) -> list[T]:
         """What is made of rows that are decoded together, given how many come before; each batch is kept in scratch."""
         size, found = self.setting.evaluation.batch_size, []
@@ -335,15 +345,8 @@ def evaluate(
         input; what share is well-formed without the grammar, of the first combination; and between which bounds
         chamfer distances lie.
     """
-    model, setting = evaluator.model, evaluator.setting
-    stage, limits = setting.stage, setting.evaluation
-
-    def validated() -> dict[str, float]:
-        parallel = Parallel(setting.training)
-        return validate(model, validation, stage, setting.training, model.num_tokens(), setting.seed, parallel)
-
-    losses = evaluator.kept("validation", validated)
-    names, rows = list(stage.combinations), evaluator.rows
+    limits, losses = evaluator.setting.evaluation, evaluator.losses(validation)
+    names, rows = list(evaluator.setting.stage.combinations), evaluator.rows
     conditions = conditioning_cases(names) if limits.conditioning and len(rows) > 1 else {}
     total = len(names) + len(conditions) + int(limits.completion) + 1
     figures, lines = {}, {}

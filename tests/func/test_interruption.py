@@ -13,6 +13,7 @@ from pipeline.cad.parts import synthesis
 from pipeline.cad.solids.boundary import sample_boundary
 from pipeline.curriculum.log import read_log
 from pipeline.runtime.seeds import generator
+from tests.conftest import shared
 from tests.func.conftest import ranks
 from tests.func.wandb_files import wandb_runs
 
@@ -76,6 +77,23 @@ def test_an_evaluation_that_is_killed_repeats_the_batch_at_hand_alone(copy):
     assert contents(out) == before
     assert copy.read("metrics/evaluate/stage3_all.json") == figures
     assert not list((copy.folder / "scratch/evaluation-stage3_all").glob("[!.]*"))
+
+
+def test_transfer_that_is_killed_repeats_neither_the_first_stages_loss_nor_a_batch(copy):
+    copy.change("path: data/raw ", f"path: {shared('omnicad/json').parent} ")
+    command, out = ("cadmllm", "transfer"), copy.folder / "evaluations/transfer"
+    copy.call(*command[1:])
+    before, figures = contents(out), copy.read("metrics/transfer.json")
+    work = "transfer-stage3_all/*"
+    kill_when(copy, command, scratch_has(copy, f"{work}/generated/parts/text/000000.json"), signal.SIGKILL)
+    kept = {path: path.stat().st_mtime_ns for path in (copy.folder / "scratch").glob(f"{work}/*/parts/**/*.json")}
+    names = {path.relative_to(path.parents[2]).as_posix() for path in kept if path.parent.name == "parts"}
+    assert names == {"first/parts/validation.json", "generated/parts/validation.json"}
+    kill_when(copy, command, scratch_has(copy, f"{work}/generated/parts/text+point_cloud/000000.json"), signal.SIGKILL)
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept, "what was finished was not made again"
+    copy.call(*command[1:])
+    assert contents(out) == before
+    assert copy.read("metrics/transfer.json") == figures
 
 
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
