@@ -1,4 +1,4 @@
-"""The ``cadmllm`` app: one command for each DVC stage, and the tools around them."""
+"""The ``cadmllm`` app: one command for each pipeline stage, and the tools around them."""
 
 from collections.abc import Callable
 from typing import Annotated, Any

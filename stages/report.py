@@ -35,7 +35,7 @@ def report() -> None:
     with display("report") as show:
         results = [read_result(name, CHECKPOINTS / name, METRICS, EVALUATIONS / name) for name in p.curriculum]
         folders = {"corpus": CORPUS, "geometry": GEOMETRY}
-        rejects = {step: reasons(read_rejects(folder)) for step, folder in folders.items()}
+        rejects = {name: reasons(read_rejects(folder)) for name, folder in folders.items()}
         try:
             worse, found, real = (
                 json.loads((METRICS / f"{name}.json").read_text(encoding="utf-8"))

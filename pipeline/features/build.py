@@ -130,13 +130,13 @@ def make_shard(featurizer: Featurizer, reader: ShardReader, path: Path, dtype: s
     A sample that cannot be read, or whose embeddings are not finite, is left out and listed.
     """
     rejects: list[Reject] = []
-    step, rows = f"features/{featurizer.modality}", reader.rows_of(path.name)
+    pipeline_stage, rows = f"features/{featurizer.modality}", reader.rows_of(path.name)
 
     def load(row: int) -> Tensor | Reject:
         try:
             return featurizer.load(reader, row)
         except (UserError, OSError, ValueError, SyntaxError) as error:
-            return Reject(reader.key(row), step, "unreadable_input", str(error))
+            return Reject(reader.key(row), pipeline_stage, "unreadable_input", str(error))
 
     def batches() -> Iterator[tuple[list[str], Tensor]]:
         with ThreadPoolExecutor(READERS) as pool:
@@ -161,7 +161,7 @@ def make_shard(featurizer: Featurizer, reader: ShardReader, path: Path, dtype: s
                     if np.isfinite(tokens).all():
                         yield key, embeddings.members(member_of(featurizer.modality), tokens, dtype)
                     else:
-                        rejects.append(Reject(key, step, "not_finite"))
+                        rejects.append(Reject(key, pipeline_stage, "not_finite"))
 
     return FinishedShard(write_shard(path, samples()), tuple(sorted(rejects)))
 

@@ -53,7 +53,7 @@ def verify_folder(
     unknown = sorted(set(expected or ()) - known)
     faults += [Fault(name, "is missing, and the manifest does not know it") for name in unknown]
     foreign = (path.name for path in sorted(folder.glob("*.tar")) if path.name not in known)
-    return faults + [Fault(name, "is not in the manifest: no stage wrote it here") for name in foreign]
+    return faults + [Fault(name, "is not in the manifest: `cadmllm features` did not write it") for name in foreign]
 
 
 def _expected_keys(folder: Path, corpus: Path, upstream: tuple[Path, ...]) -> dict[str, tuple[list[str], set[str]]]:

@@ -26,7 +26,7 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise UserError(f"{path} is missing: {path.parent} is not a checkpoint, or its stage has not run") from error
+        raise UserError(f"{path} is missing: {path.parent} is not a checkpoint, or its stage is not trained") from error
     except ValueError as error:
         raise UserError(f"{path} is damaged: {error}") from error
 

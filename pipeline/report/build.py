@@ -63,7 +63,7 @@ class ReportInputs:
 
     Attributes:
         corpus: the corpus manifest's details.
-        rejects: reasons and counts, by step.
+        rejects: reasons and counts, by pipeline stage.
         models: the models manifest.
         robustness: figures by disturbance and level.
         retrieval: how well clouds and pictures find each other; empty where the encoders come without heads.

@@ -26,9 +26,9 @@ class RejectError(Exception):
 
 @dataclass(frozen=True, slots=True, order=True)
 class Reject:
-    """A model that cannot be used, and why."""
+    """A model that cannot be used, why, and which pipeline stage left it out: the kind of the manifest beside."""
 
     id: str
-    step: str
+    pipeline_stage: str
     reason: str
     detail: str = ""

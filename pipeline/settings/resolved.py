@@ -16,7 +16,7 @@ def read_models(folder: Path) -> dict[str, Any]:
     """The manifest of resolved models.
 
     Raises:
-        UserError: the stage has not run.
+        UserError: ``cadmllm models`` has not run.
     """
     path = folder / MANIFEST
     try:

@@ -19,7 +19,7 @@ from pipeline.runtime.scratch import clean
 from pipeline.shards.index import shard_rows, write_index
 from pipeline.shards.manifest import Manifest, Shard, write_rejects
 
-SHARDS = "shards"  # in the folder of a stage that makes such: what is published of it
+SHARDS = "shards"  # in the folder of a pipeline stage that makes such: what is published of it
 RECORD, ROWS = ".done.json", ".rows.npy"
 
 

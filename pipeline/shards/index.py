@@ -69,7 +69,9 @@ def _program_columns(path: Path, samples: Mapping[str, Mapping[str, Place]]) -> 
             counts.append((length, statistics["num_extrudes"], statistics["num_curves"]))
             captions.append((text.index(caption), len(caption)))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{path}: {key} is no sample of a corpus ({error!r}); run its stage again") from error
+            raise UserError(
+                f"{path}: {key} is no sample of a corpus ({error!r}); run its pipeline stage again"
+            ) from error
     columns = dict(zip(COUNTS, np.array(counts, "<i4").T, strict=True))
     return {"id": np.array(ids, "S"), **columns, "caption": np.array(captions, "<i4")}
 
@@ -132,7 +134,7 @@ def open_index(folder: Path, manifest: Manifest) -> np.ndarray:
             index: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
             return index.view(np.ndarray)  # numpy's own class for maps takes twice as long for a row
     except FileNotFoundError as error:
-        raise UserError(f"{path} is missing; run its stage again") from error
+        raise UserError(f"{path} is missing; run its pipeline stage again") from error
     except (ValueError, OSError) as error:
-        raise UserError(f"{path} is damaged ({error}); run its stage again") from error
-    raise UserError(f"{path} is damaged, or not of the shards in {MANIFEST} beside it; run its stage again")
+        raise UserError(f"{path} is damaged ({error}); run its pipeline stage again") from error
+    raise UserError(f"{path} is damaged, or not of the shards in {MANIFEST} beside it; run its pipeline stage again")

@@ -75,16 +75,16 @@ class Manifest:
             if version != SCHEMA_VERSION:
                 raise UserError(
                     f"{path} was made by another version of this program: it has schema version {version}, not "
-                    f"{SCHEMA_VERSION}; run its stage again"
+                    f"{SCHEMA_VERSION}; run its pipeline stage again"
                 )
             shards = tuple(Shard(**shard) for shard in document.pop("shards"))
             manifest = cls(**document, shards=shards)
         except FileNotFoundError as error:
             raise UserError(
-                f"{path} is missing: {folder} is not a folder of shards, or its stage has not run"
+                f"{path} is missing: {folder} is not a folder of shards, or its pipeline stage has not run"
             ) from error
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{path} is damaged ({error}); run its stage again") from error
+            raise UserError(f"{path} is damaged ({error}); run its pipeline stage again") from error
         if kind is not None and manifest.kind != kind:
             raise UserError(f"{folder} holds {manifest.kind}, not {kind}")
         return manifest
@@ -98,16 +98,17 @@ def write_rejects(folder: Path, rejects: Iterable[Reject]) -> None:
     """
     with atomic_open(folder / REJECTS) as file:
         table = csv.writer(file, lineterminator="\n")
-        table.writerow(["id", "step", "reason", "detail"])
+        table.writerow(["id", "pipeline_stage", "reason", "detail"])
         for r in rejects:
-            row = r.id, r.step, r.reason, r.detail
+            row = r.id, r.pipeline_stage, r.reason, r.detail
             table.writerow([text.encode(errors="backslashreplace").decode() for text in row])
 
 
 def read_rejects(folder: Path) -> list[Reject]:
-    """Read ``rejects.csv``."""
+    """Read ``rejects.csv``, whatever its columns were called when it was written."""
     with open(folder / REJECTS, encoding="utf-8", newline="") as file:
-        return [Reject(**row) for row in csv.DictReader(file)]
+        _, *rows = csv.reader(file)
+    return [Reject(*row) for row in rows]
 
 
 def reasons(rejects: Iterable[Reject]) -> dict[str, int]:

@@ -42,10 +42,10 @@ class ShardReader:
         for shard in self.manifest.shards:
             path = folder / shard.name
             if not path.is_file():
-                raise UserError(f"{path} is missing; run its stage again")
+                raise UserError(f"{path} is missing; run its pipeline stage again")
             if path.stat().st_size != shard.bytes:
                 raise UserError(
-                    f"{path} has {path.stat().st_size} bytes, {shard.bytes} were written; run its stage again"
+                    f"{path} has {path.stat().st_size} bytes, {shard.bytes} were written; run its pipeline stage again"
                 )
         self.index = open_index(folder, self.manifest)
         self._ends = self.manifest.ends
@@ -127,7 +127,9 @@ class ShardReader:
         each = dtype.itemsize * int(np.prod(shape))
         header = header_bytes((number, *shape), field["dtype"])
         if place[1] != header + number * each:
-            raise UserError(f"{self._name(row, member)} has not the shape that the manifest says; run its stage again")
+            raise UserError(
+                f"{self._name(row, member)} has not the shape that the manifest says; run its pipeline stage again"
+            )
         tar, begin = self._tar(row), place[0] + header
         read = b"".join(tar.read((begin + part * each, each)) for part in parts)
         return np.frombuffer(read, dtype).reshape(len(parts), *shape)

@@ -25,7 +25,7 @@ class TarFile:
         try:
             self.fd = os.open(path, os.O_RDONLY)
         except FileNotFoundError as error:
-            raise UserError(f"{path} is missing; run its stage again") from error
+            raise UserError(f"{path} is missing; run its pipeline stage again") from error
 
     def __del__(self) -> None:
         if hasattr(self, "fd"):
@@ -41,7 +41,7 @@ class TarFile:
         # Read, not mapped: pages of a map would count as this process' memory.
         data = os.pread(self.fd, size, offset)
         if len(data) < size:
-            raise UserError(f"{self.path} is cut off; run its stage again")
+            raise UserError(f"{self.path} is cut off; run its pipeline stage again")
         return data
 
 
@@ -58,9 +58,9 @@ def scan(path: Path) -> dict[str, dict[str, Place]]:
                 key, _, extension = member.name.partition(".")
                 samples.setdefault(key, {})[extension] = member.offset_data, member.size
     except FileNotFoundError as error:
-        raise UserError(f"{path} is missing; run its stage again") from error
+        raise UserError(f"{path} is missing; run its pipeline stage again") from error
     except (tarfile.TarError, ValueError, OSError) as error:
-        raise UserError(f"{path} is damaged ({error}); run its stage again") from error
+        raise UserError(f"{path} is damaged ({error}); run its pipeline stage again") from error
     return samples
 
 

@@ -1,1 +1,1 @@
-"""The ``models`` stage: weights from wherever they are, in folders that hold all that later stages read."""
+"""The ``models`` stage: weights from wherever they are, in folders that hold all that later pipeline stages read."""

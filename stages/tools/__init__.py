@@ -1,1 +1,1 @@
-"""Commands that are no stage of the pipeline."""
+"""Commands that are no pipeline stage."""

@@ -130,7 +130,7 @@ def fit(p: Params, memory: int, gpu: int) -> list[str]:
 
 
 def missing_inputs(p: Params) -> list[str]:
-    """What params.yaml names and is not there; else the stage that reads it would find out, maybe hours later."""
+    """What params.yaml names and is not there; else what reads it would find out, maybe hours later."""
     from pipeline.cad.parts.synthesis import check_families
     from pipeline.weights.resolve import local_source
 

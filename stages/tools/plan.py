@@ -25,7 +25,7 @@ def plan(
     sample: Annotated[int, typer.Option(min=2, help="Models that are built to measure.")] = 32,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
-    """Say what every stage will need on this machine, for these models and for all of Omni-CAD."""
+    """Say what every pipeline stage will need on this machine, for these models and for all of Omni-CAD."""
     import tempfile
     from pathlib import Path
 
@@ -67,7 +67,7 @@ def plan(
 
 
 def _print_needs(plan: "Sequence[Needs]") -> None:
-    typer.echo(f"{'stage':24}{'disk':>12}{'time':>12}{'memory':>12}  basis")
+    typer.echo(f"{'pipeline stage':24}{'disk':>12}{'time':>12}{'memory':>12}  basis")
     for needs in plan:
         row = f"{needs.name:24}{_bytes(needs.disk):>12}{_time(needs.seconds):>12}{_bytes(needs.memory):>12}"
         saved = f"; {_bytes(needs.absent)} more with the encoders in the step" if needs.absent else ""

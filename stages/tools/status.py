@@ -50,7 +50,7 @@ def status() -> None:
         for line in partial:
             typer.echo(f"  {line}")
     typer.echo(
-        f"\n{len(names) - len(waiting)} of {len(names)} stages are done"
+        f"\n{len(names) - len(waiting)} of {len(names)} pipeline stages are done"
         + ("; `dvc repro` runs the rest" if waiting else "")
     )
 

@@ -114,7 +114,7 @@ def test_missing_and_damaged_shards_and_checkpoints_are_told(copy):
     shard = copy.folder / "data/features/point_cloud/train-000000.tar"
     data = shard.read_bytes()
     os.truncate(shard, 1000)
-    assert "run its stage again" in refused(copy, "train", "stage2_text_pc")
+    assert "run its pipeline stage again" in refused(copy, "train", "stage2_text_pc")
     assert "train-000000.tar: has changed" in copy.call("verify", code=1)
     shard.unlink()
     assert "is missing" in refused(copy, "train", "stage2_text_pc")

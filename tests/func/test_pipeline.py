@@ -135,7 +135,7 @@ def test_the_report_needs_nothing_else(done):
 
 def test_the_second_time_nothing_runs(done):
     assert "up to date" in done.run("dvc", "repro")
-    assert "15 of 15 stages are done" in done.call("status")
+    assert "15 of 15 pipeline stages are done" in done.call("status")
 
 
 def test_status_answers_while_a_stage_runs(copy):

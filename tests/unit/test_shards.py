@@ -131,7 +131,9 @@ def test_missing_foreign_and_damaged_folders_are_told(folder, tmp_path):
     (folder / "manifest.json").write_text(
         json.dumps({"schema_version": 1, "kind": "corpus", "fields": {}, "details": {}, "shards": []})
     )
-    with pytest.raises(UserError, match=r"another version of this program.* schema version 1.*run its stage again"):
+    with pytest.raises(
+        UserError, match=r"another version of this program.* schema version 1.*run its pipeline stage again"
+    ):
         ShardReader(folder, "corpus")
     (folder / "manifest.json").write_text("{")
     with pytest.raises(UserError, match="damaged"):
@@ -149,7 +151,7 @@ def test_a_damaged_index_is_told_and_not_believed(folder):
     (found,) = verify_folder(folder, 1)
     assert found.shard == INDEX
     path.unlink()
-    with pytest.raises(UserError, match=r"index\.npy is missing; run its stage again"):
+    with pytest.raises(UserError, match=r"index\.npy is missing; run its pipeline stage again"):
         ShardReader(folder, "features/x")
     (found,) = verify_folder(folder, 1)
     assert found.shard == INDEX
@@ -202,6 +204,10 @@ def test_two_of_eight_views_are_a_quarter_of_the_bytes(tmp_path, monkeypatch, dt
 def test_rejects_are_written_in_order_and_read_back(tmp_path):
     rejects = [Reject("b", "corpus", "too_long", 'with "quotes", and\nlines'), Reject("a", "corpus", "bad_id")]
     write_rejects(tmp_path, sorted(rejects))
+    assert read_rejects(tmp_path) == sorted(rejects)
+    text = (tmp_path / "rejects.csv").read_text()
+    assert text.startswith("id,pipeline_stage,reason,detail\na,corpus,bad_id,\n")
+    (tmp_path / "rejects.csv").write_text(text.replace("pipeline_stage", "step"))  # as it was called before
     assert read_rejects(tmp_path) == sorted(rejects)
 
 

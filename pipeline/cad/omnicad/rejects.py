@@ -5,7 +5,9 @@ from collections.abc import Iterable, Iterator
 from pipeline.runtime.errors import Reject
 from pipeline.runtime.scratch import temporary_tables
 
-SCHEMA = "CREATE TABLE rejects (id BLOB, step BLOB, reason BLOB, detail BLOB); CREATE INDEX by_id ON rejects (id)"
+SCHEMA = (
+    "CREATE TABLE rejects (id BLOB, pipeline_stage BLOB, reason BLOB, detail BLOB); CREATE INDEX by_id ON rejects (id)"
+)
 
 
 class Rejects:
@@ -16,7 +18,7 @@ class Rejects:
 
     def add(self, reject: Reject) -> None:
         """Take one in."""
-        row = reject.id, reject.step, reject.reason, reject.detail
+        row = reject.id, reject.pipeline_stage, reject.reason, reject.detail
         self._tables.execute("INSERT INTO rejects VALUES (?, ?, ?, ?)", [encoded(text) for text in row])
 
     def extend(self, rejects: Iterable[Reject]) -> None:
@@ -33,7 +35,7 @@ class Rejects:
         return number
 
     def __iter__(self) -> Iterator[Reject]:
-        for row in self._tables.execute("SELECT * FROM rejects ORDER BY id, step, reason, detail"):
+        for row in self._tables.execute("SELECT * FROM rejects ORDER BY id, pipeline_stage, reason, detail"):
             yield Reject(*map(decoded, row))
 
     def __contains__(self, reject_id: str) -> bool:

@@ -1,4 +1,4 @@
-"""What DVC sees of a dataset: it follows a link that a stage depends on, but no link inside of a folder."""
+"""What DVC sees of a dataset: it follows a link that a pipeline stage depends on, but no link inside of a folder."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,7 +34,7 @@ def unwatched(path: Path, command: str, folders: Sequence[str] = FOLDERS, above:
 
 
 def _deps(command: str) -> list[Path]:
-    """What is named as it is; none where the user has another pipeline, in which the stage is called otherwise."""
+    """What is named as it is; none where the user has another pipeline, in which it is called otherwise."""
     try:
         deps = read_yaml(PIPELINE)["stages"][command]["deps"]
         return [Path(dep).resolve() for dep in deps if isinstance(dep, str)]
