@@ -109,6 +109,8 @@ def test_all_faults_are_listed_at_once_with_their_keys():
         ),
         (lambda d: d["model"].update(views_per_sample=8) or d["geometry"].update(num_views=2), "views_per_sample"),
         (lambda d: d["data"]["split"].update(test=0.95), "nothing to train on"),
+        (lambda d: d.update(seed=2**63), r"seed: .*less than 9223372036854775808"),
+        (lambda d: d["training"].update(seed=-1), r"training\.seed: .*greater than or equal to 0"),
     ],
 )
 def test_what_does_not_fit_together_is_told(change, message):
