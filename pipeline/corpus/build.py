@@ -6,6 +6,7 @@ Records wait in a journal on disk: splits, duplicates and the order by id are kn
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from itertools import count, groupby, islice
 from pathlib import Path
@@ -70,7 +71,7 @@ def build_corpus(
     num_workers: int,
     progress: Callable[[int, int, str], None],
     required: Sequence[str] = SPLITS,
-    seen: frozenset[str] = frozenset(),
+    seen: AbstractSet[str] = frozenset(),
 ) -> dict[str, Any]:
     """Make the corpus in ``scratch`` and publish it to ``out``.
 
@@ -161,9 +162,13 @@ class _Preparation:
 
     def leave_out(self, known: Iterable[Reject]) -> None:
         """Reject models that could be used."""
-        found = list(known)
-        self.rejects.extend(found)
-        self.selection.leave_out(reject.id for reject in found)
+
+        def rejected() -> Iterator[str]:
+            for reject in known:
+                self.rejects.add(reject)
+                yield reject.id
+
+        self.selection.leave_out(rejected())
 
     def _missing(self, texts: Iterable[tuple[Entry, bytes]], is_prefix: bool) -> Iterator[PrepareTask]:
         bits, tolerance, most = self.codec.bits, self.codec.tolerance, self.data.max_program_tokens

@@ -6,6 +6,7 @@ whatever ``codec`` says: what a network has seen is known in these alone.
 
 import hashlib
 from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
 
 import numpy as np
@@ -32,7 +33,7 @@ def program_hash(tokens: np.ndarray, codec: Codec, program: CadProgram, volume: 
     return hashlib.sha256(tokens.astype("<u2").tobytes()).hexdigest()[:16]
 
 
-def known_to_training(selection: Selection, seen: frozenset[str]) -> Iterator[Reject]:
+def known_to_training(selection: Selection, seen: AbstractSet[str]) -> Iterator[Reject]:
     """Models of validation and test that the train split has too, or that a network has seen.
 
     Args:
