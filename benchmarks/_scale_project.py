@@ -16,6 +16,7 @@ from _common import ROOT
 from pipeline.planning import presets
 from pipeline.settings import params
 from pipeline.settings.places import CORPUS, FEATURES, GEOMETRY, MODELS
+from pipeline.settings.yaml_files import read_yaml
 from pipeline.shards import embeddings
 from pipeline.shards.building import write_manifest
 from pipeline.shards.index import shard_rows
@@ -31,17 +32,15 @@ BEFORE = ("models", "corpus", "geometry", "features@image", "features@point_clou
 
 
 def make_project(folder: Path, data: Path, per_shard: int) -> None:
-    """The code and params of a project that reads the dataset at ``data``, a path in it."""
+    """A project that reads the dataset at ``data``, a path in it, before anything has run.
+
+    Its preset is ``smoke`` with steps of 64 samples, of which the parent's stage takes one.
+    """
     for name in ("pipeline", "stages", "presets", ".dvc"):
         ignored = shutil.ignore_patterns("__pycache__", "cache", "tmp", "config.local")
         shutil.copytree(ROOT / name, folder / name, ignore=ignored)
     for name in ("dvc.yaml", ".dvcignore", ".gitignore"):
         shutil.copy(ROOT / name, folder / name)
-    set_params(folder, data, per_shard, "new")
-
-
-def set_params(folder: Path, data: Path, per_shard: int, text_embeddings: str) -> None:
-    """The preset ``smoke`` with steps of 64 samples, of which the parent's stage takes one."""
     split = {"validation": 0.05, "test": 0.05}
     document = presets.compose("smoke")
     changes: dict[str, Any] = {
@@ -49,7 +48,6 @@ def set_params(folder: Path, data: Path, per_shard: int, text_embeddings: str) -
         "training": {"batch_size": 64},
         "curriculum": {
             PARENT: {"init_from": "models/llm", "epochs": None, "steps": 1},
-            STAGE: {"text_embeddings": text_embeddings},
         },
         "tracking": {"wandb_mode": "offline"},
     }
@@ -109,8 +107,11 @@ def run(folder: Path, *command: str) -> tuple[float, str]:
     return time.perf_counter() - started, done.stdout
 
 
-def first_step(folder: Path) -> float:
+def first_step(folder: Path, text_embeddings: str) -> float:
     """Seconds from ``cadmllm train`` to the line of its first step; then it is stopped."""
+    document = read_yaml(folder / "params.yaml")
+    document["curriculum"][STAGE]["text_embeddings"] = text_embeddings
+    presets.write(document, folder / "params.yaml")
     started = time.perf_counter()
     command = ["cadmllm", "train", STAGE]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=folder, env=_environment(folder)) as process:

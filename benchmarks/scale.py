@@ -1,6 +1,6 @@
 """What ten times as many models take: prints one JSON object, each figure with both numbers of models.
 
-    python benchmarks/scale.py [--models 45000 450000] [--per-shard 1000]
+    python benchmarks/scale.py [--models 45000 450000] [--per-shard 1000] [--starts all new]
 
 For each number there is a project of its own with a dataset of so many tiny models (washers and plates, which differ in
 a caption and in a name). It has a published split that names all of them, and of five models one is a copy of another.
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from pipeline.training.loop import Trainer
 
 DATA = {"folder": Path("data/raw/Omni-CAD"), "zip": Path("data/raw/Omni-CAD.zip")}
+STARTS = {"all": "train_start_all_s", "new": "train_start_s"}  # the project stays as the last one has it
 TRAINED_STEPS = 20
 READ_SAMPLES = 45_000
 
@@ -95,6 +96,13 @@ class Figures:
         print(name, *place, table[last], file=sys.stderr, flush=True)
 
 
+def train_parent() -> None:
+    """``cadmllm train`` of the stage before."""
+    from training import run_command
+
+    run_command(f"train {project.PARENT}")
+
+
 def measure_corpus(folder: Path, kind: str, number: int, figures: Figures) -> None:
     """The corpus stage in a project, which then has what it makes."""
     for name, value in in_child(folder, reading.listing).items():
@@ -103,20 +111,20 @@ def measure_corpus(folder: Path, kind: str, number: int, figures: Figures) -> No
         figures.note(name, value, *["corpus"] * (name == "rss_mib"), kind, number)
 
 
-def measure_training(folder: Path, number: int, figures: Figures, per_shard: int) -> None:
+def measure_training(folder: Path, number: int, figures: Figures, starts: list[str]) -> None:
     """What follows in the project with the folder."""
     for name, value in in_child(folder, reading.kernel).items():
         figures.note(name, value, number)
     in_child(folder, project.make_models)
     in_child(folder, project.make_outs)
-    project.run(folder, "cadmllm", "train", project.PARENT)
+    in_child(folder, train_parent)
     figures.note("train_imports_s", project.imports(folder), number)
-    figures.note("train_start_s", project.first_step(folder), number)
+    for text_embeddings, name in STARTS.items():
+        if text_embeddings in starts:
+            figures.note(name, project.first_step(folder, text_embeddings), number)
     for name, value in in_child(folder, train).items():
         figures.note(name, value, *["train"] * (name == "rss_mib"), number)
     figures.note("repro_noop_s", project.repro_nothing(folder), number)
-    project.set_params(folder, DATA["folder"], per_shard, "all")
-    figures.note("train_start_all_s", project.first_step(folder), number)
 
 
 def main() -> None:
@@ -124,7 +132,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", type=int, nargs="+", default=[45_000, 450_000])
     parser.add_argument("--per-shard", type=int, default=1_000)
-    arguments = parse(parser, models=[200], per_shard=50)
+    parser.add_argument("--starts", nargs="+", choices=STARTS, default=list(STARTS), help="``text_embeddings``")
+    arguments = parse(parser, models=[200], per_shard=50, starts=["new"])
     figures = Figures()
     for number in arguments.models:
         for kind, path in DATA.items():
@@ -134,7 +143,7 @@ def main() -> None:
                 (reading.make_folder if kind == "folder" else reading.make_zip)(folder / path, number)
                 measure_corpus(folder, kind, number, figures)
                 if kind == "folder":
-                    measure_training(folder, number, figures, arguments.per_shard)
+                    measure_training(folder, number, figures, arguments.starts)
     print(json.dumps(figures.found))
 
 
