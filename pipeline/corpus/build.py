@@ -22,7 +22,7 @@ from pipeline.cad.omnicad.listing import Entry, Listing, base_model
 from pipeline.cad.omnicad.rejects import Rejects
 from pipeline.cad.parts import describe
 from pipeline.cad.solids.sandbox import Failure, Sandbox
-from pipeline.corpus.duplicates import known_to_training
+from pipeline.corpus.duplicates import leave_out_known
 from pipeline.corpus.prepare import PrepareTask, model_id, prepare, read_texts
 from pipeline.corpus.selection import Selection
 from pipeline.corpus.splits import SPLITS
@@ -100,7 +100,7 @@ def build_corpus(
         if data.prefixes:
             work.prepare_prefixes(entries, progress)
         if data.duplicates == "drop":
-            work.leave_out(known_to_training(selection, seen))
+            leave_out_known(selection, seen, rejects)
         counts = _counts(selection, rejects)
         if empty := [split for split in required if not counts["splits"][split]]:
             raise EmptySplitError(empty, counts)
@@ -159,16 +159,6 @@ class _Preparation:
         prefixes = _prefixes((self.journal[identity] for identity in train), self.data.prefixes)
         new = ((entry, text) for entry, text in prefixes if not (entry.id in self.rejects or entry.id in entries))
         self.prepare_all(new, is_prefix=True)
-
-    def leave_out(self, known: Iterable[Reject]) -> None:
-        """Reject models that could be used."""
-
-        def rejected() -> Iterator[str]:
-            for reject in known:
-                self.rejects.add(reject)
-                yield reject.id
-
-        self.selection.leave_out(rejected())
 
     def _missing(self, texts: Iterable[tuple[Entry, bytes]], is_prefix: bool) -> Iterator[PrepareTask]:
         bits, tolerance, most = self.codec.bits, self.codec.tolerance, self.data.max_program_tokens

@@ -13,6 +13,7 @@ import numpy as np
 
 from pipeline.cad.language.codec import Codec
 from pipeline.cad.language.program import CadProgram
+from pipeline.cad.omnicad.rejects import Rejects
 from pipeline.corpus.selection import Selection
 from pipeline.runtime.errors import Reject, RejectError
 
@@ -46,3 +47,14 @@ def known_to_training(selection: Selection, seen: AbstractSet[str]) -> Iterator[
                 yield Reject(entry_id, "corpus", "duplicate_of_train", detail)
             elif program in seen:
                 yield Reject(entry_id, "corpus", "seen_in_training", "a network was trained on the same program")
+
+
+def leave_out_known(selection: Selection, seen: AbstractSet[str], rejects: Rejects) -> None:
+    """Reject what ``known_to_training`` finds, as it is found."""
+
+    def found() -> Iterator[str]:
+        for reject in known_to_training(selection, seen):
+            rejects.add(reject)
+            yield reject.id
+
+    selection.leave_out(found())
