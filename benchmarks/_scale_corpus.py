@@ -4,7 +4,6 @@ import functools
 import hashlib
 import json
 import time
-import zipfile
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -21,6 +20,7 @@ from pipeline.cad.parts import synthesis
 from pipeline.cad.solids.sandbox import Sandbox, cores
 from pipeline.corpus import build
 from pipeline.corpus.prepare import PrepareTask, prepare, read_texts
+from pipeline.corpus.zip_writer import zip_writer
 from pipeline.settings import params
 from pipeline.settings.places import CORPUS
 
@@ -64,9 +64,9 @@ def make_folder(folder: Path, number: int) -> None:
 def make_zip(path: Path, number: int) -> None:
     """The dataset as a zip."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+    with open(path, "wb") as file, zip_writer(file) as add:
         for name, text in dataset_files(number):
-            archive.writestr(name, text)
+            add(name, text.encode())
 
 
 @functools.lru_cache(maxsize=PARTS)

@@ -113,12 +113,12 @@ def measure_corpus(folder: Path, kind: str, number: int, figures: Figures) -> No
 
 def measure_training(folder: Path, number: int, figures: Figures, starts: list[str]) -> None:
     """What follows in the project with the folder."""
-    for name, value in in_child(folder, reading.kernel).items():
-        figures.note(name, value, number)
+    for measure in (reading.kernel, project.imports):
+        for name, value in in_child(folder, measure).items():
+            figures.note(name, value, number)
     in_child(folder, project.make_models)
     in_child(folder, project.make_outs)
     in_child(folder, train_parent)
-    figures.note("train_imports_s", project.imports(folder), number)
     for text_embeddings, name in STARTS.items():
         if text_embeddings in starts:
             figures.note(name, project.first_step(folder, text_embeddings), number)
