@@ -47,9 +47,7 @@ def make_project(folder: Path, data: Path, per_shard: int) -> None:
     changes: dict[str, Any] = {
         "data": {"source": "omnicad", "path": str(data), "shard_size": per_shard, "split": split},
         "training": {"batch_size": 64},
-        "curriculum": {
-            PARENT: {"init_from": "models/llm", "epochs": None, "steps": 1},
-        },
+        "curriculum": {PARENT: {"init_from": "models/llm", "epochs": None, "steps": 1}},
         "tracking": {"wandb_mode": "offline"},
     }
     presets.merge(document, changes, "")
