@@ -6,6 +6,7 @@ Records wait in a journal on disk: splits, duplicates and the order by id are kn
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from itertools import count, groupby, islice
 from pathlib import Path
@@ -21,7 +22,7 @@ from pipeline.cad.omnicad.listing import Entry, Listing, base_model
 from pipeline.cad.omnicad.rejects import Rejects
 from pipeline.cad.parts import describe
 from pipeline.cad.solids.sandbox import Failure, Sandbox
-from pipeline.corpus.duplicates import known_to_training
+from pipeline.corpus.duplicates import leave_out_known
 from pipeline.corpus.prepare import PrepareTask, model_id, prepare, read_texts
 from pipeline.corpus.selection import Selection
 from pipeline.corpus.splits import SPLITS
@@ -70,7 +71,7 @@ def build_corpus(
     num_workers: int,
     progress: Callable[[int, int, str], None],
     required: Sequence[str] = SPLITS,
-    seen: frozenset[str] = frozenset(),
+    seen: AbstractSet[str] = frozenset(),
 ) -> dict[str, Any]:
     """Make the corpus in ``scratch`` and publish it to ``out``.
 
@@ -99,7 +100,7 @@ def build_corpus(
         if data.prefixes:
             work.prepare_prefixes(entries, progress)
         if data.duplicates == "drop":
-            work.leave_out(known_to_training(selection, seen))
+            leave_out_known(selection, seen, rejects)
         counts = _counts(selection, rejects)
         if empty := [split for split in required if not counts["splits"][split]]:
             raise EmptySplitError(empty, counts)
@@ -158,12 +159,6 @@ class _Preparation:
         prefixes = _prefixes((self.journal[identity] for identity in train), self.data.prefixes)
         new = ((entry, text) for entry, text in prefixes if not (entry.id in self.rejects or entry.id in entries))
         self.prepare_all(new, is_prefix=True)
-
-    def leave_out(self, known: Iterable[Reject]) -> None:
-        """Reject models that could be used."""
-        found = list(known)
-        self.rejects.extend(found)
-        self.selection.leave_out(reject.id for reject in found)
 
     def _missing(self, texts: Iterable[tuple[Entry, bytes]], is_prefix: bool) -> Iterator[PrepareTask]:
         bits, tolerance, most = self.codec.bits, self.codec.tolerance, self.data.max_program_tokens

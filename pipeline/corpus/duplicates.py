@@ -6,12 +6,14 @@ whatever ``codec`` says: what a network has seen is known in these alone.
 
 import hashlib
 from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
 
 import numpy as np
 
 from pipeline.cad.language.codec import Codec
 from pipeline.cad.language.program import CadProgram
+from pipeline.cad.omnicad.rejects import Rejects
 from pipeline.corpus.selection import Selection
 from pipeline.runtime.errors import Reject, RejectError
 
@@ -32,7 +34,7 @@ def program_hash(tokens: np.ndarray, codec: Codec, program: CadProgram, volume: 
     return hashlib.sha256(tokens.astype("<u2").tobytes()).hexdigest()[:16]
 
 
-def known_to_training(selection: Selection, seen: frozenset[str]) -> Iterator[Reject]:
+def known_to_training(selection: Selection, seen: AbstractSet[str]) -> Iterator[Reject]:
     """Models of validation and test that the train split has too, or that a network has seen.
 
     Args:
@@ -45,3 +47,14 @@ def known_to_training(selection: Selection, seen: frozenset[str]) -> Iterator[Re
                 yield Reject(entry_id, "corpus", "duplicate_of_train", detail)
             elif program in seen:
                 yield Reject(entry_id, "corpus", "seen_in_training", "a network was trained on the same program")
+
+
+def leave_out_known(selection: Selection, seen: AbstractSet[str], rejects: Rejects) -> None:
+    """Reject what ``known_to_training`` finds, as it is found."""
+
+    def found() -> Iterator[str]:
+        for reject in known_to_training(selection, seen):
+            rejects.add(reject)
+            yield reject.id
+
+    selection.leave_out(found())

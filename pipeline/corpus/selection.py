@@ -13,6 +13,7 @@ CREATE TABLE models (id TEXT PRIMARY KEY, base TEXT, program TEXT, identity TEXT
 CREATE INDEX by_program ON models (program);
 CREATE TABLE bases (base TEXT PRIMARY KEY, split TEXT) WITHOUT ROWID;
 CREATE TABLE published (base TEXT PRIMARY KEY, split TEXT) WITHOUT ROWID;
+CREATE TABLE left_out (id TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE VIEW samples AS SELECT models.*, split FROM models JOIN bases USING (base);
 """
 
@@ -69,8 +70,9 @@ class Selection:
         yield from self._tables.execute(query, (split,))
 
     def leave_out(self, ids: Iterable[str]) -> None:
-        """Take models out again."""
-        self._tables.executemany("DELETE FROM models WHERE id = ?", ((each,) for each in ids))
+        """Take models out again; which, may be told from the selection as it was."""
+        self._tables.executemany("INSERT INTO left_out VALUES (?)", ((each,) for each in ids))
+        self._tables.execute("DELETE FROM models WHERE id IN left_out")
 
     def counts(self) -> dict[str, int]:
         """How many models each split has."""

@@ -1,7 +1,6 @@
 """The synthetic corpus, as a zip in Omni-CAD's layout."""
 
 import json
-import zipfile
 from itertools import groupby
 from pathlib import Path
 
@@ -9,6 +8,7 @@ from pipeline.cad.omnicad import documents
 from pipeline.cad.parts import synthesis
 from pipeline.corpus.prepare import model_id
 from pipeline.corpus.splits import drawn_split
+from pipeline.corpus.zip_writer import zip_writer
 from pipeline.runtime import interrupt
 from pipeline.runtime.atomic import atomic_open
 from pipeline.settings.data import Data
@@ -25,12 +25,7 @@ def make_synthetic_zip(path: Path, data: Data, seed: int) -> None:
     every_family = (*settings.families, *settings.unseen_families)
     synthesis.check_families(settings.families)
     synthesis.check_families(every_family)
-    with atomic_open(path, "wb") as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
-
-        def add(name: str, text: str) -> None:
-            # A fixed date: the same parts give the same bytes.
-            archive.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), text, zipfile.ZIP_DEFLATED)
-
+    with atomic_open(path, "wb") as file, zip_writer(file) as add:
         for folder, numbers in groupby(range(settings.num_models), key=lambda number: f"{number // 10000:04d}"):
             captions = []
             for number in numbers:
@@ -40,6 +35,6 @@ def make_synthetic_zip(path: Path, data: Data, seed: int) -> None:
                 families = every_family if is_test else settings.families
                 part = synthesis.make_part(seed, number, families, settings.general)
                 entry_id = model_id(base, part.program)
-                add(f"json/{entry_id}.json", documents.dumps(part.program))
+                add(f"json/{entry_id}.json", documents.dumps(part.program).encode())
                 captions.append({"id": entry_id, "text caption": part.caption})
-            add(f"txt/{folder}.json", json.dumps(captions, indent=1))
+            add(f"txt/{folder}.json", json.dumps(captions, indent=1).encode())

@@ -3,8 +3,10 @@
 The corpus has such a file too, of its train split.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from collections.abc import Set as AbstractSet
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 
@@ -14,15 +16,43 @@ from pipeline.runtime.errors import UserError
 SEEN = "seen_programs.npy"
 
 
+class SeenPrograms(AbstractSet[str]):
+    """A set of hashes, sixteen hex digits each, in 8 bytes each.
+
+    Args:
+        numbers: (N,) uint64, sorted, each once.
+    """
+
+    def __init__(self, numbers: np.ndarray) -> None:
+        self.numbers = numbers
+
+    @classmethod
+    def of(cls, hashes: Iterable[str]) -> Self:
+        """The set of these."""
+        return cls(np.unique(np.fromiter((int(each, 16) for each in hashes), np.uint64)))
+
+    _from_iterable = of  # type: ignore[assignment]  # what unions are made by
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __iter__(self) -> Iterator[str]:
+        return (f"{int(number):016x}" for number in self.numbers)
+
+    def __contains__(self, program: object) -> bool:
+        number = np.uint64(int(str(program), 16))
+        place = np.searchsorted(self.numbers, number)
+        return bool(place < len(self) and self.numbers[place] == number)
+
+
 def write_seen(folder: Path, hashes: Iterable[str]) -> None:
     """Write ``seen_programs.npy``: (N,) uint64, sorted, each once."""
-    numbers = np.unique(np.fromiter((int(each, 16) for each in hashes), np.uint64))
     with atomic_open(folder / SEEN, "wb") as file:
-        np.save(file, numbers, allow_pickle=False)
+        np.save(file, SeenPrograms.of(hashes).numbers, allow_pickle=False)
 
 
-def read_seen(folder: Path, stage: str = "models") -> frozenset[str]:
-    """The hashes that ``write_seen`` wrote, sixteen hex digits each.
+def read_seen(folder: Path, stage: str = "models") -> SeenPrograms:
+    """The hashes that ``write_seen`` wrote.
 
     Args:
         stage: what wrote them.
@@ -32,9 +62,8 @@ def read_seen(folder: Path, stage: str = "models") -> frozenset[str]:
     """
     path = folder / SEEN
     try:
-        numbers = np.load(path, allow_pickle=False)
+        return SeenPrograms(np.load(path, allow_pickle=False))
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing; run `cadmllm {stage}`, which writes it") from error
     except (ValueError, EOFError, OSError) as error:
         raise UserError(f"{path} is damaged ({error}); run `cadmllm {stage}` again") from error
-    return frozenset(f"{number:016x}" for number in numbers.tolist())

@@ -148,6 +148,11 @@ def test_a_list_that_is_missing_or_damaged_is_told(tmp_path):
     write_seen(tmp_path, frozenset({"00000000000000ff", "ffffffffffffffff"}))
     assert read_seen(tmp_path) == {"00000000000000ff", "ffffffffffffffff"}
     assert np.load(tmp_path / SEEN).tolist() == [255, 2**64 - 1]
+    both = read_seen(tmp_path) | frozenset({"0000000000000001"})
+    assert "0000000000000001" in both
+    assert "0000000000000002" not in both
+    assert "00000000000000ff" in both
+    assert both.numbers.tolist() == [1, 255, 2**64 - 1], "eight bytes each"
     (tmp_path / SEEN).write_bytes(b"junk")
     with pytest.raises(UserError, match="damaged"):
         read_seen(tmp_path)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.cad.omnicad.listing import Entry, Listing
+from pipeline.cad.omnicad.published import SPLIT_FILE, read_split
 from pipeline.cad.omnicad.raw_files import RawFile, open_raw, view_name
 from pipeline.cad.omnicad.rejects import Rejects
 from pipeline.runtime.errors import Reject, RejectError, UserError
@@ -16,7 +17,6 @@ from pipeline.settings.data import Data
 
 MODEL = re.compile(r"[^/]+/[^/]+\.json")
 SYNTHETIC_ZIP = "synthetic-omnicad.zip"
-SPLIT_FILE = "raw_train_test_split.json"
 
 
 class Dataset:
@@ -86,19 +86,17 @@ class Dataset:
         return rows
 
     def published_split(self) -> Iterator[tuple[str, str]]:
-        """Base models, each with ``train``, ``validation`` or ``test``, where the dataset has its split file.
+        """As ``read_split``, where the dataset has its split file.
 
-        Of one that is named twice, the last holds.
+        Raises:
+            UserError: that is damaged.
         """
         file = self._files.find(SPLIT_FILE)
         if file is None:
             return
         try:
-            document = json.loads(file.read())
-            for split in ("train", "validation", "test"):
-                for base in document.get(split, []):
-                    yield str(base), split
-        except (ValueError, AttributeError, TypeError, RejectError) as error:
+            yield from read_split(file.read())
+        except (ValueError, RecursionError, RejectError) as error:
             raise UserError(f"{self.path}: {SPLIT_FILE} is damaged: {error}") from error
 
     def point_file(self, entry_id: str) -> RawFile | None:

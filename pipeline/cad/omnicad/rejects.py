@@ -1,6 +1,6 @@
 """What was rejected of a dataset: kept in a temporary file, not in memory."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from pipeline.runtime.errors import Reject
 from pipeline.runtime.scratch import temporary_tables
@@ -20,11 +20,6 @@ class Rejects:
         """Take one in."""
         row = reject.id, reject.pipeline_stage, reject.reason, reject.detail
         self._tables.execute("INSERT INTO rejects VALUES (?, ?, ?, ?)", [encoded(text) for text in row])
-
-    def extend(self, rejects: Iterable[Reject]) -> None:
-        """Take some in."""
-        for reject in rejects:
-            self.add(reject)
 
     def keep_up_to(self, last_id: str) -> None:
         """Forget those whose ids come after this one."""
