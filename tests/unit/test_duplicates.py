@@ -125,9 +125,12 @@ def test_a_split_that_this_empties_is_told(tmp_path):
 
 @pytest.mark.parametrize(
     ("seed", "general", "networks"),
-    [(1000, 0.0, {"shape_encoder", "image_encoder"}), (2000, 0.6, {"shape_encoder", "image_encoder", "language_model"})],
+    [
+        (1000, 0.0, {"shape_encoder", "image_encoder"}),
+        (2000, 0.6, {"shape_encoder", "image_encoder", "language_model"}),
+    ],
 )
-def test_the_shipped_networks_know_what_they_were_trained_on(seed, general, networks):
+def test_shipped_networks_know_what_they_were_trained_on(seed, general, networks):
     """Their lists against parts that their cards tell of, made again."""
     p = parse(compose("pretraining"), "pretraining")
     settings = p.data.synthetic

@@ -131,9 +131,12 @@ def test_damaged_and_missing_files_are_told(tmp_path):
 def test_every_stage_knows_what_can_be_asked_of_it():
     curriculum = params.parse(document(), "x").curriculum
     assert curriculum["stage1_text"].combinations == ("text",)
+    assert curriculum["stage2_text_pc"].combinations == ("text", "text+point_cloud", "point_cloud")
+    assert curriculum["stage3_all"].combinations == COMBINATIONS
+    dropping = yaml_files.plain(presets.compose("paper"))  # its captions are always shown
+    curriculum = params.parse(dropping, "x").curriculum
     assert curriculum["stage2_text_pc"].combinations == ("text", "text+point_cloud")
     assert curriculum["stage3_all"].combinations == COMBINATIONS[:4]
-    dropping = document()
     dropping["curriculum"]["stage3_all"]["modality_dropout"] = {"text": 0.1}
     assert params.parse(dropping, "x").curriculum["stage3_all"].combinations == COMBINATIONS
     document_ = document()
