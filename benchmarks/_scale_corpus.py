@@ -23,7 +23,7 @@ from pipeline.cad.solids.sandbox import Sandbox, cores
 from pipeline.corpus import build
 from pipeline.corpus.prepare import PrepareTask, prepare, read_texts
 from pipeline.planning import presets
-from pipeline.settings.params import Params, parse
+from pipeline.planning.params import Params
 
 RAW = Path("raw")  # the dataset in the folder of a measurement, as a folder or a zip
 PER_FOLDER = 10_000
@@ -78,7 +78,7 @@ def without_kernel(task: PrepareTask) -> dict[str, Any]:
 
 def _params() -> Params:
     os.environ.setdefault("CADMLLM_WORKERS", str(cores()))
-    return parse(presets.compose("smoke"), "smoke")
+    return Params.parse(presets.compose("smoke"), "smoke")
 
 
 def listing() -> dict[str, float]:

@@ -47,7 +47,7 @@ from pipeline.cad.parts import synthesis
 from pipeline.corpus.build import members_of
 from pipeline.corpus.prepare import PrepareTask, model_id, prepare
 from pipeline.planning import presets
-from pipeline.settings import params
+from pipeline.planning.params import Params
 from pipeline.settings.places import CORPUS, FEATURES, MODELS
 from pipeline.shards import embeddings
 from pipeline.shards.building import write_manifest
@@ -73,7 +73,7 @@ def make_project(folder: Path, num_models: int, per_shard: int) -> None:
     document = presets.compose("smoke")
     presets.merge(document, {"training": {"batch_size": 64}}, "")
     presets.write(document, folder / "params.yaml")
-    p = params.load()
+    p = Params.load()
     from pipeline.weights.resolve import build_models
 
     build_models(p.models, p.seed, folder / "scratch", MODELS, lambda *_: None)

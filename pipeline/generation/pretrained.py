@@ -32,7 +32,7 @@ from pipeline.model.checkpoint_folder import check_checkpoint
 from pipeline.model.inputs import Inputs
 from pipeline.runtime.device import DTYPES, choose_device
 from pipeline.runtime.errors import RejectError, UserError
-from pipeline.settings.training import Dtype, Quantization
+from pipeline.settings.computing import Dtype, Quantization
 
 CLOUD_POINTS = 2048  # of an input cloud, that candidates are compared with
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import typer
 
+from pipeline.planning.params import Params
 from pipeline.runtime.commands import command
 from pipeline.runtime.scratch import RECORDS, SCRATCH
-from pipeline.settings import params
 
 BUSY = "runs now, or waits for what does"
 
@@ -19,7 +19,7 @@ def status() -> None:
     from dvc.lock import LockError
     from dvc.repo import Repo
 
-    p = params.load()
+    p = Params.load()
     typer.echo(f"preset {p.preset}, data {p.data.source}, curriculum {' -> '.join(p.curriculum)}")
     try:
         repo = Repo()

@@ -7,11 +7,11 @@ import torch
 from typer.testing import CliRunner
 
 from pipeline.corpus.build import EmptySplitError, build_corpus
+from pipeline.corpus.settings import Split
 from pipeline.corpus.splits import drawn_split
 from pipeline.evaluation.real_models import no_real_models, real_path
 from pipeline.evaluation.transfer import SPLIT, prepare_real
-from pipeline.settings.data import Split
-from pipeline.settings.params import Params
+from pipeline.planning.params import Params
 from pipeline.shards.manifest import Manifest
 from pipeline.shards.reader import CorpusReader
 from pipeline.shards.seen import read_seen, write_seen

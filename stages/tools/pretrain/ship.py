@@ -52,7 +52,7 @@ def ship_all(
         source, scored = PLACES[name]
         scores = {key: value for folder in scored for key, value in _scores(folder).items()}
         minutes = {f"minutes of {step}".replace("_", " "): round(_minutes(step)) for step in STEPS[name]}
-        size = ship(source, to / name, card(name, p, recipe, scores | minutes))
+        size = ship(source, to / name, card(name, p.data.synthetic, p.seed, recipe, scores | minutes))
         typer.echo(f"{to / name}: {size / 1e6:.1f} MB")
 
 
