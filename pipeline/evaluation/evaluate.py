@@ -20,10 +20,11 @@ from pipeline.curriculum.data import TrainingData
 from pipeline.curriculum.plan import Example
 from pipeline.curriculum.schedule import draw_views
 from pipeline.curriculum.settings import MODALITIES, CurriculumStage, Training
-from pipeline.decoding.generate import generate_tokens, score
+from pipeline.decoding.generate import generate_tokens
 from pipeline.decoding.options import Decoding
 from pipeline.evaluation.lines import published
 from pipeline.evaluation.settings import Evaluation
+from pipeline.generation.likelihood import score
 from pipeline.generation.search.search import improved
 from pipeline.generation.select import build_candidate, select
 from pipeline.geometry.draw import sample_seed

@@ -9,8 +9,9 @@ from PIL import Image
 
 import pipeline.runtime.device
 from pipeline.cad.language.codec import Codec
-from pipeline.decoding.generate import Decoding, generate_tokens, score
+from pipeline.decoding.generate import Decoding, generate_tokens
 from pipeline.features.settings import ImageFeatures, PointFeatures
+from pipeline.generation.likelihood import score
 from pipeline.generation.prompt import Encoders
 from pipeline.model import cad_mllm
 from pipeline.model.cad_mllm import CadMllmModel

@@ -127,7 +127,7 @@ def test_where_all_was_trained_on_this_is_why_none_is_measured(tmp_path, trained
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(stage, "find_trained", lambda *_: None)
     monkeypatch.setattr(stage, "_measure", lambda *_: prepare(trained, tmp_path))
-    monkeypatch.setattr("pipeline.settings.params.load", lambda: trained)
+    monkeypatch.setattr("pipeline.settings.params.Sections.load", lambda: trained)
     found = CliRunner().invoke(app, ["transfer"])
     assert found.exit_code == 0, found.output
     assert (tmp_path / "metrics/transfer.json").read_text() == "{}\n"
