@@ -67,6 +67,7 @@ def _reasons(entries: list[Any]) -> list[str]:
         for kind, paths in entry.items():
             what = {"changed deps": "input", "changed outs": "out"}.get(kind, kind)
             reasons += [f"{what} {path} {_verb(state)}" for path, state in _flat(paths)]
+    reasons.sort(key=lambda reason: reason.startswith(("input pipeline/", "input stages/")))  # code last: it is most
     if len(reasons) > 6:
         reasons = [*reasons[:5], f"and {len(reasons) - 5} more"]
     return reasons or ["never ran"]
