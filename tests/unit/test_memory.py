@@ -57,6 +57,15 @@ def test_only_what_helps_here_is_named(smoke):
     assert named(smoke.training.model_copy(update=update), 2, gpu=True) == {"training.tokens_per_batch"}
 
 
+def test_fewer_tokens_help_where_there_are_several(smoke):
+    def named(shapes):
+        lines = for_training(smoke, smoke.curriculum["stage3_all"], shapes, (1, 800), 1, False)
+        return {line.split(":")[0] for line in lines if line.startswith("features.")}
+
+    assert named(SHAPES) == {"features.image.pool", "features.point_cloud.tokens"}
+    assert named({"image": (2, 1, 8), "point_cloud": (1, 8)}) == set()
+
+
 def test_an_encoder_takes_several_models_at_a_time_on_a_gpu_alone(smoke):
     settings = smoke.features.point_cloud
     (more,) = set(remedies("point_cloud", settings, True)) - {*remedies("point_cloud", settings, False)}

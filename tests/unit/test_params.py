@@ -8,11 +8,14 @@ import pytest
 from typer.testing import CliRunner
 
 from pipeline.curriculum.settings import COMBINATIONS
+from pipeline.evaluation.setup import EvaluateParams
 from pipeline.planning import presets
 from pipeline.planning.params import Params
 from pipeline.runtime.errors import UserError
 from pipeline.settings import yaml_files
+from pipeline.training.settings import TrainParams
 from stages.cli import app
+from stages.geometry import GeometryParams
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -117,6 +120,23 @@ def test_what_does_not_fit_together_is_told(change, message):
     change(bad)
     with pytest.raises(UserError, match=message):
         Params.parse(bad, "params.yaml")
+
+
+def test_a_stage_checks_the_sections_that_it_reads_and_passes_over_the_others():
+    given = document()
+    given["evaluation"]["nosuch"] = 1
+    given["model"]["lora"]["r"] = -1
+    assert GeometryParams.parse(given, "params.yaml").data.source == "synthetic"  # of this section, a part
+    for sections, key in ((TrainParams, "model.lora.r: "), (EvaluateParams, "evaluation.nosuch: unknown key")):
+        with pytest.raises(UserError, match=rf"^params.yaml has 1 fault:\n  {re.escape(key)}"):
+            sections.parse(given, "params.yaml")
+
+
+def test_all_parameters_are_shown_with_the_defaults_of_those_that_are_read():
+    shown = TrainParams.parse(document(), "params.yaml").with_document()
+    assert list(shown) == list(document())
+    assert shown["curriculum"]["stage1_text"]["objective"] == "tokens"
+    assert shown["transfer"] == document()["transfer"]
 
 
 def test_damaged_and_missing_files_are_told(tmp_path):

@@ -8,6 +8,7 @@ from ruamel.yaml import YAML
 from pipeline.evaluation.real_models import TransferParams
 from pipeline.evaluation.setup import EvaluateParams, RobustnessParams
 from pipeline.report.settings import ReportParams
+from pipeline.runtime.fingerprint import import_closure
 from pipeline.settings.section import Section
 from pipeline.training.settings import TrainParams
 from stages.corpus import CorpusParams
@@ -135,6 +136,19 @@ def test_nothing_is_encoded_for_training_and_nothing_trained_for_what_follows():
     for rooms, left_alone in ((training, STAGES[:4]), (after, STAGES[:5])):
         for path in (path for path in REPEATED for room in rooms if f"{path}/".startswith(f"pipeline/{room}/")):
             assert {REPEATED[path][stage] for stage in left_alone} == {"."}, path
+
+
+def test_half_done_training_depends_on_the_code_of_its_objective():
+    """Scratch can tell what dvc.yaml cannot."""
+    tokens, geometry = map(import_closure, ("pipeline.training.session", "pipeline.reinforcement.geometry"))
+    assert tokens < geometry
+    own = {
+        name
+        for name in geometry
+        if name.startswith(("pipeline.decoding.", "pipeline.reinforcement.", "pipeline.cad.solids."))
+    }
+    assert {"pipeline.decoding.generate", "pipeline.cad.solids.prisms"} < own
+    assert not own & tokens
 
 
 def parameters(sections):
