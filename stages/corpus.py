@@ -13,7 +13,7 @@ from pipeline.settings.places import CORPUS, MODELS
 from pipeline.settings.section import Seed
 
 
-class CorpusParams(Sections):
+class CorpusSections(Sections):
     """What the stage reads."""
 
     seed: Seed
@@ -29,7 +29,7 @@ def corpus() -> None:
     from pipeline.corpus.build import build_corpus
     from pipeline.shards.seen import read_seen
 
-    p = CorpusParams.load()
+    p = CorpusSections.load()
     sections = {"data": p.data, "codec": p.codec, "kernel": p.kernel, "seed": p.seed}
     inputs = {} if p.data.source == "synthetic" else {"path": str(Path(p.data.path).resolve())}
     hint = unwatched(Path(p.data.path), "corpus", ("json", "txt")) if p.data.source == "omnicad" else None

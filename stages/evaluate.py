@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from pipeline.curriculum.place import find_trained
-from pipeline.evaluation.setup import EvaluateParams, make_evaluator, measuring, own_folders
+from pipeline.evaluation.setup import EvaluateSections, make_evaluator, measuring, own_folders
 from pipeline.model.checkpoint_folder import LINEAGE, read_json
 from pipeline.runtime.atomic import publish, write_text
 from pipeline.runtime.commands import long_running
@@ -20,7 +20,7 @@ def evaluate(
     name: Annotated[str, typer.Argument(metavar="STAGE", help="A stage of `curriculum` whose checkpoint is measured.")],
 ) -> None:
     """Measure a checkpoint: validation loss, valid solids and distances for every combination of modalities."""
-    p = EvaluateParams.load()
+    p = EvaluateSections.load()
     place = find_trained(p.curriculum, name)
     from pipeline.evaluation.evaluate import evaluate as measure
     from pipeline.metrics.summary import stage_summary

@@ -22,7 +22,7 @@ features = typer.Typer(
 )
 
 
-class FeaturesParams(Sections):
+class FeaturesSections(Sections):
     """What the stage reads."""
 
     features: Features
@@ -51,7 +51,7 @@ def encode(
 @long_running
 def run(modality: Modality) -> None:
     """Encode one modality."""
-    p = FeaturesParams.load()
+    p = FeaturesSections.load()
     Manifest.read(GEOMETRY, "geometry")
     settings = getattr(p.features, modality.value)
     inputs = {"encoder": read_models(MODELS)[ENCODERS[modality.value]]["sha256"]}
@@ -115,7 +115,7 @@ def _rebuild(modality: Modality, names: list[str]) -> None:
     foreign = [name for name in names if name not in own]
     if foreign:
         raise UserError(f"{folder / foreign[0]} has no geometry to be made from; remove it")
-    device = choose_device(FeaturesParams.load().training.device)
+    device = choose_device(FeaturesSections.load().training.device)
     made_with = Manifest.read(folder).details.get("libraries", {})
     with display(f"rebuild {modality.value}") as show:
         changed = rebuild_features(modality.value, names, GEOMETRY, MODELS, folder, device, show)

@@ -14,7 +14,7 @@ from pipeline.settings.section import Seed
 from pipeline.shards.manifest import Manifest
 
 
-class GeometryParams(Sections):
+class GeometrySections(Sections):
     """What the stage reads."""
 
     seed: Seed
@@ -26,7 +26,7 @@ class GeometryParams(Sections):
 @long_running
 def geometry() -> None:
     """Build every model's solid and draw points with normals and shaded views to data/geometry/."""
-    p = GeometryParams.load()
+    p = GeometrySections.load()
     Manifest.read(CORPUS, "corpus")
     from pipeline.cad.omnicad.watched import unwatched
     from pipeline.geometry.build import build_geometry

@@ -9,7 +9,7 @@ from pipeline.settings.section import Seed
 from pipeline.weights.settings import Models
 
 
-class ModelsParams(Sections):
+class ModelsSections(Sections):
     """What the stage reads."""
 
     seed: Seed
@@ -21,7 +21,7 @@ def models() -> None:
     """Resolve the language model and the two encoders into models/. After this nothing needs a network."""
     from pipeline.weights.resolve import build_models, local_hashes
 
-    p = ModelsParams.load()
+    p = ModelsSections.load()
     sections = {"models": p.models, "seed": p.seed}
     with (
         display("models") as show,

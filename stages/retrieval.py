@@ -12,7 +12,7 @@ from pipeline.settings.section import Seed
 from pipeline.shards.manifest import Manifest
 
 
-class RetrievalParams(Sections):
+class RetrievalSections(Sections):
     """What the stage reads."""
 
     seed: Seed
@@ -21,7 +21,7 @@ class RetrievalParams(Sections):
 @long_running
 def retrieval() -> None:
     """How often a cloud finds its own pictures among those of 500 models, and pictures their cloud."""
-    p = RetrievalParams.load()
+    p = RetrievalSections.load()
     folders = Folders(CORPUS, GEOMETRY, {modality: FEATURES / modality for modality in ("image", "point_cloud")})
     read_models(MODELS)
     Manifest.read(CORPUS, "corpus")

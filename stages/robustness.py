@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from pipeline.curriculum.place import find_trained
-from pipeline.evaluation.setup import RobustnessParams, make_evaluator, measuring, own_folders
+from pipeline.evaluation.setup import RobustnessSections, make_evaluator, measuring, own_folders
 from pipeline.runtime.atomic import write_text
 from pipeline.runtime.commands import long_running
 from pipeline.runtime.csv_files import csv_text
@@ -16,7 +16,7 @@ from pipeline.settings.places import METRICS, MODELS, PLOTS
 @long_running
 def robustness() -> None:
     """Try the last checkpoint on noisy clouds, clouds with points missing, and parts seen from elsewhere."""
-    p = RobustnessParams.load()
+    p = RobustnessSections.load()
     place = find_trained(p.curriculum, list(p.curriculum)[-1])
     from pipeline.evaluation.robustness import robustness as measure
     from pipeline.evaluation.robustness import table

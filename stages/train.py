@@ -8,7 +8,7 @@ import typer
 from pipeline.curriculum.place import find_stage
 from pipeline.runtime.commands import long_running
 from pipeline.training.launch import launch
-from pipeline.training.settings import TrainParams
+from pipeline.training.settings import TrainSections
 
 
 @long_running
@@ -25,7 +25,7 @@ def train(
 
     Several machines: start `torchrun … -m stages.cli train STAGE` on each, with the project in a folder they share.
     """
-    p = TrainParams.load()
+    p = TrainSections.load()
     place = find_stage(p.curriculum, name)
     if nproc > 1 and "WORLD_SIZE" not in os.environ:
         from pipeline.runtime.device import shared_device

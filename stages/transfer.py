@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.curriculum.place import Place, find_stage, find_trained
-from pipeline.evaluation.real_models import TransferParams, no_real_models, real_path
+from pipeline.evaluation.real_models import TransferSections, no_real_models, real_path
 from pipeline.evaluation.setup import make_evaluator, measuring
 from pipeline.runtime.atomic import atomic_folder, publish, write_text
 from pipeline.runtime.commands import long_running
@@ -24,7 +24,7 @@ def transfer() -> None:
     from pipeline.cad.omnicad.watched import unwatched
     from pipeline.corpus.build import EmptySplitError
 
-    p = TransferParams.load()
+    p = TransferSections.load()
     place = find_trained(p.curriculum, list(p.curriculum)[-1])
     with display("transfer") as show:
         reason, hint = no_real_models(p), None
@@ -45,7 +45,7 @@ def transfer() -> None:
             show.say(hint)
 
 
-def _measure(p: TransferParams, place: Place, show: Display) -> None:
+def _measure(p: TransferSections, place: Place, show: Display) -> None:
     """Measure and publish.
 
     Raises:
@@ -85,7 +85,7 @@ def _measure(p: TransferParams, place: Place, show: Display) -> None:
         clean(scratch)
 
 
-def _retention(p: TransferParams, figures: dict[str, Any], folders: Folders, scratch: Path) -> float | None:
+def _retention(p: TransferSections, figures: dict[str, Any], folders: Folders, scratch: Path) -> float | None:
     """Text-only loss on these models over that of the curriculum's first stage."""
     from pipeline.training.parallel import Parallel
     from pipeline.training.validation import validate

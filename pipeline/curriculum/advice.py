@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.curriculum.schedule import without
-from pipeline.curriculum.settings import CurriculumParams, CurriculumStage
+from pipeline.curriculum.settings import CurriculumSections, CurriculumStage
 
 FLAT = 0.01  # a validation loss that falls by a smaller share did not fall
 Lines = Sequence[Mapping[str, Any]]
@@ -28,7 +28,7 @@ def new_modalities(curriculum: Mapping[str, CurriculumStage], name: str) -> list
     return new
 
 
-def flat_loss_advice(lines: Lines, params: CurriculumParams, name: str) -> str | None:
+def flat_loss_advice(lines: Lines, params: CurriculumSections, name: str) -> str | None:
     """A warning with the document's remedies where a stage hardly learns its new modalities; else None.
 
     Only these are judged: what an earlier stage has taught may well stay where it is. Their loss, the mean over all
@@ -72,7 +72,7 @@ def best_use(losses: Mapping[str, float], modality: str) -> tuple[str, str] | No
     return min(known, key=lambda pair: losses[pair[0]] / losses[pair[1]], default=None)
 
 
-def _remedies(params: CurriculumParams, name: str, flat: Sequence[str], end: Mapping[str, Any]) -> list[str]:
+def _remedies(params: CurriculumSections, name: str, flat: Sequence[str], end: Mapping[str, Any]) -> list[str]:
     stage = params.curriculum[name]
     untrained = [modality for modality in flat if modality not in stage.trained_projectors]
     found = [

@@ -192,7 +192,7 @@ class Training(Device, extra="forbid"):
         return 4.0 if self.dtype == "float32" else 2.0
 
 
-class CurriculumParams(Sections):
+class CurriculumSections(Sections):
     """What all that is done with the curriculum reads."""
 
     seed: Seed

@@ -14,28 +14,28 @@ from pipeline.runtime.scratch import work_folder
 from pipeline.settings import memory, params
 from pipeline.settings.places import CHECKPOINTS, CORPUS, GEOMETRY, MODELS, Folders
 from pipeline.shards.manifest import MANIFEST
-from pipeline.training.settings import TrackedParams
+from pipeline.training.settings import TrackedSections
 
 if TYPE_CHECKING:
     from pipeline.curriculum.data import TrainingData
     from pipeline.evaluation.evaluate import Evaluator
 
 
-class EvaluateParams(TrackedParams):
+class EvaluateSections(TrackedSections):
     """What measuring a checkpoint reads."""
 
     kernel: Kernel
     evaluation: Evaluation
 
 
-class RobustnessParams(EvaluateParams):
+class RobustnessSections(EvaluateSections):
     """And with worse inputs."""
 
     robustness: Robustness
 
 
 @contextmanager
-def measuring(kind: str, p: EvaluateParams, place: Place, module: str, sections: dict[str, Any]) -> Iterator[Path]:
+def measuring(kind: str, p: EvaluateSections, place: Place, module: str, sections: dict[str, Any]) -> Iterator[Path]:
     """The folder of this piece of work: it depends on the sections, the checkpoint and the code that is imported."""
     checkpoint = CHECKPOINTS / place.name
     common = {"training": p.training, "kernel": p.kernel, "seed": p.seed, "stage": place.stage}
@@ -53,7 +53,7 @@ def own_folders(place: Place) -> Folders:
 
 
 def make_evaluator(
-    p: EvaluateParams, place: Place, scratch: Path, limits: Evaluation, folders: Folders
+    p: EvaluateSections, place: Place, scratch: Path, limits: Evaluation, folders: Folders
 ) -> "tuple[Evaluator, TrainingData]":
     """What measures the checkpoint of a curriculum stage on test models, and the validation data."""
     from pipeline.curriculum.data import TrainingData, check_codec

@@ -8,7 +8,7 @@ import torch
 
 from pipeline.corpus.build import build_corpus
 from pipeline.corpus.settings import Split
-from pipeline.evaluation.real_models import TransferParams, real_path
+from pipeline.evaluation.real_models import TransferSections, real_path
 from pipeline.features.build import build_features
 from pipeline.geometry.build import build_geometry
 from pipeline.settings.places import Folders
@@ -19,7 +19,7 @@ Step = Callable[[int, int, str], None]
 
 
 def prepare_real(
-    p: TransferParams,
+    p: TransferSections,
     modalities: Sequence[str],
     models: Path,
     trained: Path,

@@ -8,19 +8,19 @@ from pipeline.cad.language.settings import Codec
 from pipeline.cad.solids.settings import Kernel
 from pipeline.corpus.settings import Data
 from pipeline.curriculum.settings import CurriculumStage, Training
-from pipeline.evaluation.real_models import TransferParams
+from pipeline.evaluation.real_models import TransferSections
 from pipeline.evaluation.settings import Evaluation, Robustness, Transfer
-from pipeline.evaluation.setup import RobustnessParams
+from pipeline.evaluation.setup import RobustnessSections
 from pipeline.features.settings import Features
 from pipeline.geometry.settings import Geometry
 from pipeline.model.settings import ModelParams
 from pipeline.pretraining.settings import Pretraining
 from pipeline.settings.section import Seed
-from pipeline.training.settings import Tracking, TrainParams
+from pipeline.training.settings import Tracking, TrainSections
 from pipeline.weights.settings import Models
 
 
-class Params(TrainParams, RobustnessParams, TransferParams, extra="forbid"):
+class Params(TrainSections, RobustnessSections, TransferSections, extra="forbid"):
     """All sections, and what they must have in common. Unknown keys and impossible values are errors."""
 
     preset: str = Field(description="the preset this file was made from")

@@ -33,7 +33,7 @@ from pipeline.training import session
 from pipeline.training.loop import Job, Trainer
 from pipeline.training.meters import Outcome
 from pipeline.training.parallel import Parallel
-from pipeline.training.settings import TrainParams
+from pipeline.training.settings import TrainSections
 from pipeline.training.validation import validation_examples
 
 WRITTEN_AT_ONCE = 8  # times `training.tokens_per_batch` positions: keys and values alone are kept of each
@@ -47,7 +47,7 @@ class Rollout:
     reward: Reward
 
 
-def run_stage(p: TrainParams, place: Place, parallel: Parallel) -> None:
+def run_stage(p: TrainSections, place: Place, parallel: Parallel) -> None:
     """Train a stage with this objective, as ``session.run_stage``: half-done work depends on the code here, too."""
     session.run_stage(p, place, parallel, GeometryTrainer, __name__)
 

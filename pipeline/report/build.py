@@ -14,7 +14,7 @@ from pipeline.report.behaviour import behaviour
 from pipeline.report.charts import disturbance_chart, line_chart, shown
 from pipeline.report.gallery import Gallery, gallery, meshes_json
 from pipeline.report.pictures import TICKS, colour_map, gradient
-from pipeline.report.settings import ReportParams
+from pipeline.report.settings import ReportSections
 from pipeline.runtime.errors import UserError
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def _with_starts(results: list[StageResult]) -> list[tuple[int, StageResult]]:
     return starts
 
 
-def render(params: ReportParams, results: list[StageResult], inputs: ReportInputs) -> str:
+def render(params: ReportSections, results: list[StageResult], inputs: ReportInputs) -> str:
     """The page."""
     last = results[-1]
     ranked_by = list(last.evaluation["combinations"])[-1]

@@ -1,11 +1,11 @@
 """What the report reads of params.yaml."""
 
 from pipeline.corpus.settings import Data
-from pipeline.curriculum.settings import CurriculumParams
+from pipeline.curriculum.settings import CurriculumSections
 from pipeline.evaluation.settings import Evaluation, Robustness
 
 
-class ReportParams(CurriculumParams):
+class ReportSections(CurriculumSections):
     """What the page tells of."""
 
     preset: str

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 
 from pipeline.curriculum.settings import CurriculumStage, Training
-from pipeline.training.settings import TrainParams
+from pipeline.training.settings import TrainSections
 
 
 def for_model(training: Training, num_processes: int, gpu: bool) -> Iterator[str]:
@@ -18,7 +18,7 @@ def for_model(training: Training, num_processes: int, gpu: bool) -> Iterator[str
 
 
 def for_training(
-    p: TrainParams,
+    p: TrainSections,
     stage: CurriculumStage,
     shapes: Mapping[str, tuple[int, ...]],
     largest: tuple[int, int],

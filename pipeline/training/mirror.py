@@ -21,7 +21,7 @@ from pipeline.curriculum.settings import MODALITIES, CurriculumStage
 from pipeline.model.checkpoint_folder import LOG
 from pipeline.runtime.atomic import write_text
 from pipeline.runtime.errors import UserError
-from pipeline.training.settings import TrackedParams
+from pipeline.training.settings import TrackedSections
 
 if TYPE_CHECKING:
     from pipeline.training.parallel import Parallel
@@ -34,7 +34,7 @@ ROLLOUTS = ("reward", "iou", "valid", "spread", "tokens", "policy_loss")  # of a
 UNWRITTEN = "wandb.json"  # in scratch: the end of an attempt whose offline run is still to be written
 
 
-def experiment(p: TrackedParams) -> str:
+def experiment(p: TrackedSections) -> str:
     """The group: DVC's name of the experiment, else one of all parameters that training depends on, as written."""
     if name := os.environ.get("DVC_EXP_NAME"):
         return name
@@ -78,7 +78,7 @@ def spared(say: Callable[[str], None], later: str = "") -> Iterator[None]:
         say(f"note: Weights & Biases was not told of this end ({type(fault).__name__}: {fault}){later}")
 
 
-def open_run(p: TrackedParams, name: str, job_type: str, tags: Iterable[str], **settings: Any) -> Any:
+def open_run(p: TrackedSections, name: str, job_type: str, tags: Iterable[str], **settings: Any) -> Any:
     """A run in the experiment's group."""
     with wandb_imported() as wandb:
         run = wandb.init(
@@ -141,7 +141,7 @@ class Mirror:
 
     def __init__(
         self,
-        p: TrackedParams,
+        p: TrackedSections,
         stage_name: str,
         scratch: Path,
         ancestors: dict[str, Any] | None,
@@ -265,7 +265,7 @@ def stage_row(line: Line, stage_name: str, stage_number: int, stage: CurriculumS
 
 
 def mirror_evaluation(
-    p: TrackedParams, stage_name: str, lineage: dict[str, Any], figures: dict[str, Any], say: Callable[[str], None]
+    p: TrackedSections, stage_name: str, lineage: dict[str, Any], figures: dict[str, Any], say: Callable[[str], None]
 ) -> None:
     """A run of job type ``evaluate``: one point, at the checkpoint's step, which is the summary too.
 

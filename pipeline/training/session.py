@@ -34,7 +34,7 @@ from pipeline.training.loop import Job, Trainer
 from pipeline.training.memory import for_model, for_training
 from pipeline.training.mirror import SPEED, Mirror
 from pipeline.training.parallel import Parallel
-from pipeline.training.settings import TrainParams
+from pipeline.training.settings import TrainSections
 from pipeline.training.state import state_folder
 
 
@@ -48,7 +48,7 @@ class Session:
         scratch: its folder of resumable work.
     """
 
-    p: TrainParams
+    p: TrainSections
     place: Place
     module: str
     parent: dict[str, Any] | None
@@ -59,7 +59,7 @@ class Session:
 
 
 def run_stage(
-    p: TrainParams, place: Place, parallel: Parallel, make_trainer: type[Trainer] = Trainer, module: str = __name__
+    p: TrainSections, place: Place, parallel: Parallel, make_trainer: type[Trainer] = Trainer, module: str = __name__
 ) -> None:
     """Train a stage, from where a former run of it stopped, and publish its checkpoint, figures and plots.
 
@@ -94,7 +94,7 @@ def run_stage(
 
 
 def make_model(
-    p: TrainParams, place: Place, device: torch.device, say: Callable[[str], None] = lambda _: None
+    p: TrainSections, place: Place, device: torch.device, say: Callable[[str], None] = lambda _: None
 ) -> CadMllmModel:
     """The model that the stage starts from, with a projector for every modality that it shows.
 
@@ -220,12 +220,12 @@ def _lineage(session: Session, validation: dict[str, float], steps: int) -> dict
     }
 
 
-def _sections(p: TrainParams, place: Place) -> dict[str, Any]:
+def _sections(p: TrainSections, place: Place) -> dict[str, Any]:
     """The parameters that training depends on."""
     return {"model": p.model, "training": p.training, "codec": p.codec, "seed": p.seed, "stage": place.stage}
 
 
-def _libraries(p: TrainParams, module: str) -> dict[str, str]:
+def _libraries(p: TrainSections, module: str) -> dict[str, str]:
     """Versions of what computes."""
     return libraries(module, *(["bitsandbytes"] if p.training.quantization != "none" else []))
 
@@ -268,7 +268,7 @@ def _memory_for_steps(session: Session, trainer: Trainer) -> Iterator[None]:
         yield
 
 
-def _other_weights(p: TrainParams, place: Place) -> str | None:
+def _other_weights(p: TrainSections, place: Place) -> str | None:
     """That the stage goes on with other frozen weights than its parent was trained on; None where it does not."""
     if "parent" not in place.inputs:
         return None

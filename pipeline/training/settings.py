@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from pipeline.cad.language.settings import Codec
-from pipeline.curriculum.settings import CurriculumParams
+from pipeline.curriculum.settings import CurriculumSections
 from pipeline.model.settings import ModelParams
 from pipeline.settings.section import Section
 
@@ -18,14 +18,14 @@ class Tracking(Section):
     wandb_entity: str | None
 
 
-class TrackedParams(CurriculumParams):
+class TrackedSections(CurriculumSections):
     """What runs in Weights & Biases are told by."""
 
     preset: str = Field(description="the preset this file was made from")
     tracking: Tracking
 
 
-class TrainParams(TrackedParams):
+class TrainSections(TrackedSections):
     """What training reads. `preset` and `tracking` are told to Weights & Biases, and change no result."""
 
     codec: Codec

@@ -197,7 +197,9 @@ def test_half_an_evaluation_is_used_for_the_same_inputs_alone(project, tmp_path,
     def scratch():
         p = Params.load()
         sections = {"evaluation": p.evaluation}
-        with measuring("evaluation", p, find_stage(p, "stage2_text_pc"), "stages.evaluate", sections) as folder:
+        with measuring(
+            "evaluation", p, find_stage(p.curriculum, "stage2_text_pc"), "stages.evaluate", sections
+        ) as folder:
             return folder
 
     with contextlib.chdir(tmp_path):

@@ -8,14 +8,14 @@ import pytest
 from typer.testing import CliRunner
 
 from pipeline.curriculum.settings import COMBINATIONS
-from pipeline.evaluation.setup import EvaluateParams
+from pipeline.evaluation.setup import EvaluateSections
 from pipeline.planning import presets
 from pipeline.planning.params import Params
 from pipeline.runtime.errors import UserError
 from pipeline.settings import yaml_files
-from pipeline.training.settings import TrainParams
+from pipeline.training.settings import TrainSections
 from stages.cli import app
-from stages.geometry import GeometryParams
+from stages.geometry import GeometrySections
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -126,14 +126,14 @@ def test_a_stage_checks_the_sections_that_it_reads_and_passes_over_the_others():
     given = document()
     given["evaluation"]["nosuch"] = 1
     given["model"]["lora"]["r"] = -1
-    assert GeometryParams.parse(given, "params.yaml").data.source == "synthetic"  # of this section, a part
-    for sections, key in ((TrainParams, "model.lora.r: "), (EvaluateParams, "evaluation.nosuch: unknown key")):
+    assert GeometrySections.parse(given, "params.yaml").data.source == "synthetic"  # of this section, a part
+    for sections, key in ((TrainSections, "model.lora.r: "), (EvaluateSections, "evaluation.nosuch: unknown key")):
         with pytest.raises(UserError, match=rf"^params.yaml has 1 fault:\n  {re.escape(key)}"):
             sections.parse(given, "params.yaml")
 
 
 def test_all_parameters_are_shown_with_the_defaults_of_those_that_are_read():
-    shown = TrainParams.parse(document(), "params.yaml").with_document()
+    shown = TrainSections.parse(document(), "params.yaml").with_document()
     assert list(shown) == list(document())
     assert shown["curriculum"]["stage1_text"]["objective"] == "tokens"
     assert shown["transfer"] == document()["transfer"]

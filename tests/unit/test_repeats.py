@@ -5,17 +5,17 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
-from pipeline.evaluation.real_models import TransferParams
-from pipeline.evaluation.setup import EvaluateParams, RobustnessParams
-from pipeline.report.settings import ReportParams
+from pipeline.evaluation.real_models import TransferSections
+from pipeline.evaluation.setup import EvaluateSections, RobustnessSections
+from pipeline.report.settings import ReportSections
 from pipeline.runtime.fingerprint import import_closure
 from pipeline.settings.section import Section
-from pipeline.training.settings import TrainParams
-from stages.corpus import CorpusParams
-from stages.features import FeaturesParams
-from stages.geometry import GeometryParams
-from stages.models import ModelsParams
-from stages.retrieval import RetrievalParams
+from pipeline.training.settings import TrainSections
+from stages.corpus import CorpusSections
+from stages.features import FeaturesSections
+from stages.geometry import GeometrySections
+from stages.models import ModelsSections
+from stages.retrieval import RetrievalSections
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -71,16 +71,16 @@ STAGES = HEADER.split()
 REPEATED = {path: dict(zip(STAGES, marks, strict=True)) for path, *marks in map(str.split, LINES)}
 TOLD = {"preset", "tracking"}  # to Weights & Biases, and on the report's page; nothing is computed from them
 READ = {
-    "models": ModelsParams,
-    "corpus": CorpusParams,
-    "geometry": GeometryParams,
-    "features": FeaturesParams,
-    "train": TrainParams,
-    "evaluate": EvaluateParams,
-    "robustness": RobustnessParams,
-    "retrieval": RetrievalParams,
-    "transfer": TransferParams,
-    "report": ReportParams,
+    "models": ModelsSections,
+    "corpus": CorpusSections,
+    "geometry": GeometrySections,
+    "features": FeaturesSections,
+    "train": TrainSections,
+    "evaluate": EvaluateSections,
+    "robustness": RobustnessSections,
+    "retrieval": RetrievalSections,
+    "transfer": TransferSections,
+    "report": ReportSections,
 }
 
 
