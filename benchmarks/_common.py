@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 from pipeline.cad.omnicad.dataset import open_dataset
 from pipeline.cad.omnicad.listing import Entry
 from pipeline.corpus.synthetic import make_synthetic_zip
+from pipeline.planning.params import Params
 from pipeline.runtime.errors import UserError
-from pipeline.settings import params
 
 T = TypeVar("T")
 
@@ -56,7 +56,7 @@ def read_dataset(arguments: argparse.Namespace, folder: Path) -> tuple[Path, lis
     """
     path = arguments.dataset
     if arguments.smoke:
-        data = params.load(ROOT / "params.yaml").data
+        data = Params.load(ROOT / "params.yaml").data
         few = data.synthetic.model_copy(update={"num_models": arguments.models})
         path = folder / "synthetic.zip"
         make_synthetic_zip(path, data.model_copy(update={"synthetic": few}), seed=0)

@@ -21,7 +21,8 @@ from pipeline.cad.solids.sandbox import Sandbox, cores
 from pipeline.corpus import build
 from pipeline.corpus.prepare import PrepareTask, prepare, read_texts
 from pipeline.corpus.zip_writer import zip_writer
-from pipeline.settings import params
+from pipeline.planning.params import Params
+from pipeline.settings.params import num_workers
 from pipeline.settings.places import CORPUS
 
 PER_FOLDER = 10_000
@@ -93,7 +94,7 @@ def without_kernel(task: PrepareTask) -> dict[str, Any]:
 def listing() -> dict[str, float]:
     """Models listed and given their captions, in a second."""
     started = time.perf_counter()
-    found = Dataset(Path(params.load().data.path)).listing()
+    found = Dataset(Path(Params.load().data.path)).listing()
     return {"corpus_listed_per_s": round(len(found) / (time.perf_counter() - started), 1)}
 
 
@@ -103,11 +104,11 @@ def corpus() -> dict[str, float]:
 
     from pipeline.runtime.device import peak_memory
 
-    p = params.load()
+    p = Params.load()
     build.prepare = without_kernel  # type: ignore[attr-defined]
     started = time.perf_counter()
     counts = build.build_corpus(
-        p.data, p.codec, p.kernel, p.seed, Path("scratch/corpus"), CORPUS, params.num_workers(), lambda *_: None
+        p.data, p.codec, p.kernel, p.seed, Path("scratch/corpus"), CORPUS, num_workers(), lambda *_: None
     )
     seconds = time.perf_counter() - started
     assert counts["reasons"].keys() == {"duplicate_of_train"}, counts
@@ -121,7 +122,7 @@ def corpus() -> dict[str, float]:
 
 def kernel() -> dict[str, float]:
     """Models that all cores read, build and encode in a second, once the workers are up."""
-    p = params.load()
+    p = Params.load()
     dataset = Dataset(Path(p.data.path))
     texts = read_texts(dataset, islice(dataset.listing(), BUILT), Rejects())
     tasks = [PrepareTask(e, text, p.codec.bits, p.codec.tolerance, p.data.max_program_tokens) for e, text in texts]

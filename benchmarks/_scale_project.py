@@ -15,8 +15,9 @@ import numpy as np
 from _common import ROOT
 
 from pipeline.planning import presets
+from pipeline.planning.params import Params
 from pipeline.runtime.seeds import generator
-from pipeline.settings import params
+from pipeline.settings.params import num_workers
 from pipeline.settings.places import CORPUS, FEATURES, GEOMETRY, MODELS
 from pipeline.settings.yaml_files import read_yaml
 from pipeline.shards import embeddings
@@ -59,7 +60,7 @@ def make_models() -> None:
     """What ``cadmllm models`` makes."""
     from pipeline.weights.resolve import build_models
 
-    p = params.load()
+    p = Params.load()
     build_models(p.models, p.seed, Path("scratch/models"), MODELS, lambda *_: None)
 
 
@@ -67,7 +68,7 @@ def make_outs() -> None:
     """Geometry and features of the corpus that is there, with small arrays."""
     corpus = CorpusReader(CORPUS)
     jobs = [(shard.name, corpus.keys(shard.name)) for shard in corpus.manifest.shards]
-    with multiprocessing.get_context("spawn").Pool(params.num_workers()) as pool:
+    with multiprocessing.get_context("spawn").Pool(num_workers()) as pool:
         made = pool.starmap(_write_shards, jobs, chunksize=1)
     shards = {place: [each[place][0] for each in made] for place in made[0]}
     rows = {place / each[place][0].name: each[place][1] for each in made for place in each}

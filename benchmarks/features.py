@@ -22,8 +22,8 @@ from _common import ROOT, parse
 
 from pipeline.cad.solids.rendering import encode_png
 from pipeline.features.build import Featurizer, make_featurizer, make_shard
+from pipeline.planning.params import Params
 from pipeline.runtime.seeds import generator
-from pipeline.settings import params
 from pipeline.shards.building import write_manifest
 from pipeline.shards.reader import ShardReader
 from pipeline.shards.writer import encode_array, write_shard
@@ -101,7 +101,7 @@ def main() -> None:
     parser.add_argument("--views", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parse(parser, models=1, views=2, rounds=1)
-    p = params.load(ROOT / "params.yaml")
+    p = Params.load(ROOT / "params.yaml")
     tiny = {"model_type": "llama", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1}
     tiny |= {"num_attention_heads": 2, "num_key_value_heads": 1, "tokenizer": "bytes"}
     chosen = {

@@ -37,8 +37,8 @@ from pipeline.generation.select import BuildTask, build_candidate
 from pipeline.model.cad_mllm import CadMllmModel
 from pipeline.model.inputs import Inputs, collate, tokenise_prompts
 from pipeline.planning import presets
+from pipeline.planning.params import Params
 from pipeline.runtime.errors import RejectError
-from pipeline.settings import params
 from pipeline.weights.resolve import build_models
 
 CAPTIONS = ["A flange with six bolt holes.", "A plate.", "A stepped shaft, 80 mm long, with a groove.", "A bracket."]
@@ -51,7 +51,7 @@ LONGEST = 160  # tokens of a program that ends by itself
 
 def make_model(preset: str, folder: Path) -> CadMllmModel:
     """An untrained model of a preset."""
-    p = params.parse(presets.compose(preset), preset)
+    p = Params.parse(presets.compose(preset), preset)
     build_models(p.models, 0, folder / "scratch", folder / "models", lambda *_: None)
     return CadMllmModel(folder / "models" / "llm", p.model, Grammar(p.codec.bits), 0, torch.float32).eval()
 

@@ -28,8 +28,8 @@ from pipeline.cad.parts.synthesis import FAMILIES, make_part
 from pipeline.cad.solids import kernel
 from pipeline.cad.solids.sandbox import Failure, Sandbox, cores
 from pipeline.corpus.prepare import PrepareTask, prepare, read_texts
+from pipeline.planning.params import Params
 from pipeline.runtime.errors import UserError
-from pipeline.settings.params import Params, load
 
 NO_LIMIT = 1 << 20  # tokens of a real model, which is not to be kept but looked at
 QUANTILES = (10, 25, 50, 75, 90)
@@ -157,7 +157,7 @@ def main() -> None:
     parser.add_argument("--parts", type=int, default=1000, help="how many are made")
     parser.add_argument("--plot", type=Path, help="write histograms of both to this file")
     arguments = parse(parser, models=2, parts=3, plot=Path(os.devnull))
-    p = load(ROOT / "pretraining" / "params.yaml")
+    p = Params.load(ROOT / "pretraining" / "params.yaml")
 
     def task(entry: Entry, text: bytes, max_tokens: int) -> PrepareTask:
         return PrepareTask(entry, text, p.codec.bits, p.codec.tolerance, max_tokens)

@@ -25,8 +25,8 @@ from pipeline.cad.solids.rendering import encode_png, render_views
 from pipeline.cad.solids.sampling import sample_surface
 from pipeline.cad.solids.sandbox import Failure, Sandbox, cores
 from pipeline.geometry.draw import DEFLECTION
+from pipeline.planning.params import Params
 from pipeline.runtime.seeds import generator
-from pipeline.settings.params import load
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ def run(tasks: list[Task], num_workers: int, warm: list[Task]) -> tuple[float, l
 
 def main() -> None:
     """Measure and print."""
-    settings = load(ROOT / "params.yaml").geometry
+    settings = Params.load(ROOT / "params.yaml").geometry
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     add_dataset(parser)
     parser.add_argument("--points", type=int, default=settings.num_points)

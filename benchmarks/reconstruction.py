@@ -34,8 +34,8 @@ from pipeline.generation.pretrained import CadMllm
 from pipeline.generation.search.search import Budget, search
 from pipeline.metrics.geometry import no_answer_metrics
 from pipeline.metrics.statistics import interval
+from pipeline.planning.params import Params
 from pipeline.runtime.errors import UserError
-from pipeline.settings import params
 
 WHOLE = Frame((0.0, 0.0, 0.0), 1.0)  # clouds and programs stay as they are normalised
 
@@ -140,7 +140,7 @@ def main() -> None:
         model = CadMllm.from_pretrained(options.checkpoint, options.checkpoint.parents[1] / "models")
     shapes = {} if model is None else model.model.feature_shapes
     num_views, size = (shapes["image"][0], model.encoders.image_size) if model and "image" in shapes else (0, 0)
-    bits = params.load(ROOT / "params.yaml").codec.bits if model is None else model.model.grammar.bits
+    bits = Params.load(ROOT / "params.yaml").codec.bits if model is None else model.model.grammar.bits
     ways = Ways(model, bits, options.search_s)
     names = options.only.split(",") if options.only else ways.names
     if unknown := sorted(set(names) - set(ways.names)):

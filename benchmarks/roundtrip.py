@@ -27,9 +27,9 @@ from pipeline.cad.solids.distances import chamfer
 from pipeline.cad.solids.mesh import Mesh, Surface, volumetric_iou, watertight
 from pipeline.cad.solids.sampling import sample_surface
 from pipeline.cad.solids.sandbox import Failure, Sandbox, cores
+from pipeline.planning.params import Params
 from pipeline.runtime.errors import RejectError
 from pipeline.runtime.seeds import generator
-from pipeline.settings.params import load
 
 NUM_POINTS = 8192
 DEFLECTION = 0.001  # of the longest half-side: fine enough that IoU measures the codec
@@ -101,7 +101,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     add_dataset(parser)
     parser.add_argument("--bits", type=int, nargs="+", default=[6, 8, 10, 12])
-    default = load(ROOT / "params.yaml").codec
+    default = Params.load(ROOT / "params.yaml").codec
     parser.add_argument("--tolerance", type=float, default=default.tolerance)
     parser.add_argument("--details", type=Path, help="write each model's figures to this file")
     arguments = parse(parser, models=2)

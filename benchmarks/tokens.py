@@ -23,8 +23,8 @@ from pipeline.cad.omnicad.dataset import open_dataset
 from pipeline.cad.omnicad.rejects import Rejects
 from pipeline.cad.solids.sandbox import Failure, Sandbox, cores
 from pipeline.corpus.prepare import PrepareTask, prepare, read_texts
+from pipeline.planning.params import Params
 from pipeline.runtime.errors import UserError
-from pipeline.settings.params import load
 
 # Tokens of a command with its used slots: L x y, A x y sweep flag, R x y r; E has eleven.
 LINE, ARC, CIRCLE, START_OF_LOOP, EXTRUDE, END = 3, 5, 4, 1, 12, 1
@@ -76,7 +76,7 @@ def main() -> None:
         return len(tokenizer(text, add_special_tokens=False)["input_ids"])
 
     grammar = Grammar(arguments.bits)
-    tolerance = load(ROOT / "params.yaml").codec.tolerance
+    tolerance = Params.load(ROOT / "params.yaml").codec.tolerance
     counts: dict[str, list[int]] = {"json": [], "text": [], "deepcad": [], "ours": []}
     rejected = 0
     with (

@@ -41,15 +41,15 @@ from pipeline.curriculum.log import StageLog
 from pipeline.curriculum.place import Place
 from pipeline.curriculum.plan import Example, Step
 from pipeline.model.cad_mllm import CadMllmModel
-from pipeline.model.flops import FlopCount
 from pipeline.model.inputs import Inputs, collate
 from pipeline.planning import presets
+from pipeline.planning.params import Params
 from pipeline.runtime.device import matrix_flops
 from pipeline.runtime.device import peak_memory as memory_peak
 from pipeline.runtime.seeds import generator
-from pipeline.settings import params
 from pipeline.shards.reader import ShardReader
 from pipeline.training.loop import Job, Trainer
+from pipeline.training.meters import FlopCount
 from pipeline.training.parallel import Parallel
 from pipeline.training.session import make_model
 from stages.cli import app
@@ -81,11 +81,9 @@ def run_command(command: str) -> None:
         app(command.split(), standalone_mode=False)
 
 
-def set_up(
-    stage: str, splits: Sequence[str] = ("train",)
-) -> tuple[params.Params, CadMllmModel, tuple[TrainingData, ...]]:
+def set_up(stage: str, splits: Sequence[str] = ("train",)) -> tuple[Params, CadMllmModel, tuple[TrainingData, ...]]:
     """The model of a stage, fresh, and splits of the corpus."""
-    p = params.load()
+    p = Params.load()
     place = Place(stage, 1, p.curriculum[stage], {})
     model = make_model(p, place, CPU)
     common = model.tokenizer, p.model.max_caption_tokens, model.notation
@@ -94,7 +92,7 @@ def set_up(
 
 
 def make_trainer(
-    p: params.Params, stage: str, model: CadMllmModel, data: TrainingData, validation: TrainingData | None = None
+    p: Params, stage: str, model: CadMllmModel, data: TrainingData, validation: TrainingData | None = None
 ) -> Trainer:
     """A trainer of the stage as ``cadmllm train`` makes it, in a scratch folder of its own."""
     scratch = Path(tempfile.mkdtemp())
@@ -114,7 +112,7 @@ def make_trainer(
     return Trainer(model, job)
 
 
-def run_ours(p: params.Params, model: CadMllmModel, data: TrainingData) -> tuple[float, float, float]:
+def run_ours(p: Params, model: CadMllmModel, data: TrainingData) -> tuple[float, float, float]:
     """One pass over the samples: seconds, MFU, share of the time spent waiting for data.
 
     MFU is of square matrix products, measured after every step, since they drift within a pass; that takes no part in
@@ -184,7 +182,7 @@ def document_encoders(smallest: bool) -> tuple[Any, Any]:
 class DocumentWay:
     """The document's script: encoders in the step, JSON as text, one length for all."""
 
-    def __init__(self, p: params.Params, model: CadMllmModel, data: TrainingData) -> None:
+    def __init__(self, p: Params, model: CadMllmModel, data: TrainingData) -> None:
         self.model, self.data, self.num_views = model, data, p.model.views_per_sample
         self.images, self.points = document_encoders(p.preset == "smoke")
         self.dataset = open_dataset(Path(p.data.path))
@@ -261,7 +259,7 @@ def peak_memories(stages: Sequence[str], encoders: bool) -> dict[str, float]:
 
 
 def against_plain(
-    p: params.Params, ours: CadMllmModel, plain: CadMllmModel, data: TrainingData, rounds: int
+    p: Params, ours: CadMllmModel, plain: CadMllmModel, data: TrainingData, rounds: int
 ) -> dict[str, Any]:
     """Medians over rounds in which both sides take their turn."""
     plan = make_trainer(p, "stage3_all", ours, data).plan
@@ -291,7 +289,7 @@ def against_plain(
 
 
 def against_document(
-    p: params.Params, ours: CadMllmModel, plain: CadMllmModel, data: TrainingData, rounds: int, max_length: int
+    p: Params, ours: CadMllmModel, plain: CadMllmModel, data: TrainingData, rounds: int, max_length: int
 ) -> float:
     """Median over rounds of the seconds of a sample; at 4,096 on models whose JSON fits."""
     document = DocumentWay(p, plain, data)

@@ -1,14 +1,17 @@
 """The ``cadmllm`` app: one command for each pipeline stage, and the tools around them."""
 
+import functools
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, ParamSpec
 
 import typer
 from typer.core import TyperGroup
 
+from pipeline.planning.params import Params
+from pipeline.runtime.commands import command
 from stages.corpus import corpus
 from stages.evaluate import evaluate
-from stages.features import features
+from stages.features import encode, features
 from stages.geometry import geometry
 from stages.models import models
 from stages.report import report
@@ -25,6 +28,8 @@ from stages.tools.study import study
 from stages.tools.upkeep import checkpoint, preset, verify
 from stages.train import train
 from stages.transfer import transfer
+
+P = ParamSpec("P")
 
 
 class InOrder(TyperGroup):
@@ -61,6 +66,26 @@ def main(
     """Train and use language models that write parametric CAD programs."""
 
 
+@command
+def check_params() -> None:
+    """See to it that all of params.yaml is right, also what the stage at hand does not read."""
+    Params.load()
+
+
+def checked(stage: Callable[P, None]) -> Callable[P, None]:
+    """A stage's command that begins with ``check_params``: a typo in a later stage's section is told hours before.
+
+    Not in the stage's own module: what that imports is the code that its results depend on, and they do not on this.
+    """
+
+    @functools.wraps(stage)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        check_params()
+        stage(*args, **kwargs)
+
+    return run
+
+
 STAGES = "Pipeline stages, in order"
 TOOLS = "Tools"
 COMMANDS: dict[str, dict[str, Callable[..., None] | typer.Typer]] = {
@@ -90,12 +115,13 @@ COMMANDS: dict[str, dict[str, Callable[..., None] | typer.Typer]] = {
         "pretrain": pretrain,
     },
 }
+features.callback()(checked(encode))
 for panel, commands in COMMANDS.items():
-    for name, command in commands.items():
-        if isinstance(command, typer.Typer):
-            app.add_typer(command, name=name, rich_help_panel=panel)
+    for name, each in commands.items():
+        if isinstance(each, typer.Typer):
+            app.add_typer(each, name=name, rich_help_panel=panel)
         else:
-            app.command(name, rich_help_panel=panel)(command)
+            app.command(name, rich_help_panel=panel)(checked(each) if panel == STAGES else each)
 
 if __name__ == "__main__":  # torchrun starts a module
     app(prog_name="cadmllm")

@@ -2,11 +2,24 @@
 
 from pathlib import Path
 
+from pipeline.cad.language.settings import Codec
+from pipeline.cad.solids.settings import Kernel
+from pipeline.corpus.settings import Data
 from pipeline.runtime.commands import long_running
 from pipeline.runtime.progress import display
 from pipeline.runtime.scratch import work_folder
-from pipeline.settings import params
+from pipeline.settings.params import Sections, num_workers
 from pipeline.settings.places import CORPUS, MODELS
+from pipeline.settings.section import Seed
+
+
+class CorpusSections(Sections):
+    """What the stage reads."""
+
+    seed: Seed
+    data: Data
+    codec: Codec
+    kernel: Kernel
 
 
 @long_running
@@ -16,13 +29,13 @@ def corpus() -> None:
     from pipeline.corpus.build import build_corpus
     from pipeline.shards.seen import read_seen
 
-    p = params.load()
+    p = CorpusSections.load()
     sections = {"data": p.data, "codec": p.codec, "kernel": p.kernel, "seed": p.seed}
     inputs = {} if p.data.source == "synthetic" else {"path": str(Path(p.data.path).resolve())}
     hint = unwatched(Path(p.data.path), "corpus", ("json", "txt")) if p.data.source == "omnicad" else None
     seen = read_seen(MODELS) if p.data.duplicates == "drop" else frozenset()
     with display("corpus") as show, work_folder("corpus", __name__, sections, inputs) as scratch:
-        workers = params.num_workers()
+        workers = num_workers()
         counts = build_corpus(p.data, p.codec, p.kernel, p.seed, scratch, CORPUS, workers, show, seen=seen)
         splits = ", ".join(f"{number} {split}" for split, number in counts["splits"].items())
         show.say(

@@ -6,13 +6,12 @@ from typing import Annotated
 import typer
 
 from pipeline.curriculum.place import find_trained
-from pipeline.evaluation.setup import make_evaluator, measuring, own_folders
+from pipeline.evaluation.setup import EvaluateSections, make_evaluator, measuring, own_folders
 from pipeline.model.checkpoint_folder import LINEAGE, read_json
 from pipeline.runtime.atomic import publish, write_text
 from pipeline.runtime.commands import long_running
 from pipeline.runtime.progress import display
 from pipeline.runtime.scratch import clean
-from pipeline.settings import params
 from pipeline.settings.places import CHECKPOINTS, EVALUATIONS, METRICS
 
 
@@ -21,8 +20,8 @@ def evaluate(
     name: Annotated[str, typer.Argument(metavar="STAGE", help="A stage of `curriculum` whose checkpoint is measured.")],
 ) -> None:
     """Measure a checkpoint: validation loss, valid solids and distances for every combination of modalities."""
-    p = params.load()
-    place = find_trained(p, name)
+    p = EvaluateSections.load()
+    place = find_trained(p.curriculum, name)
     from pipeline.evaluation.evaluate import evaluate as measure
     from pipeline.metrics.summary import stage_summary
     from pipeline.training.mirror import mirror_evaluation

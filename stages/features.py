@@ -5,12 +5,14 @@ from typing import Annotated
 
 import typer
 
+from pipeline.features.settings import Features
 from pipeline.runtime.commands import command, long_running
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.fingerprint import libraries, other_versions
 from pipeline.runtime.progress import display
 from pipeline.runtime.scratch import work_folder
-from pipeline.settings import params
+from pipeline.settings.computing import Device
+from pipeline.settings.params import Sections, num_workers
 from pipeline.settings.places import CORPUS, FEATURES, GEOMETRY, MODELS
 from pipeline.settings.resolved import ENCODERS, read_models
 from pipeline.shards.manifest import Manifest
@@ -20,6 +22,13 @@ features = typer.Typer(
 )
 
 
+class FeaturesSections(Sections):
+    """What the stage reads."""
+
+    features: Features
+    training: Device
+
+
 class Modality(StrEnum):
     """What has an encoder."""
 
@@ -27,7 +36,6 @@ class Modality(StrEnum):
     point_cloud = "point_cloud"
 
 
-@features.callback()
 def encode(
     context: typer.Context,
     modality: Annotated[Modality | None, typer.Option(help="Which encoder runs.")] = None,
@@ -43,7 +51,7 @@ def encode(
 @long_running
 def run(modality: Modality) -> None:
     """Encode one modality."""
-    p = params.load()
+    p = FeaturesSections.load()
     Manifest.read(GEOMETRY, "geometry")
     settings = getattr(p.features, modality.value)
     inputs = {"encoder": read_models(MODELS)[ENCODERS[modality.value]]["sha256"]}
@@ -81,14 +89,14 @@ def verify_features(
     left = 0
     for each in chosen:
         folder = FEATURES / each.value
-        faults = verify_folder(folder, params.num_workers(), CORPUS, (GEOMETRY,))
+        faults = verify_folder(folder, num_workers(), CORPUS, (GEOMETRY,))
         count = len(Manifest.read(folder).shards)
         typer.echo(f"{folder}: {f'{len(faults)} faults' if faults else f'{count} shards are fine'}")
         for fault in faults:
             typer.echo(f"  {folder / fault.shard}: {fault.text}")
         if faults and rebuild:
             _rebuild(each, sorted({fault.shard for fault in faults} - {INDEX}))
-            faults = verify_folder(folder, params.num_workers(), CORPUS, (GEOMETRY,))
+            faults = verify_folder(folder, num_workers(), CORPUS, (GEOMETRY,))
             for fault in faults:
                 typer.echo(f"  still: {folder / fault.shard}: {fault.text}")
         left += len(faults)
@@ -107,7 +115,7 @@ def _rebuild(modality: Modality, names: list[str]) -> None:
     foreign = [name for name in names if name not in own]
     if foreign:
         raise UserError(f"{folder / foreign[0]} has no geometry to be made from; remove it")
-    device = choose_device(params.load().training.device)
+    device = choose_device(FeaturesSections.load().training.device)
     made_with = Manifest.read(folder).details.get("libraries", {})
     with display(f"rebuild {modality.value}") as show:
         changed = rebuild_features(modality.value, names, GEOMETRY, MODELS, folder, device, show)

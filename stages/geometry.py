@@ -2,18 +2,31 @@
 
 from pathlib import Path
 
+from pipeline.cad.omnicad.settings import Source
+from pipeline.cad.solids.settings import Kernel
+from pipeline.geometry.settings import Geometry
 from pipeline.runtime.commands import long_running
 from pipeline.runtime.progress import display
 from pipeline.runtime.scratch import work_folder
-from pipeline.settings import params
+from pipeline.settings.params import Sections, num_workers
 from pipeline.settings.places import CORPUS, GEOMETRY
+from pipeline.settings.section import Seed
 from pipeline.shards.manifest import Manifest
+
+
+class GeometrySections(Sections):
+    """What the stage reads."""
+
+    seed: Seed
+    data: Source
+    geometry: Geometry
+    kernel: Kernel
 
 
 @long_running
 def geometry() -> None:
     """Build every model's solid and draw points with normals and shaded views to data/geometry/."""
-    p = params.load()
+    p = GeometrySections.load()
     Manifest.read(CORPUS, "corpus")
     from pipeline.cad.omnicad.watched import unwatched
     from pipeline.geometry.build import build_geometry
@@ -21,9 +34,7 @@ def geometry() -> None:
     hint = unwatched(Path(p.data.path), "geometry", ("pcd", "img")) if p.data.source == "omnicad" else None
     sections = {"geometry": p.geometry, "kernel": p.kernel, "data": {"path": p.data.path}, "seed": p.seed}
     with display("geometry") as show, work_folder("geometry", __name__, sections, {}) as scratch:
-        counts = build_geometry(
-            CORPUS, p.data, p.geometry, p.kernel, p.seed, scratch, GEOMETRY, params.num_workers(), show
-        )
+        counts = build_geometry(CORPUS, p.data, p.geometry, p.kernel, p.seed, scratch, GEOMETRY, num_workers(), show)
         show.say(f"{counts['samples']} models drawn, {counts['rejected']} rejected")
         for reason, number in counts["reasons"].items():
             show.say(f"  rejected: {number} {reason} (data/geometry/rejects.csv)")

@@ -3,8 +3,17 @@
 from pipeline.runtime.commands import long_running
 from pipeline.runtime.progress import display
 from pipeline.runtime.scratch import work_folder
-from pipeline.settings import params
+from pipeline.settings.params import Sections
 from pipeline.settings.places import MODELS
+from pipeline.settings.section import Seed
+from pipeline.weights.settings import Models
+
+
+class ModelsSections(Sections):
+    """What the stage reads."""
+
+    seed: Seed
+    models: Models
 
 
 @long_running
@@ -12,7 +21,7 @@ def models() -> None:
     """Resolve the language model and the two encoders into models/. After this nothing needs a network."""
     from pipeline.weights.resolve import build_models, local_hashes
 
-    p = params.load()
+    p = ModelsSections.load()
     sections = {"models": p.models, "seed": p.seed}
     with (
         display("models") as show,

@@ -3,12 +3,12 @@
 import json
 from pathlib import Path
 
+from pipeline.report.settings import ReportSections
 from pipeline.runtime.atomic import atomic_folder, write_text
 from pipeline.runtime.commands import long_running, minutes_of
 from pipeline.runtime.csv_files import csv_text
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.progress import display
-from pipeline.settings import params
 from pipeline.settings.places import (
     CHECKPOINTS,
     CORPUS,
@@ -28,7 +28,7 @@ from pipeline.shards.manifest import Manifest, read_rejects, reasons
 @long_running
 def report() -> None:
     """Write report/index.html, metrics/summary.json and the plots over all stages."""
-    p = params.load()
+    p = ReportSections.load()
     from pipeline.metrics.summary import summary
     from pipeline.report.build import ReportInputs, plot_tables, read_result, render
 

@@ -5,16 +5,23 @@ import json
 from pipeline.runtime.atomic import write_text
 from pipeline.runtime.commands import long_running
 from pipeline.runtime.progress import display
-from pipeline.settings import params
+from pipeline.settings.params import Sections
 from pipeline.settings.places import CORPUS, FEATURES, GEOMETRY, METRICS, MODELS, Folders
 from pipeline.settings.resolved import read_models
+from pipeline.settings.section import Seed
 from pipeline.shards.manifest import Manifest
+
+
+class RetrievalSections(Sections):
+    """What the stage reads."""
+
+    seed: Seed
 
 
 @long_running
 def retrieval() -> None:
     """How often a cloud finds its own pictures among those of 500 models, and pictures their cloud."""
-    p = params.load()
+    p = RetrievalSections.load()
     folders = Folders(CORPUS, GEOMETRY, {modality: FEATURES / modality for modality in ("image", "point_cloud")})
     read_models(MODELS)
     Manifest.read(CORPUS, "corpus")

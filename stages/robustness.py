@@ -4,21 +4,20 @@ import json
 from typing import Any
 
 from pipeline.curriculum.place import find_trained
-from pipeline.evaluation.setup import make_evaluator, measuring, own_folders
+from pipeline.evaluation.setup import RobustnessSections, make_evaluator, measuring, own_folders
 from pipeline.runtime.atomic import write_text
 from pipeline.runtime.commands import long_running
 from pipeline.runtime.csv_files import csv_text
 from pipeline.runtime.progress import display
 from pipeline.runtime.scratch import clean
-from pipeline.settings import params
 from pipeline.settings.places import METRICS, MODELS, PLOTS
 
 
 @long_running
 def robustness() -> None:
     """Try the last checkpoint on noisy clouds, clouds with points missing, and parts seen from elsewhere."""
-    p = params.load()
-    place = find_trained(p, list(p.curriculum)[-1])
+    p = RobustnessSections.load()
+    place = find_trained(p.curriculum, list(p.curriculum)[-1])
     from pipeline.evaluation.robustness import robustness as measure
     from pipeline.evaluation.robustness import table
 

@@ -7,8 +7,8 @@ import typer
 
 from pipeline.curriculum.place import find_stage
 from pipeline.runtime.commands import long_running
-from pipeline.settings import params
 from pipeline.training.launch import launch
+from pipeline.training.settings import TrainSections
 
 
 @long_running
@@ -25,8 +25,8 @@ def train(
 
     Several machines: start `torchrun … -m stages.cli train STAGE` on each, with the project in a folder they share.
     """
-    p = params.load()
-    place = find_stage(p, name)
+    p = TrainSections.load()
+    place = find_stage(p.curriculum, name)
     if nproc > 1 and "WORLD_SIZE" not in os.environ:
         from pipeline.runtime.device import shared_device
 
@@ -34,7 +34,11 @@ def train(
         launch(nproc, ["train", name])
         return
     from pipeline.training.parallel import Parallel
-    from pipeline.training.session import run_stage
+
+    if place.stage.objective == "geometry":
+        from pipeline.reinforcement.geometry import run_stage
+    else:
+        from pipeline.training.session import run_stage
 
     with Parallel(p.training) as parallel:
         run_stage(p, place, parallel)

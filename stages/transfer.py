@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.curriculum.place import Place, find_trained
+from pipeline.evaluation.real_models import TransferSections, no_real_models, real_path
 from pipeline.evaluation.setup import make_evaluator, measuring
 from pipeline.runtime.atomic import atomic_folder, publish, write_text
 from pipeline.runtime.commands import long_running
@@ -13,7 +14,6 @@ from pipeline.runtime.fingerprint import sha256_file, sha256_folder
 from pipeline.runtime.progress import Display, display
 from pipeline.runtime.scratch import clean
 from pipeline.settings import params
-from pipeline.settings.params import Params
 from pipeline.settings.places import CHECKPOINTS, CORPUS, EVALUATIONS, METRICS, MODELS, SKIPPED, TRANSFER, Folders
 from pipeline.shards.manifest import MANIFEST, Manifest
 
@@ -23,10 +23,9 @@ def transfer() -> None:
     """Measure the last checkpoint on the real models at `transfer.path`, where there are some."""
     from pipeline.cad.omnicad.watched import unwatched
     from pipeline.corpus.build import EmptySplitError
-    from pipeline.evaluation.real_models import no_real_models, real_path
 
-    p = params.load()
-    place = find_trained(p, list(p.curriculum)[-1])
+    p = TransferSections.load()
+    place = find_trained(p.curriculum, list(p.curriculum)[-1])
     with display("transfer") as show:
         reason, hint = no_real_models(p), None
         if reason is None:
@@ -46,7 +45,7 @@ def transfer() -> None:
             show.say(hint)
 
 
-def _measure(p: Params, place: Place, show: Display) -> None:
+def _measure(p: TransferSections, place: Place, show: Display) -> None:
     """Measure and publish.
 
     Raises:
@@ -54,12 +53,11 @@ def _measure(p: Params, place: Place, show: Display) -> None:
     """
     from pipeline.cad.omnicad.dataset import open_dataset
     from pipeline.evaluation.evaluate import evaluate as measure
-    from pipeline.evaluation.real_models import real_path
     from pipeline.evaluation.retrieval import retrieval_figures
     from pipeline.evaluation.transfer import prepare_real
     from pipeline.runtime.device import choose_device
 
-    dataset, first = open_dataset(real_path(p).absolute()), find_trained(p, next(iter(p.curriculum)))
+    dataset, first = open_dataset(real_path(p).absolute()), find_trained(p.curriculum, next(iter(p.curriculum)))
     limits = p.evaluation.model_copy(update={"num_test_models": p.transfer.num_test_models})
     sections: dict[str, Any] = {
         "evaluation": limits,
@@ -91,7 +89,7 @@ def _measure(p: Params, place: Place, show: Display) -> None:
         clean(scratch)
 
 
-def _first_loss(p: Params, first: Place, place: Place, folders: Folders, scratch: Path) -> float | None:
+def _first_loss(p: TransferSections, first: Place, place: Place, folders: Folders, scratch: Path) -> float | None:
     """Text-only loss of the curriculum's first stage on these models; None where there is nothing to compare."""
     if len(p.curriculum) < 2 or not all("text" in each.stage.combinations for each in (first, place)):
         return None

@@ -16,15 +16,18 @@ import numpy as np
 
 from pipeline.cad.language.grammar import Grammar
 from pipeline.cad.language.program import CadProgram
+from pipeline.cad.language.settings import Codec
 from pipeline.cad.omnicad import documents
 from pipeline.cad.omnicad.dataset import SYNTHETIC_ZIP, Dataset, dataset_path
 from pipeline.cad.omnicad.listing import Entry, Listing, base_model
 from pipeline.cad.omnicad.rejects import Rejects
 from pipeline.cad.parts import describe
 from pipeline.cad.solids.sandbox import Failure, Sandbox
+from pipeline.cad.solids.settings import Kernel
 from pipeline.corpus.duplicates import leave_out_known
 from pipeline.corpus.prepare import PrepareTask, model_id, prepare, read_texts
 from pipeline.corpus.selection import Selection
+from pipeline.corpus.settings import Data
 from pipeline.corpus.splits import SPLITS
 from pipeline.corpus.synthetic import make_synthetic_zip
 from pipeline.runtime import interrupt
@@ -32,7 +35,6 @@ from pipeline.runtime.atomic import publish
 from pipeline.runtime.errors import Reject, UserError
 from pipeline.runtime.fingerprint import libraries
 from pipeline.runtime.scratch import Journal, clean
-from pipeline.settings.data import Codec, Data, Kernel
 from pipeline.shards.building import SHARDS, FinishedShard, kept_rows, write_manifest
 from pipeline.shards.manifest import Shard, reasons, write_rejects
 from pipeline.shards.seen import write_seen

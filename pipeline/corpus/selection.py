@@ -4,9 +4,9 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from pipeline.cad.omnicad.listing import base_model
+from pipeline.corpus.settings import Split
 from pipeline.corpus.splits import SPLITS, assign_splits
 from pipeline.runtime.scratch import temporary_tables
-from pipeline.settings.data import Split
 
 SCHEMA = """
 CREATE TABLE models (id TEXT PRIMARY KEY, base TEXT, program TEXT, identity TEXT, is_prefix INTEGER) WITHOUT ROWID;

@@ -4,8 +4,8 @@ import heapq
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 
+from pipeline.corpus.settings import Split
 from pipeline.runtime.seeds import uniform
-from pipeline.settings.data import Split
 
 SPLITS = ("train", "validation", "test")
 

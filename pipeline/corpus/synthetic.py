@@ -7,11 +7,11 @@ from pathlib import Path
 from pipeline.cad.omnicad import documents
 from pipeline.cad.parts import synthesis
 from pipeline.corpus.prepare import model_id
+from pipeline.corpus.settings import Data
 from pipeline.corpus.splits import drawn_split
 from pipeline.corpus.zip_writer import zip_writer
 from pipeline.runtime import interrupt
 from pipeline.runtime.atomic import atomic_open
-from pipeline.settings.data import Data
 
 
 def make_synthetic_zip(path: Path, data: Data, seed: int) -> None:

@@ -1,14 +1,14 @@
 """A stage's place in the curriculum: its parent, its features, and what they are by sha256."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.curriculum.settings import CurriculumStage
 from pipeline.model.checkpoint_folder import LINEAGE, check_checkpoint, read_json
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.fingerprint import sha256_file, sha256_folder
-from pipeline.settings.curriculum import CurriculumStage
-from pipeline.settings.params import Params
 from pipeline.settings.places import CHECKPOINTS, CORPUS, FEATURES, GEOMETRY, MODELS
 from pipeline.settings.resolved import model_sha256
 from pipeline.shards.manifest import MANIFEST, Manifest
@@ -29,15 +29,15 @@ class Place:
         return {modality: FEATURES / modality for modality in self.stage.encoded}
 
 
-def find_stage(p: Params, name: str) -> Place:
+def find_stage(curriculum: Mapping[str, CurriculumStage], name: str) -> Place:
     """A stage of the curriculum with the identity of all that it reads.
 
     Raises:
         UserError: there is no such stage, or an input is missing.
     """
-    if name not in p.curriculum:
-        raise UserError(f"no curriculum stage {name!r} in params.yaml; there are {', '.join(p.curriculum)}")
-    chosen = p.curriculum[name]
+    if name not in curriculum:
+        raise UserError(f"no curriculum stage {name!r} in params.yaml; there are {', '.join(curriculum)}")
+    chosen = curriculum[name]
     parent = Path(chosen.init_from)
     if not parent.is_dir():
         before = "models" if parent == MODELS / "llm" else f"train {parent.relative_to(CHECKPOINTS).parts[0]}"
@@ -50,16 +50,16 @@ def find_stage(p: Params, name: str) -> Place:
     for modality in chosen.encoded:
         Manifest.read(FEATURES / modality, f"features/{modality}")
         inputs[f"features/{modality}"] = sha256_file(FEATURES / modality / MANIFEST)
-    return Place(name, list(p.curriculum).index(name) + 1, chosen, inputs)
+    return Place(name, list(curriculum).index(name) + 1, chosen, inputs)
 
 
-def find_trained(p: Params, name: str) -> Place:
+def find_trained(curriculum: Mapping[str, CurriculumStage], name: str) -> Place:
     """A stage of the curriculum whose checkpoint is there.
 
     Raises:
         UserError: it is not, or another input is missing.
     """
-    place = find_stage(p, name)
+    place = find_stage(curriculum, name)
     Manifest.read(GEOMETRY, "geometry")
     if not (CHECKPOINTS / name).is_dir():
         raise UserError(f"{CHECKPOINTS / name} is missing; run `cadmllm train {name}` first")

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.curriculum.schedule import draw_combinations, draw_views
+from pipeline.curriculum.settings import CurriculumStage, Training
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.seeds import shuffled
-from pipeline.settings.curriculum import CurriculumStage
-from pipeline.settings.training import Training
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pipeline.settings.params import Params
+from pipeline.curriculum.settings import CurriculumSections
 
 
 def lineage_chain(lineage: dict[str, Any]) -> list[dict[str, Any]]:
@@ -19,7 +19,7 @@ def text_retention(lineage: dict[str, Any]) -> float | None:
     return losses[0] / losses[-1] if len(losses) > 1 and "text" in lineage["validation"] else None
 
 
-def retention_advice(retention: float | None, params: Params, name: str) -> str | None:
+def retention_advice(retention: float | None, params: CurriculumSections, name: str) -> str | None:
     """A warning with the document's remedy where text-only generation is being forgotten; None where it is not."""
     if retention is None or retention <= params.training.retention_threshold:
         return None

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.curriculum.settings import COMBINATIONS, MODALITIES, CurriculumStage, EarlyStopping
 from pipeline.runtime.seeds import draws
-from pipeline.settings.curriculum import COMBINATIONS, MODALITIES, CurriculumStage, EarlyStopping
 
 
 def probabilities(stage: CurriculumStage, progress: float) -> dict[str, float]:

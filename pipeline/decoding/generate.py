@@ -1,15 +1,12 @@
 """From prompts to programs with a trained model."""
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import torch
-from torch.nn import functional as F
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
-from pipeline.cad.language.tokens import TOKEN
 from pipeline.decoding.constrained import GrammarProcessor
 from pipeline.decoding.options import Decoding
 from pipeline.decoding.sampling import SeededSampling
@@ -36,7 +33,7 @@ def generate_tokens(
     """
     model.eval()
     torch.manual_seed(digest(decoding.seed, "sampled"))
-    batch = collate(prompts, model.num_tokens(_num_views(prompts)), padded=True).to(model.device)
+    batch = collate(prompts, model.num_tokens(num_views(prompts)), padded=True).to(model.device)
     base = model.causal_lm
     processors: list[LogitsProcessor] = []
     if decoding.constrained and model.params.vocabulary == "cad":
@@ -60,27 +57,6 @@ def generate_tokens(
     ]
 
 
-@torch.inference_mode()
-def score(model: CadMllmModel, prompt: Inputs, programs: Sequence[Sequence[int]]) -> list[float]:
-    """Natural log-probability that the model, unconstrained, gives to each whole program after a prompt.
-
-    Args:
-        programs: CAD tokens.
-    """
-    model.eval()
-    inputs = [replace(prompt, program=model.notation.write(program)) for program in programs]
-    batch = collate(inputs, model.num_tokens(_num_views(inputs))).to(model.device)
-    with autocast(model.device, model.dtype):
-        logits_PC = model.causal_lm.get_output_embeddings()(model.hidden(batch))
-    found_P = -F.cross_entropy(logits_PC.float(), batch.targets, reduction="none").cpu()
-    ends = np.cumsum([0, *(len(item.program) for item in inputs)])
-    return [float(found_P[start:end].sum()) for start, end in itertools.pairwise(ends)]
-
-
-def _num_views(inputs: Sequence[Inputs]) -> int | None:
+def num_views(inputs: Sequence[Inputs]) -> int | None:
+    """How many views the images of prompts have; None without images."""
     return next((len(item.views) for item in inputs if item.views), None)
-
-
-def without_end(tokens: Sequence[int]) -> list[int]:
-    """The start of a program that can be completed: its tokens without END."""
-    return [token for token in tokens if token != TOKEN["END"]]

@@ -15,12 +15,16 @@ import numpy as np
 from pipeline.cad.language.codec import Codec
 from pipeline.cad.language.program import CadProgram
 from pipeline.cad.solids.sandbox import Failure, Sandbox
+from pipeline.cad.solids.settings import Kernel
 from pipeline.curriculum.data import TrainingData
 from pipeline.curriculum.plan import Example
 from pipeline.curriculum.schedule import draw_views
-from pipeline.decoding.generate import generate_tokens, score
+from pipeline.curriculum.settings import MODALITIES, CurriculumStage, Training
+from pipeline.decoding.generate import generate_tokens
 from pipeline.decoding.options import Decoding
 from pipeline.evaluation.lines import published
+from pipeline.evaluation.settings import Evaluation
+from pipeline.generation.likelihood import score
 from pipeline.generation.search.search import improved
 from pipeline.generation.select import build_candidate, select
 from pipeline.metrics.assess import AssessTask, assess
@@ -35,10 +39,6 @@ from pipeline.runtime.atomic import atomic_open, write_text
 from pipeline.runtime.errors import RejectError, UserError
 from pipeline.runtime.scratch import clean
 from pipeline.runtime.seeds import digest, shuffled
-from pipeline.settings.curriculum import MODALITIES, CurriculumStage
-from pipeline.settings.data import Kernel
-from pipeline.settings.params import Evaluation
-from pipeline.settings.training import Training
 from pipeline.shards.reader import ShardReader
 from pipeline.training.parallel import Parallel
 from pipeline.training.validation import validate

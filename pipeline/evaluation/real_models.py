@@ -3,20 +3,35 @@
 import os
 from pathlib import Path
 
+from pipeline.cad.language.settings import Codec
 from pipeline.cad.omnicad.dataset import open_dataset
 from pipeline.cad.omnicad.raw_files import NoDatasetError
+from pipeline.corpus.settings import Data
+from pipeline.evaluation.settings import Transfer
+from pipeline.evaluation.setup import EvaluateSections
+from pipeline.features.settings import Features
+from pipeline.geometry.settings import Geometry
 from pipeline.runtime.errors import UserError
-from pipeline.settings.params import Params
 
 
-def real_path(p: Params) -> Path:
+class TransferSections(EvaluateSections):
+    """What the stage `transfer` reads."""
+
+    data: Data
+    codec: Codec
+    geometry: Geometry
+    features: Features
+    transfer: Transfer
+
+
+def real_path(p: TransferSections) -> Path:
     """Where the real models of ``transfer.path`` are: of what lies there, Omni-CAD is taken first."""
     place = Path(p.transfer.path)
     named = (place / name for name in ("Omni-CAD", "Omni-CAD.zip"))
     return next((path for path in named if os.path.lexists(path)), place)
 
 
-def no_real_models(p: Params) -> str | None:
+def no_real_models(p: TransferSections) -> str | None:
     """Why nothing can be measured on the models at ``transfer.path``; None where it can."""
     place = f"transfer.path ({p.transfer.path})"
     try:

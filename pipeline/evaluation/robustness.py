@@ -19,13 +19,14 @@ from pipeline.cad.solids.mesh import Mesh
 from pipeline.cad.solids.rendering import render_views
 from pipeline.cad.solids.sandbox import Failure, Sandbox
 from pipeline.evaluation.evaluate import Case, Evaluator, shown_by
+from pipeline.evaluation.settings import Robustness
+from pipeline.features.memory import remedies
+from pipeline.features.settings import ImageFeatures, PointFeatures
 from pipeline.generation.prompt import Encoders
 from pipeline.geometry.draw import DEFLECTION
 from pipeline.metrics.statistics import estimate, rates
 from pipeline.runtime.seeds import generator
 from pipeline.settings import memory
-from pipeline.settings.data import ImageFeatures, PointFeatures
-from pipeline.settings.params import Robustness
 
 METRICS = ("chamfer_l1_mean", "f_score_005", "normal_consistency", "volumetric_iou")
 
@@ -178,5 +179,5 @@ def _encoding(evaluator: Evaluator, modality: str) -> AbstractContextManager[Non
     settings = kind(**evaluator.model.feature_details[modality]["settings"])
     return memory.explained(
         lambda: f"on {device} with {modality}s, encoded as the checkpoint's features were",
-        lambda: memory.for_features(modality, settings, device.type != "cpu"),
+        lambda: remedies(modality, settings, device.type != "cpu"),
     )

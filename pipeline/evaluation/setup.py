@@ -5,28 +5,44 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.cad.solids.settings import Kernel
 from pipeline.curriculum.place import Place
+from pipeline.curriculum.settings import Training
+from pipeline.evaluation.settings import Evaluation, Robustness
 from pipeline.runtime.fingerprint import sha256_file, sha256_folder
 from pipeline.runtime.scratch import work_folder
 from pipeline.settings import memory, params
-from pipeline.settings.params import Evaluation, Params
 from pipeline.settings.places import CHECKPOINTS, CORPUS, GEOMETRY, MODELS, Folders
 from pipeline.shards.manifest import MANIFEST
+from pipeline.training.settings import TrackedSections
 
 if TYPE_CHECKING:
     from pipeline.curriculum.data import TrainingData
     from pipeline.evaluation.evaluate import Evaluator
 
 
+class EvaluateSections(TrackedSections):
+    """What measuring a checkpoint reads."""
+
+    kernel: Kernel
+    evaluation: Evaluation
+
+
+class RobustnessSections(EvaluateSections):
+    """And with worse inputs."""
+
+    robustness: Robustness
+
+
 @contextmanager
-def measuring(kind: str, p: Params, place: Place, module: str, sections: dict[str, Any]) -> Iterator[Path]:
+def measuring(kind: str, p: EvaluateSections, place: Place, module: str, sections: dict[str, Any]) -> Iterator[Path]:
     """The folder of this piece of work: it depends on the sections, the checkpoint and the code that is imported."""
     checkpoint = CHECKPOINTS / place.name
     common = {"training": p.training, "kernel": p.kernel, "seed": p.seed, "stage": place.stage}
     inputs = {**place.inputs, "checkpoint": sha256_folder(checkpoint), "geometry": sha256_file(GEOMETRY / MANIFEST)}
     with (
         work_folder(f"{kind}-{place.name}", module, {**sections, **common}, inputs) as folder,
-        memory.explained(lambda: f"in {kind}", lambda: memory.for_evaluation(sections["evaluation"], p.training)),
+        memory.explained(lambda: f"in {kind}", lambda: remedies(sections["evaluation"], p.training)),
     ):
         yield folder
 
@@ -37,7 +53,7 @@ def own_folders(place: Place) -> Folders:
 
 
 def make_evaluator(
-    p: Params, place: Place, scratch: Path, limits: Evaluation, folders: Folders
+    p: EvaluateSections, place: Place, scratch: Path, limits: Evaluation, folders: Folders
 ) -> "tuple[Evaluator, TrainingData]":
     """What measures the checkpoint of a curriculum stage on test models, and the validation data."""
     from pipeline.curriculum.data import TrainingData, check_codec
@@ -57,3 +73,13 @@ def make_evaluator(
     setting = Setting(place.stage, p.training, limits, p.kernel, p.seed)
     reader = ShardReader(folders.geometry, "geometry")
     return Evaluator(model, data["test"], reader, setting, scratch, params.num_workers()), data["validation"]
+
+
+def remedies(limits: Evaluation, training: Training) -> Iterator[str]:
+    """With what writing and scoring programs takes less memory, and the validation loss."""
+    if limits.batch_size > 1:
+        yield f"evaluation.batch_size: less than {limits.batch_size}"
+    if limits.num_candidates > 1:
+        yield f"evaluation.num_candidates: less than {limits.num_candidates}"
+    yield f"evaluation.max_new_tokens: less than {limits.max_new_tokens}"
+    yield f"training.tokens_per_batch: less than {training.tokens_per_batch} (of the validation loss's batches, too)"

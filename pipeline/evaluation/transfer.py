@@ -7,11 +7,10 @@ from typing import Any
 import torch
 
 from pipeline.corpus.build import build_corpus
-from pipeline.evaluation.real_models import real_path
+from pipeline.corpus.settings import Split
+from pipeline.evaluation.real_models import TransferSections, real_path
 from pipeline.features.build import build_features
 from pipeline.geometry.build import build_geometry
-from pipeline.settings.data import Split
-from pipeline.settings.params import Params
 from pipeline.settings.places import Folders
 from pipeline.shards.seen import read_seen
 
@@ -20,7 +19,7 @@ Step = Callable[[int, int, str], None]
 
 
 def prepare_real(
-    p: Params,
+    p: TransferSections,
     modalities: Sequence[str],
     models: Path,
     trained: Path,

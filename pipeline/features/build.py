@@ -12,12 +12,13 @@ from torch import Tensor
 
 from pipeline.encoders.dinov2 import DinoV2Encoder, decode_png
 from pipeline.encoders.michelangelo import MichelangeloEncoder
+from pipeline.features.memory import remedies
+from pipeline.features.settings import ImageFeatures, PointFeatures
 from pipeline.runtime import interrupt
 from pipeline.runtime.errors import Reject, UserError
 from pipeline.runtime.fingerprint import libraries
 from pipeline.runtime.prefetch import prefetch
 from pipeline.settings import memory
-from pipeline.settings.data import ImageFeatures, PointFeatures
 from pipeline.settings.resolved import ENCODERS, read_models
 from pipeline.shards import embeddings
 from pipeline.shards.building import FinishedShard, publish_shards, shard_by_shard
@@ -197,7 +198,7 @@ def build_features(
     entry = read_models(models)[ENCODERS[modality]]
     sources = {shard.name: shard.sha256 for shard in reader.manifest.shards}
     with memory.explained(
-        lambda: f"on {device} with {modality}s", lambda: memory.for_features(modality, settings, device.type != "cpu")
+        lambda: f"on {device} with {modality}s", lambda: remedies(modality, settings, device.type != "cpu")
     ):
         featurizer = make_featurizer(modality, models, settings, geometry_settings["num_views"], device)
         finished = shard_by_shard(

@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 
 from pipeline.features.build import Settings, make_featurizer, make_shard
+from pipeline.features.settings import ImageFeatures, PointFeatures
 from pipeline.runtime.errors import UserError
-from pipeline.settings.data import ImageFeatures, PointFeatures
 from pipeline.settings.resolved import ENCODERS, read_models
 from pipeline.shards.building import write_manifest
 from pipeline.shards.manifest import Manifest, read_rejects, write_rejects

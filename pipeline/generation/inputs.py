@@ -12,9 +12,9 @@ from PIL import Image
 from pipeline.cad.exchange.scans import read_scan, silent
 from pipeline.cad.language.program import Frame
 from pipeline.cad.solids.rendering import on_white, read_image
+from pipeline.curriculum.settings import MODALITIES
 from pipeline.model.checkpoint_folder import CheckpointConfig
 from pipeline.runtime.errors import UserError
-from pipeline.settings.curriculum import MODALITIES
 from pipeline.settings.resolved import ENCODERS, read_models
 
 LARGE = 10.0  # metres: nobody's part

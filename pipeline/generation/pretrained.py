@@ -18,11 +18,13 @@ from pipeline.cad.exchange.files import ConvertTask, WriteOptions, convert
 from pipeline.cad.exchange.formats import check_writable
 from pipeline.cad.language.codec import TOLERANCE, Codec
 from pipeline.cad.language.program import CadProgram, Frame
+from pipeline.cad.language.tokens import TOKEN
 from pipeline.cad.solids.clouds import draw_points
 from pipeline.cad.solids.sandbox import Failure, Sandbox
-from pipeline.decoding.generate import generate_tokens, score, without_end
-from pipeline.decoding.options import decodings
+from pipeline.decoding.generate import generate_tokens
+from pipeline.generation.candidates import decodings
 from pipeline.generation.inputs import UserInputs, read_inputs
+from pipeline.generation.likelihood import score
 from pipeline.generation.prompt import Encoders, make_prompt
 from pipeline.generation.search.search import Budget, Found, search, silent
 from pipeline.generation.select import Candidate, build_candidate, select
@@ -33,7 +35,7 @@ from pipeline.model.inputs import Inputs
 from pipeline.runtime.device import DTYPES, choose_device
 from pipeline.runtime.errors import RejectError, UserError
 from pipeline.runtime.seeds import generator
-from pipeline.settings.training import Dtype, Quantization
+from pipeline.settings.computing import Dtype, Quantization
 
 CLOUD_POINTS = 2048  # of an input cloud, that candidates are compared with
 
@@ -205,7 +207,7 @@ class CadMllm:
         ways = decodings(num_candidates, max_new_tokens, temperature, top_p, num_beams, seed)
         codec = Codec(self.model.grammar.bits)
         frame = _frame_of(given, start, size_mm)
-        first = [] if start is None else without_end(codec.encode(start.normalised(frame)).tolist())
+        first = [] if start is None else _without_end(codec.encode(start.normalised(frame)).tolist())
         prompt = make_prompt(self.model, self.encoders, given, first)
         programs = [tokens for way in ways for tokens in generate_tokens(self.model, [prompt], way)[0]]
         chosen = self._chosen(prompt, programs, _compared(given.points), num_workers)
@@ -247,3 +249,8 @@ def _frame_of(given: UserInputs, start: CadProgram | None, size_mm: float) -> Fr
     from pipeline.cad.solids import kernel
 
     return Frame.of_box(*kernel.bounding_box(kernel.build(start)))
+
+
+def _without_end(tokens: Sequence[int]) -> list[int]:
+    """The start of a program that can be completed."""
+    return [token for token in tokens if token != TOKEN["END"]]

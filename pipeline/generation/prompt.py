@@ -13,11 +13,11 @@ from PIL import Image
 from pipeline.cad.solids.clouds import draw_points
 from pipeline.encoders.dinov2 import DinoV2Encoder
 from pipeline.features.build import PointFeaturizer, models_per_pass
+from pipeline.features.settings import ImageFeatures, PointFeatures
 from pipeline.generation.inputs import UserInputs, check_modality, check_views
 from pipeline.model.cad_mllm import CadMllmModel
 from pipeline.model.inputs import Inputs, tokenise_prompts
 from pipeline.runtime.seeds import generator
-from pipeline.settings.data import ImageFeatures, PointFeatures
 from pipeline.shards.embeddings import rounded
 
 

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.cad.omnicad.dataset import Dataset, dataset_path
+from pipeline.cad.omnicad.settings import Source
 from pipeline.cad.solids.sandbox import Failure, Sandbox
+from pipeline.cad.solids.settings import Kernel
 from pipeline.geometry.draw import DrawTask, draw
+from pipeline.geometry.settings import Geometry
 from pipeline.runtime import interrupt
 from pipeline.runtime.errors import Reject
 from pipeline.runtime.fingerprint import libraries
-from pipeline.settings.data import Data, Geometry, Kernel
 from pipeline.shards.building import FinishedShard, publish_shards, shard_by_shard
 from pipeline.shards.manifest import Shard, reasons
 from pipeline.shards.reader import CorpusReader
@@ -21,7 +23,7 @@ from pipeline.shards.writer import write_shard
 
 def build_geometry(
     corpus: Path,
-    data: Data,
+    data: Source,
     geometry: Geometry,
     kernel: Kernel,
     seed: int,

@@ -11,12 +11,12 @@ from pipeline.cad.omnicad.raw_files import RawFile, view_name
 from pipeline.cad.solids import kernel
 from pipeline.cad.solids.clouds import draw_points, normalise_points, read_array
 from pipeline.cad.solids.mesh import Mesh
-from pipeline.cad.solids.occupancy import sample_occupancy
 from pipeline.cad.solids.rendering import encode_png, read_image, render_views
 from pipeline.cad.solids.sampling import sample_surface
+from pipeline.geometry.occupancy import sample_occupancy
+from pipeline.geometry.settings import Geometry
 from pipeline.runtime.errors import RejectError
 from pipeline.runtime.seeds import generator
-from pipeline.settings.data import Geometry
 from pipeline.shards.writer import encode_array
 
 DEFLECTION = 0.004  # of the longest half-side

@@ -26,10 +26,10 @@ from pipeline.model.notation import CadNotation, Notation, TextNotation
 from pipeline.model.packing import decode_row, enable_packing
 from pipeline.model.projector import ModalityProjector
 from pipeline.model.quantization import keep_unpacked, quantization_config
+from pipeline.model.settings import Lora, ModelParams
 from pipeline.model.vocabulary import CadEmbedding, CadHead, TextEmbedding, initial_rows, pretrained_rows
 from pipeline.runtime.errors import UserError
 from pipeline.settings.memory import is_out_of_memory
-from pipeline.settings.training import Lora, ModelParams
 
 INSTRUCTION = "CAD program: "
 CPU = torch.device("cpu")

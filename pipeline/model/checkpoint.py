@@ -28,13 +28,13 @@ from pipeline.model.checkpoint_folder import (
     CheckpointConfig,
     read_json,
 )
+from pipeline.model.settings import ModelParams
 from pipeline.runtime.atomic import write_text
 from pipeline.runtime.device import DTYPES
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.state_dicts import check_fit
 from pipeline.settings.memory import is_out_of_memory
 from pipeline.settings.resolved import model_sha256
-from pipeline.settings.training import ModelParams
 
 TensorFiles = dict[str, dict[str, Tensor]]
 

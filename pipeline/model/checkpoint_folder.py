@@ -4,9 +4,10 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
+from pipeline.model.settings import ModelParams
 from pipeline.runtime.errors import UserError
+from pipeline.settings.computing import Dtype, Quantization
 from pipeline.settings.section import Section, validated
-from pipeline.settings.training import Dtype, ModelParams, Quantization
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER = "adapter_model.safetensors"

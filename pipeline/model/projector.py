@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pipeline.model.settings import Projector
 from pipeline.settings.resolved import PROJECTORS
-from pipeline.settings.training import Projector
 
 
 class MlpProjector(nn.Module):

@@ -25,10 +25,10 @@ from pipeline.features.build import models_per_pass
 from pipeline.geometry.build import draw_task
 from pipeline.geometry.draw import draw
 from pipeline.metrics.assess import AssessTask, assess
+from pipeline.planning.params import Params
 from pipeline.planning.sizes import architecture_of, dinov2_sizes, image_shape, member_bytes, michelangelo_sizes
 from pipeline.runtime.device import DTYPES, fastest_s, matrix_flops
 from pipeline.runtime.errors import UserError
-from pipeline.settings.params import Params
 
 
 @dataclass(frozen=True, slots=True)

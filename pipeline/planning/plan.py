@@ -7,8 +7,10 @@ few that were measured.
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from pipeline.curriculum.settings import CurriculumStage
 from pipeline.evaluation.evaluate import conditioning_cases, shown_by
 from pipeline.planning.measure import Rates
+from pipeline.planning.params import Params
 from pipeline.planning.sizes import (
     array_bytes,
     encoder_bytes,
@@ -21,8 +23,6 @@ from pipeline.planning.sizes import (
     shards_bytes,
 )
 from pipeline.planning.training_memory import shown_tokens, step_memory
-from pipeline.settings.curriculum import CurriculumStage
-from pipeline.settings.params import Params
 
 GIB = 1 << 30
 LIBRARIES = int(0.6 * GIB)  # torch, transformers and the CAD kernel, once in each process

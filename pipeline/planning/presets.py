@@ -5,9 +5,9 @@ from typing import Any
 
 from ruamel.yaml.comments import CommentedMap
 
+from pipeline.planning.params import Params
 from pipeline.runtime.atomic import atomic_open
 from pipeline.runtime.errors import UserError
-from pipeline.settings.params import parse
 from pipeline.settings.yaml_files import plain, read_yaml, yaml_parser
 
 FOLDER = Path("presets")
@@ -39,7 +39,7 @@ def compose(name: str) -> CommentedMap:
     """
     document: CommentedMap = read_yaml(FOLDER / f"{BASE}.yaml")
     merge(document, overlay(name), "")
-    parse(plain(document), f"preset {name}")
+    Params.parse(plain(document), f"preset {name}")
     return document
 
 

@@ -10,11 +10,11 @@ import numpy as np
 
 from pipeline.corpus.splits import SPLITS
 from pipeline.encoders.michelangelo import MichelangeloConfig
+from pipeline.planning.params import Params
 from pipeline.runtime.errors import UserError
-from pipeline.settings.data import Model
-from pipeline.settings.params import Params
 from pipeline.shards.embeddings import fields
 from pipeline.weights.resolve import SHIPPED
+from pipeline.weights.settings import Model
 
 OMNICAD_MODELS = 453_220
 BLOCK, RECORD = 512, 10_240  # of a tar

@@ -17,8 +17,8 @@ from ruamel.yaml.comments import CommentedMap
 
 from pipeline.metrics.statistics import valid_share
 from pipeline.planning import presets
+from pipeline.planning.params import Params
 from pipeline.runtime.errors import UserError
-from pipeline.settings.params import Params, parse
 from pipeline.settings.yaml_files import plain, read_yaml
 
 FOLDER = presets.FOLDER / "studies"
@@ -64,7 +64,7 @@ def trials(study: str, num_seeds: int, base: CommentedMap) -> list[Trial]:
             for layer in (content.get("common", {}), preset, changes):
                 presets.merge(document, {**layer, "preset": document["preset"]}, "")
             document["training"]["seed"] = seed
-            params = parse(plain(document), f"{path}, variant {variant}")
+            params = Params.parse(plain(document), f"{path}, variant {variant}")
             found.append(Trial(variant, f"{study}-{variant}-{seed}".replace("_", "-"), document, params))
     return found
 

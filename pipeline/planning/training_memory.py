@@ -6,6 +6,9 @@ Shapes: P positions of a micro-batch (``training.tokens_per_batch``), E the lang
 from dataclasses import dataclass
 
 from pipeline.cad.language.grammar import Grammar
+from pipeline.curriculum.settings import CurriculumStage
+from pipeline.model.settings import Projector
+from pipeline.planning.params import Params
 from pipeline.planning.sizes import (
     LlmSizes,
     encoder_bytes,
@@ -14,9 +17,6 @@ from pipeline.planning.sizes import (
     points_shape,
 )
 from pipeline.report.behaviour import TRAINED_BYTES
-from pipeline.settings.curriculum import CurriculumStage
-from pipeline.settings.params import Params
-from pipeline.settings.training import Projector
 
 FLOAT32 = 4
 # What autograd keeps of a decoder layer for each position, in widths: around attention and norms, and inside the MLP,

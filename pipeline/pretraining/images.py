@@ -18,8 +18,8 @@ from pipeline.encoders.dinov2 import DinoV2Encoder
 from pipeline.encoders.michelangelo import CrossBlock, MichelangeloEncoder
 from pipeline.pretraining.contrastive import contrastive_loss
 from pipeline.pretraining.data import ShapeData
+from pipeline.pretraining.settings import ImagePretraining
 from pipeline.runtime import interrupt
-from pipeline.settings.recipes import ImagePretraining
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,12 +15,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from pipeline.curriculum.log import StageLog
 from pipeline.curriculum.schedule import learning_rate_factor
+from pipeline.pretraining.settings import Recipe
 from pipeline.runtime import interrupt
 from pipeline.runtime.device import autocast
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.prefetch import prefetch
 from pipeline.runtime.seeds import digest
-from pipeline.settings.recipes import Recipe
 from pipeline.training.state import Position, collect_moments, read_state, save_state, saved_states, set_moments
 
 B = TypeVar("B")

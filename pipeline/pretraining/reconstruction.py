@@ -23,14 +23,14 @@ from pipeline.cad.solids.boundary import sample_boundary
 from pipeline.encoders.michelangelo import MichelangeloEncoder
 from pipeline.model.inputs import tokenise_prompts
 from pipeline.model.projector import ModalityProjector
+from pipeline.model.settings import Projector
 from pipeline.model.vocabulary import cad_token_names
 from pipeline.pretraining.language import IGNORED, SortedBatches, make_language_model
 from pipeline.pretraining.loop import on_device
 from pipeline.pretraining.scans import scanned
+from pipeline.pretraining.settings import LanguagePretraining, ReconstructionPretraining
 from pipeline.runtime.errors import RejectError
 from pipeline.runtime.seeds import generator, uniform
-from pipeline.settings.recipes import LanguagePretraining, ReconstructionPretraining
-from pipeline.settings.training import Projector
 from pipeline.shards.reader import CorpusReader
 
 SPARE = 2  # so many points are drawn for each that is shown: a scan's faults take some away

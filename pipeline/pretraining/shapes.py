@@ -17,8 +17,8 @@ from pipeline.encoders.dinov2 import DinoV2Encoder
 from pipeline.encoders.michelangelo import CrossBlock, MichelangeloEncoder, SelfStack, fourier_embedding
 from pipeline.pretraining.contrastive import CaptionTower, caption_tokenizer, contrastive_loss
 from pipeline.pretraining.data import ShapeData
+from pipeline.pretraining.settings import ShapePretraining
 from pipeline.runtime.seeds import generator
-from pipeline.settings.recipes import ShapePretraining
 
 DECODER_LAYERS = 2
 CAPTION_VOCABULARY = 1024

@@ -8,9 +8,9 @@ from typing import Any
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from pipeline.corpus.settings import Synthetic
+from pipeline.pretraining.settings import Pretraining
 from pipeline.runtime.atomic import atomic_folder, write_text
-from pipeline.settings.params import Params
-from pipeline.settings.recipes import Pretraining
 from pipeline.shards.seen import SEEN
 
 CARD = "README.md"
@@ -71,16 +71,15 @@ def _halve(path: Path, copied: Path) -> None:
     save_file({key: value.half().contiguous() for key, value in load_file(path).items()}, copied, metadata=metadata)
 
 
-def card(name: str, p: Params, recipe: Pretraining, scores: dict[str, Any]) -> str:
+def card(name: str, synthetic: Synthetic, seed: int, recipe: Pretraining, scores: dict[str, Any]) -> str:
     """What it is, from which data, by which recipe, in which time, how good."""
     title, text = TEXTS[name]
     settings = getattr(recipe, name)
-    synthetic = p.data.synthetic
     kinds = f"of {len(synthetic.families)} families"
     if synthetic.general:
         kinds = f"{1 - synthetic.general:.0%} {kinds} and {synthetic.general:.0%} of none"
     rows = [
-        ("data", f"{synthetic.num_models:,} synthetic parts, seed {p.seed}, {kinds}"),
+        ("data", f"{synthetic.num_models:,} synthetic parts, seed {seed}, {kinds}"),
         ("never seen", ", ".join(synthetic.unseen_families) or "nothing"),
         ("recipe", _score(settings.model_dump())),
         *((key.replace("_", " "), _score(value)) for key, value in scores.items()),

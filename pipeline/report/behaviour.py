@@ -6,8 +6,9 @@ Memory is to be low, then more, then most, with the encoders loaded in the step;
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.curriculum.pace import Lines, Pace, comparable, new_modalities, paces
-from pipeline.settings.params import Params
+from pipeline.curriculum.advice import Lines, new_modalities
+from pipeline.curriculum.settings import CurriculumSections
+from pipeline.report.pace import Pace, comparable, paces
 
 EXPECTED = (  # of a stage that shows its first new modality after text, its second and further ones
     "falls steadily and fast",
@@ -21,7 +22,7 @@ MIB = 1 << 20
 
 
 def behaviour(
-    params: Params, logs: Mapping[str, Lines], trainable: Mapping[str, int], models: Mapping[str, Any]
+    params: CurriculumSections, logs: Mapping[str, Lines], trainable: Mapping[str, int], models: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
     """A row for each stage: its pace, in figures and words, and its memory.
 

@@ -6,16 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.curriculum.pace import flat_loss_advice
+from pipeline.curriculum.advice import flat_loss_advice
 from pipeline.curriculum.retention import lineage_chain, retention_advice
+from pipeline.curriculum.settings import COMBINATIONS
 from pipeline.metrics.statistics import COMPLETION, valid_share
 from pipeline.report.behaviour import behaviour
 from pipeline.report.charts import disturbance_chart, line_chart, shown
 from pipeline.report.gallery import Gallery, gallery, meshes_json
 from pipeline.report.pictures import TICKS, colour_map, gradient
+from pipeline.report.settings import ReportSections
 from pipeline.runtime.errors import UserError
-from pipeline.settings.curriculum import COMBINATIONS
-from pipeline.settings.params import Params
 
 if TYPE_CHECKING:
     import jinja2
@@ -112,7 +112,7 @@ def _with_starts(results: list[StageResult]) -> list[tuple[int, StageResult]]:
     return starts
 
 
-def render(params: Params, results: list[StageResult], inputs: ReportInputs) -> str:
+def render(params: ReportSections, results: list[StageResult], inputs: ReportInputs) -> str:
     """The page."""
     last = results[-1]
     ranked_by = list(last.evaluation["combinations"])[-1]
@@ -121,6 +121,7 @@ def render(params: Params, results: list[StageResult], inputs: ReportInputs) -> 
     trained = {result.name: result.training["trainable_parameters"] for result in results}
     return _template().render(
         params=params,
+        written=json.dumps(params.with_document(), indent=1),
         results=results,
         last=last,
         validity=valid_share(last.evaluation["combinations"]),

@@ -19,6 +19,7 @@ from pipeline.curriculum.data import TrainingData
 from pipeline.curriculum.log import StageLog
 from pipeline.curriculum.plan import Example, StagePlan, Step
 from pipeline.curriculum.schedule import Course, course, expected_shares, learning_rate_factor, validation_objective
+from pipeline.curriculum.settings import CurriculumStage, Training
 from pipeline.model.cad_mllm import Batch, CadMllmModel
 from pipeline.model.checkpoint import TensorFiles, trained_tensors
 from pipeline.runtime import interrupt
@@ -26,8 +27,6 @@ from pipeline.runtime.device import autocast
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.prefetch import prefetch
 from pipeline.runtime.seeds import digest
-from pipeline.settings.curriculum import CurriculumStage
-from pipeline.settings.training import Training
 from pipeline.training.complexity import adaptations
 from pipeline.training.meters import Outcome, RunningLoss, Speed, Tally
 from pipeline.training.optimizer import clip_gradients, make_optimizer, set_learning_rates

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any, Self
 from pipeline.curriculum.log import Line, read_log
 from pipeline.curriculum.retention import lineage_chain, text_retention
 from pipeline.curriculum.schedule import validation_objective
+from pipeline.curriculum.settings import MODALITIES, CurriculumStage
 from pipeline.model.checkpoint_folder import LOG
 from pipeline.runtime.atomic import write_text
 from pipeline.runtime.errors import UserError
-from pipeline.settings.curriculum import MODALITIES, CurriculumStage
-from pipeline.settings.params import Params
+from pipeline.training.settings import TrackedSections
 
 if TYPE_CHECKING:
     from pipeline.training.parallel import Parallel
@@ -34,11 +34,11 @@ ROLLOUTS = ("reward", "iou", "valid", "spread", "tokens", "policy_loss")  # of a
 UNWRITTEN = "wandb.json"  # in scratch: the end of an attempt whose offline run is still to be written
 
 
-def experiment(p: Params) -> str:
-    """The group: DVC's name of the experiment, else one that follows from all parameters that training depends on."""
+def experiment(p: TrackedSections) -> str:
+    """The group: DVC's name of the experiment, else one of all parameters that training depends on, as written."""
     if name := os.environ.get("DVC_EXP_NAME"):
         return name
-    document = json.dumps(p.model_dump(mode="json", exclude=NOT_TRAINED_ON), sort_keys=True)
+    document = json.dumps({key: p.document[key] for key in p.document.keys() - NOT_TRAINED_ON}, sort_keys=True)
     return f"{p.preset}-{hashlib.sha256(document.encode()).hexdigest()[:8]}"
 
 
@@ -78,7 +78,7 @@ def spared(say: Callable[[str], None], later: str = "") -> Iterator[None]:
         say(f"note: Weights & Biases was not told of this end ({type(fault).__name__}: {fault}){later}")
 
 
-def open_run(p: Params, name: str, job_type: str, tags: Iterable[str], **settings: Any) -> Any:
+def open_run(p: TrackedSections, name: str, job_type: str, tags: Iterable[str], **settings: Any) -> Any:
     """A run in the experiment's group."""
     with wandb_imported() as wandb:
         run = wandb.init(
@@ -89,7 +89,7 @@ def open_run(p: Params, name: str, job_type: str, tags: Iterable[str], **setting
             job_type=job_type,
             name=name,
             tags=list(tags),
-            config=p.model_dump(mode="json"),
+            config=p.with_document(),
             **settings,
         )
         run.define_metric(STEP)
@@ -141,7 +141,7 @@ class Mirror:
 
     def __init__(
         self,
-        p: Params,
+        p: TrackedSections,
         stage_name: str,
         scratch: Path,
         ancestors: dict[str, Any] | None,
@@ -265,7 +265,7 @@ def stage_row(line: Line, stage_name: str, stage_number: int, stage: CurriculumS
 
 
 def mirror_evaluation(
-    p: Params, stage_name: str, lineage: dict[str, Any], figures: dict[str, Any], say: Callable[[str], None]
+    p: TrackedSections, stage_name: str, lineage: dict[str, Any], figures: dict[str, Any], say: Callable[[str], None]
 ) -> None:
     """A run of job type ``evaluate``: one point, at the checkpoint's step, which is the summary too.
 

@@ -5,11 +5,10 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
+from pipeline.curriculum.settings import CurriculumStage, Training
 from pipeline.model.cad_mllm import CadMllmModel
 from pipeline.model.checkpoint import whole
 from pipeline.runtime.errors import UserError
-from pipeline.settings.curriculum import CurriculumStage
-from pipeline.settings.training import Training
 
 
 def make_optimizer(

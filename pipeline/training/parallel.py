@@ -14,11 +14,11 @@ from torch import Tensor, distributed, nn
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
+from pipeline.curriculum.settings import Training
 from pipeline.model.cad_mllm import CadMllmModel
 from pipeline.runtime import interrupt
 from pipeline.runtime.device import choose_device, shared_device
 from pipeline.runtime.errors import UserError
-from pipeline.settings.training import Training
 
 T = TypeVar("T")
 

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 
 from pipeline.cad.language.grammar import Grammar
+from pipeline.curriculum.advice import flat_loss_advice
 from pipeline.curriculum.data import TrainingData
 from pipeline.curriculum.log import StageLog, plot_tables
-from pipeline.curriculum.pace import flat_loss_advice
 from pipeline.curriculum.place import Place, parent_lineage
 from pipeline.curriculum.plan import share_out
 from pipeline.curriculum.retention import retention_advice, text_retention
@@ -28,16 +28,14 @@ from pipeline.runtime.fingerprint import libraries, other_versions
 from pipeline.runtime.progress import Display, display
 from pipeline.runtime.scratch import clean, work_folder
 from pipeline.settings import memory
-from pipeline.settings.params import Params
 from pipeline.settings.places import CHECKPOINTS, CORPUS, LOGS, METRICS, MODELS, PLOTS
 from pipeline.shards.manifest import Manifest
-from pipeline.training.geometry import GeometryTrainer
 from pipeline.training.loop import Job, Trainer
+from pipeline.training.memory import for_model, for_training
 from pipeline.training.mirror import SPEED, Mirror
 from pipeline.training.parallel import Parallel
+from pipeline.training.settings import TrainSections
 from pipeline.training.state import state_folder
-
-TRAINERS = {"tokens": Trainer, "geometry": GeometryTrainer}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +43,14 @@ class Session:
     """What the parts of a run of a stage share.
 
     Attributes:
+        module: what it imports is the code of the run.
         parent: lineage of the checkpoint that it starts from; None where that is the plain language model.
         scratch: its folder of resumable work.
     """
 
-    p: Params
+    p: TrainSections
     place: Place
+    module: str
     parent: dict[str, Any] | None
     scratch: Path
     parallel: Parallel
@@ -58,25 +58,31 @@ class Session:
     mirror: Mirror
 
 
-def run_stage(p: Params, place: Place, parallel: Parallel) -> None:
+def run_stage(
+    p: TrainSections, place: Place, parallel: Parallel, make_trainer: type[Trainer] = Trainer, module: str = __name__
+) -> None:
     """Train a stage, from where a former run of it stopped, and publish its checkpoint, figures and plots.
+
+    Args:
+        make_trainer: of the stage's objective.
+        module: what this imports is the code that the work depends on.
 
     Raises:
         UserError: an input does not fit, or memory runs out.
     """
     name, parent = place.name, parent_lineage(place)
-    inputs = place.inputs | _libraries(p)  # one of them no import shows
+    inputs = place.inputs | _libraries(p, module)  # one of them no import shows
     with (
         display(f"train {name}", shown=parallel.is_main) as show,
-        work_folder(f"train-{name}", __name__, _sections(p, place), inputs, parallel.is_main) as scratch,
+        work_folder(f"train-{name}", module, _sections(p, place), inputs, parallel.is_main) as scratch,
         Mirror(p, name, scratch, parent, show.say, parallel) as mirror,
     ):
-        session = Session(p, place, parent, scratch, parallel, show, mirror)
+        session = Session(p, place, module, parent, scratch, parallel, show, mirror)
         with _memory_for_model(session):
             model = make_model(p, place, parallel.made_on, show.say)
         data = _open_data(session, model)
         with _memory_for_model(session):
-            trainer = TRAINERS[place.stage.objective](model, _job(session, model, data))
+            trainer = make_trainer(model, _job(session, model, data))
         try:
             with _memory_for_steps(session, trainer):
                 figures = trainer.train()
@@ -88,7 +94,7 @@ def run_stage(p: Params, place: Place, parallel: Parallel) -> None:
 
 
 def make_model(
-    p: Params, place: Place, device: torch.device, say: Callable[[str], None] = lambda _: None
+    p: TrainSections, place: Place, device: torch.device, say: Callable[[str], None] = lambda _: None
 ) -> CadMllmModel:
     """The model that the stage starts from, with a projector for every modality that it shows.
 
@@ -207,25 +213,25 @@ def _lineage(session: Session, validation: dict[str, float], steps: int) -> dict
         "steps": steps,
         "init_from": place.stage.init_from,
         "inputs_sha256": place.inputs,
-        "libraries": _libraries(session.p),
+        "libraries": _libraries(session.p, session.module),
         "params": {key: _plain(value) for key, value in _sections(session.p, place).items()},
         "validation": validation,
         "parent": session.parent,
     }
 
 
-def _sections(p: Params, place: Place) -> dict[str, Any]:
+def _sections(p: TrainSections, place: Place) -> dict[str, Any]:
     """The parameters that training depends on."""
     return {"model": p.model, "training": p.training, "codec": p.codec, "seed": p.seed, "stage": place.stage}
 
 
-def _seed(p: Params) -> int:
+def _seed(p: TrainSections) -> int:
     return p.seed if p.training.seed is None else p.training.seed
 
 
-def _libraries(p: Params) -> dict[str, str]:
+def _libraries(p: TrainSections, module: str) -> dict[str, str]:
     """Versions of what computes."""
-    return libraries(__name__, *(["bitsandbytes"] if p.training.quantization != "none" else []))
+    return libraries(module, *(["bitsandbytes"] if p.training.quantization != "none" else []))
 
 
 def _plain(value: Any) -> Any:
@@ -237,7 +243,7 @@ def _memory_for_model(session: Session) -> Iterator[None]:
     parallel = session.parallel
     work = f"on {parallel.device}, with the model alone"
     with memory.explained(
-        lambda: work, lambda: memory.for_model(session.p, parallel.size, parallel.device.type == "cuda")
+        lambda: work, lambda: for_model(session.p.training, parallel.size, parallel.device.type == "cuda")
     ):
         yield
 
@@ -261,12 +267,12 @@ def _memory_for_steps(session: Session, trainer: Trainer) -> Iterator[None]:
             f"and {positions} positions; {kept}"
         )
 
-    gpu = parallel.device.type == "cuda"
-    with memory.explained(work, lambda: memory.for_training(p, session.place.stage, largest(), parallel.size, gpu)):
+    gpu, stage, shapes = parallel.device.type == "cuda", session.place.stage, trainer.model.feature_shapes
+    with memory.explained(work, lambda: for_training(p, stage, shapes, largest(), parallel.size, gpu)):
         yield
 
 
-def _other_weights(p: Params, place: Place) -> str | None:
+def _other_weights(p: TrainSections, place: Place) -> str | None:
     """That the stage goes on with other frozen weights than its parent was trained on; None where it does not."""
     if "parent" not in place.inputs:
         return None
@@ -280,5 +286,5 @@ def _other_weights(p: Params, place: Place) -> str | None:
 
 def _other_libraries(session: Session) -> str | None:
     """That the parent was trained with other versions than compute now; None where it was not."""
-    changed = other_versions((session.parent or {}).get("libraries", {}), _libraries(session.p))
+    changed = other_versions((session.parent or {}).get("libraries", {}), _libraries(session.p, session.module))
     return changed and f"{session.place.stage.init_from} was trained with {changed}"

@@ -7,14 +7,13 @@ import torch
 from pipeline.curriculum.data import TrainingData
 from pipeline.curriculum.plan import Example, shown
 from pipeline.curriculum.schedule import draw_views
+from pipeline.curriculum.settings import CurriculumStage, Training
 from pipeline.model.cad_mllm import CadMllmModel
 from pipeline.runtime import interrupt
 from pipeline.runtime.device import autocast
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.prefetch import prefetch
 from pipeline.runtime.seeds import shuffled
-from pipeline.settings.curriculum import CurriculumStage
-from pipeline.settings.training import Training
 from pipeline.training.parallel import Parallel
 
 

@@ -29,10 +29,10 @@ from pipeline.encoders.michelangelo import MichelangeloConfig, MichelangeloEncod
 from pipeline.runtime.atomic import publish, write_text
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.fingerprint import libraries, sha256_file, sha256_folder
-from pipeline.settings.data import Model, Models
 from pipeline.settings.resolved import ENCODERS, MANIFEST, identity
 from pipeline.shards.seen import SEEN, read_seen, write_seen
 from pipeline.weights.projectors import take_projectors
+from pipeline.weights.settings import Model, Models
 
 SHIPPED = Path(__file__).resolve().parents[1] / "shipped"  # weights that the package carries, with their cards
 

@@ -11,11 +11,10 @@ from typing import Annotated
 
 import typer
 
+from pipeline.planning.params import Params
 from pipeline.runtime.commands import command
 from pipeline.runtime.errors import UserError
-from pipeline.settings import params
-from pipeline.settings.data import Models
-from pipeline.settings.params import Params
+from pipeline.weights.settings import Models
 
 SYSTEM_LIBRARIES = {"libGL.so.1": "libgl1", "libX11.so.6": "libx11-6"}
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "dvc", "webdataset", "wandb", "cadquery-ocp-novtk")
@@ -59,7 +58,7 @@ def doctor(
         faults.append(f"{disk / GIB:.1f} GiB of disk are free; 5 are needed for the default preset")
     try:
         if preset:
-            p = params.load()
+            p = Params.load()
             faults += fit(p, memory, gpu_bytes)
             for note in unpinned(p):
                 typer.echo(f"note: {note}")

@@ -9,13 +9,13 @@ import typer
 from pipeline.cad.exchange.formats import SCANS, check_file, check_program, check_writable
 from pipeline.cad.parts.captions import count
 from pipeline.cad.solids.sandbox import start_server
-from pipeline.decoding.options import decodings
+from pipeline.generation.candidates import decodings
 from pipeline.model.checkpoint_folder import check_checkpoint
+from pipeline.planning.params import Params
 from pipeline.runtime import interrupt
 from pipeline.runtime.commands import command
 from pipeline.runtime.errors import RejectError, UserError
 from pipeline.settings import memory, params
-from pipeline.settings.params import Params
 from pipeline.settings.places import CHECKPOINTS, MODELS
 from stages.tools.cad import facts_text, program_in
 
@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from pipeline.generation.pretrained import CadMllm, Generated
     from pipeline.generation.search.search import Found
 
+FOR_ONE_PROMPT = (  # with what it takes less memory
+    "fewer --candidates or --beams, a smaller --max-tokens",
+    "a checkpoint of a smaller language model, or of one with training.dtype: bfloat16",
+)
 ANOTHER_SHAPE = 0.15  # a misfit: the same part has 0.02, two different ones 0.26 in the median
 
 
@@ -76,7 +80,7 @@ MaxTokens = Annotated[int, typer.Option(min=16, help="Length limit of the progra
 
 
 @command
-@memory.explained(lambda: "with the model and its candidates", lambda: memory.FOR_ONE_PROMPT)
+@memory.explained(lambda: "with the model and its candidates", lambda: FOR_ONE_PROMPT)
 def generate(
     out: Out,
     caption: Caption = "",
@@ -100,7 +104,7 @@ def generate(
     searched = search is not None or builds is not None
     _check_given(out, caption, points, images, start, steps, searched)
     decodings(candidates, max_tokens, temperature, top_p, beams, seed)
-    p = params.load()
+    p = Params.load()
     config = check_checkpoint(folder := checkpoint or CHECKPOINTS / list(p.curriculum)[-1])
     from pipeline.generation.inputs import check_known, read_inputs
 

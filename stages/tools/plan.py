@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipeline.planning.params import Params
 from pipeline.runtime.commands import command
 from pipeline.settings import params, yaml_files
 from pipeline.settings.places import CORPUS
@@ -36,7 +37,7 @@ def plan(
     from pipeline.planning.sizes import OMNICAD_MODELS
     from pipeline.runtime.device import choose_device
 
-    p = params.load() if preset is None else params.parse(yaml_files.plain(presets.compose(preset)), f"preset {preset}")
+    p = Params.load() if preset is None else Params.parse(yaml_files.plain(presets.compose(preset)), f"preset {preset}")
     device, workers = choose_device("auto"), params.num_workers()
     counts = None
     if models is None and preset is None and (CORPUS / MANIFEST).is_file():

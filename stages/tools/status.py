@@ -5,9 +5,9 @@ from typing import Any
 
 import typer
 
+from pipeline.planning.params import Params
 from pipeline.runtime.commands import command
 from pipeline.runtime.scratch import RECORDS, SCRATCH
-from pipeline.settings import params
 
 BUSY = "runs now, or waits for what does"
 
@@ -19,7 +19,7 @@ def status() -> None:
     from dvc.lock import LockError
     from dvc.repo import Repo
 
-    p = params.load()
+    p = Params.load()
     typer.echo(f"preset {p.preset}, data {p.data.source}, curriculum {' -> '.join(p.curriculum)}")
     try:
         repo = Repo()
@@ -67,6 +67,7 @@ def _reasons(entries: list[Any]) -> list[str]:
         for kind, paths in entry.items():
             what = {"changed deps": "input", "changed outs": "out"}.get(kind, kind)
             reasons += [f"{what} {path} {_verb(state)}" for path, state in _flat(paths)]
+    reasons.sort(key=lambda reason: reason.startswith(("input pipeline/", "input stages/")))  # code last: it is most
     if len(reasons) > 6:
         reasons = [*reasons[:5], f"and {len(reasons) - 5} more"]
     return reasons or ["never ran"]

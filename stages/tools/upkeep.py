@@ -20,9 +20,10 @@ DEFAULT = "A quarter of an hour on two CPU cores, nothing to download: the defau
 def list_presets() -> None:
     """Name the presets with what they are for."""
     from pipeline.planning import presets
+    from pipeline.planning.params import Params
     from pipeline.settings import params
 
-    current = params.load().preset if params.PARAMS_FILE.is_file() else None
+    current = Params.load().preset if params.PARAMS_FILE.is_file() else None
     for name in presets.names():
         first = (presets.FOLDER / f"{name}.yaml").read_text(encoding="utf-8").splitlines()[0].removeprefix("# ")
         typer.echo(f"{'*' if name == current else ' '} {name:13} {DEFAULT if name == presets.BASE else first}")
@@ -92,10 +93,11 @@ def checkpoint_from_models(
 ) -> None:
     """Write the networks in models/ as a checkpoint: they generate as they were pretrained, nothing is trained."""
     from pipeline.generation.untrained import write_untrained
-    from pipeline.settings import params
+    from pipeline.planning.params import Params
     from pipeline.settings.places import MODELS
 
-    known = write_untrained(params.load(), MODELS, out)
+    p = Params.load()
+    known = write_untrained(p.model, p.codec.bits, p.features, p.geometry, p.seed, MODELS, out)
     typer.echo(f"{out}: takes {', '.join(known)}")
 
 

@@ -14,7 +14,7 @@ from pipeline.cad.omnicad import documents
 from pipeline.cad.parts import synthesis
 from pipeline.curriculum.place import find_stage
 from pipeline.evaluation.setup import measuring
-from pipeline.settings.params import load
+from pipeline.planning.params import Params
 from pipeline.shards.manifest import Manifest, read_rejects
 from pipeline.shards.reader import ShardReader
 from tests.conftest import shared
@@ -195,9 +195,11 @@ def test_half_an_evaluation_is_used_for_the_same_inputs_alone(project, tmp_path,
         path.write_text("{}")
 
     def scratch():
-        p = load()
+        p = Params.load()
         sections = {"evaluation": p.evaluation}
-        with measuring("evaluation", p, find_stage(p, "stage2_text_pc"), "stages.evaluate", sections) as folder:
+        with measuring(
+            "evaluation", p, find_stage(p.curriculum, "stage2_text_pc"), "stages.evaluate", sections
+        ) as folder:
             return folder
 
     with contextlib.chdir(tmp_path):

@@ -7,10 +7,10 @@ from ruamel.yaml import YAML
 from pipeline.curriculum.data import TrainingData
 from pipeline.curriculum.log import StageLog
 from pipeline.curriculum.plan import Example
+from pipeline.curriculum.settings import CurriculumStage
 from pipeline.evaluation.evaluate import Evaluator, Setting
 from pipeline.model.inputs import collate
-from pipeline.settings import params
-from pipeline.settings.curriculum import CurriculumStage
+from pipeline.planning.params import Params
 from pipeline.shards.reader import ShardReader
 from pipeline.training.loop import Job, Trainer
 from pipeline.training.parallel import Parallel
@@ -57,7 +57,7 @@ def learn(folder, combination, monkeypatch, scratch, blind=False):
     from pipeline.training.session import make_model
 
     monkeypatch.chdir(folder)
-    p = params.load()
+    p = Params.load()
     given = {m: f"data/{f'features/{m}' if m in combination else 'corpus'}" for m in ("point_cloud", "image")}
     stage = CurriculumStage(
         init_from="models/llm", **given, modality_sample_probs={combination: 1.0}, epochs=EPOCHS[combination], lr=5e-3,

@@ -63,6 +63,21 @@ def test_missing_inputs(project):
         assert loaded == [], output
 
 
+def test_every_stage_tells_a_typo_in_what_it_does_not_read(tmp_path):
+    """Else the stage that reads it would, hours later."""
+    project = make_project(tmp_path)
+    project.change("search_builds:", "search_build:")
+    project.change("wandb_mode: disabled", "wandb_mode: no")
+    stages = ("models", "corpus", "geometry", "robustness", "retrieval", "transfer", "report")
+    commands = [(stage,) for stage in stages]
+    commands += [("features", "--modality", "image"), ("train", "stage1_text"), ("evaluate", "stage1_text")]
+    for output, loaded in told(project, commands):
+        assert "evaluation.search_build: unknown key" in output
+        assert "tracking.wandb_mode: " in output
+        assert loaded == [], output
+    assert "--modality" in project.call("features", "--help")
+
+
 def test_what_generate_cannot_use(done, tmp_path):
     (tmp_path / "folder.step").mkdir()
     (tmp_path / "part.doc").write_text("x")

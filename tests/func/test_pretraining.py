@@ -9,11 +9,11 @@ from ruamel.yaml import YAML
 from safetensors.torch import load_file
 
 from pipeline.cad.language.grammar import Grammar
+from pipeline.curriculum.settings import COMBINATIONS
 from pipeline.model.cad_mllm import CadMllmModel
 from pipeline.model.checkpoint import load_checkpoint
 from pipeline.model.projector import start_from_pretrained
-from pipeline.settings.curriculum import COMBINATIONS
-from pipeline.settings.params import load
+from pipeline.planning.params import Params
 from pipeline.shards.reader import ShardReader
 from pipeline.shards.seen import read_seen
 from pipeline.weights.projectors import take_projectors
@@ -73,7 +73,7 @@ def test_a_language_model_has_projectors_for_the_encoders_that_it_learnt_with(pr
         taken = project.folder / "taken"
         taken.mkdir(exist_ok=True)
         assert take_projectors(folder, taken, encoders) == list(encoders)
-        model = CadMllmModel(folder, load(project.folder / "params.yaml").model, Grammar(8), 0, torch.float32)
+        model = CadMllmModel(folder, Params.load(project.folder / "params.yaml").model, Grammar(8), 0, torch.float32)
         model.add_projector("point_cloud", (4, 16), {})
         model.add_projector("image", (2, 4, 16), {})
         assert all(start_from_pretrained(model.projectors[name], taken, name) for name in encoders)
@@ -139,7 +139,7 @@ def test_shipped_weights_are_small_and_used_by_the_pipeline(project, tmp_path):
     found = json.loads(project.read("metrics/retrieval.json"))
     assert found["models"] == 24
     assert 0 <= found["shape_to_image"]["top1"] <= found["shape_to_image"]["top5"] <= 1
-    p = load(project.folder / "params.yaml")
+    p = Params.load(project.folder / "params.yaml")
     model = CadMllmModel(project.folder / "models/llm", p.model, Grammar(8), 0, torch.float32)
     table = model.text_embedding.table.weight
     new = model.tokenizer.get_vocab()["<cad8:NEW>"]

@@ -14,7 +14,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pipeline.cad.language.grammar import Grammar
-from pipeline.settings import params, yaml_files
+from pipeline.planning.params import Params
+from pipeline.settings import yaml_files
 
 ROOT = Path(__file__).resolve().parents[2]
 GRAMMAR = Grammar(8)
@@ -23,7 +24,7 @@ DETAILS = {"encoder": {"source": "init", "sha256": "x"}}
 
 @pytest.fixture(scope="session")
 def smoke():
-    return params.parse(json.loads(json.dumps(_compose())), "smoke")
+    return Params.parse(json.loads(json.dumps(_compose())), "smoke")
 
 
 def _compose():

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from pipeline.decoding.constrained import GrammarProcessor
-from pipeline.decoding.generate import Decoding, generate_tokens, score
+from pipeline.decoding.generate import Decoding, generate_tokens
+from pipeline.generation.likelihood import score
 from pipeline.generation.pretrained import CadMllm
 from pipeline.model.cad_mllm import CadMllmModel
 from pipeline.model.checkpoint import CheckpointConfig, load_checkpoint

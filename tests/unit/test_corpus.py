@@ -14,9 +14,9 @@ from pipeline.corpus import build as build_module
 from pipeline.corpus.build import build_corpus
 from pipeline.corpus.prepare import model_id, read_texts
 from pipeline.geometry.build import build_geometry
+from pipeline.planning.params import Params
 from pipeline.planning.presets import compose
 from pipeline.runtime.errors import UserError
-from pipeline.settings.params import parse
 from pipeline.shards.manifest import read_rejects
 from pipeline.shards.reader import CorpusReader, ShardReader
 from pipeline.shards.writer import write_shard
@@ -24,7 +24,7 @@ from tests.unit.test_raw_files import IDS, make, pack
 
 
 def build(folder: Path, prefixes: int):
-    p = parse(compose("smoke"), "smoke")
+    p = Params.parse(compose("smoke"), "smoke")
     data = p.data.model_copy(update={"prefixes": prefixes})
     counts = build_corpus(data, p.codec, p.kernel, 0, folder / "scratch", folder / "out", 2, lambda *_: None)
     reader = ShardReader(folder / "out", "corpus")
@@ -71,7 +71,7 @@ def test_a_model_replaced_while_the_stage_runs_is_the_one_that_was_read(tmp_path
         captions.append({"id": entry, "text caption": "x"})
     (tmp_path / "raw/txt").mkdir()
     (tmp_path / "raw/txt/0000.json").write_text(json.dumps(captions))
-    p = parse(compose("smoke"), "smoke")
+    p = Params.parse(compose("smoke"), "smoke")
     changes = {"source": "omnicad", "path": str(tmp_path / "raw"), "prefixes": 2, "duplicates": "keep"}
     data = p.data.model_copy(update=changes)
 
@@ -97,7 +97,7 @@ def test_a_model_replaced_while_the_stage_runs_is_the_one_that_was_read(tmp_path
 @pytest.fixture
 def washers(tmp_path):
     """The smoke preset on six washers with clouds, and their corpus of two shards or more."""
-    p = parse(compose("smoke"), "smoke")
+    p = Params.parse(compose("smoke"), "smoke")
     data = p.data.model_copy(
         update={"source": "omnicad", "path": str(make(tmp_path / "made")), "duplicates": "keep", "shard_size": 2}
     )

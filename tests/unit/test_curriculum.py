@@ -20,15 +20,14 @@ from pipeline.curriculum.schedule import (
     probabilities,
     without,
 )
+from pipeline.curriculum.settings import CurriculumStage, EarlyStopping
 from pipeline.planning import presets
+from pipeline.planning.params import Params
 from pipeline.runtime.seeds import digest, shuffled
-from pipeline.settings import params
-from pipeline.settings.curriculum import CurriculumStage, EarlyStopping
-from pipeline.settings.params import parse
 from pipeline.settings.yaml_files import plain
 from pipeline.training.meters import Tally
 
-PARAMS = params.load(Path(__file__).resolve().parents[2] / "presets" / "quickstart.yaml")
+PARAMS = Params.load(Path(__file__).resolve().parents[2] / "presets" / "quickstart.yaml")
 STAGE = PARAMS.curriculum["stage3_all"].model_copy(update={"epochs": 1})
 NAMES = np.array([digest(f"0000{i:08d}_00001") for i in range(3000)], np.uint64)
 PROGRAMS = 20 + np.arange(3000) % 60
@@ -110,7 +109,7 @@ def test_steps_mix_combinations_whose_shares_of_the_gradient_are_their_probabili
 
     The programs' lengths spread as those of real models do, which a step in order of length would not survive.
     """
-    p = parse(plain(presets.compose(preset)), preset)
+    p = Params.parse(plain(presets.compose(preset)), preset)
     draw = np.random.default_rng(0)
     names = np.array([digest(f"{number:08}") for number in range(6000)], np.uint64)
     programs = draw.lognormal(4.2, 0.8, len(names)).astype(int).clip(20, p.data.max_program_tokens)

@@ -12,10 +12,10 @@ from pipeline.cad.omnicad import documents
 from pipeline.cad.omnicad.dataset import Dataset
 from pipeline.cad.omnicad.listing import base_model
 from pipeline.cad.parts import synthesis
+from pipeline.corpus.settings import Data, Split
 from pipeline.corpus.splits import assign_splits
 from pipeline.corpus.synthetic import make_synthetic_zip
 from pipeline.runtime.errors import RejectError, UserError
-from pipeline.settings.data import Data, Split
 from pipeline.shards.manifest import read_rejects, write_rejects
 from tests.unit.conftest import listed
 

@@ -9,7 +9,9 @@ from PIL import Image
 
 import pipeline.runtime.device
 from pipeline.cad.language.codec import Codec
-from pipeline.decoding.generate import Decoding, generate_tokens, score
+from pipeline.decoding.generate import Decoding, generate_tokens
+from pipeline.features.settings import ImageFeatures, PointFeatures
+from pipeline.generation.likelihood import score
 from pipeline.generation.prompt import Encoders
 from pipeline.model import cad_mllm
 from pipeline.model.cad_mllm import CadMllmModel
@@ -18,7 +20,6 @@ from pipeline.model.inputs import Inputs, collate
 from pipeline.planning import measure
 from pipeline.runtime.device import DTYPES, autocast, choose_device, matrix_flops, shared_device
 from pipeline.runtime.errors import UserError
-from pipeline.settings.data import ImageFeatures, PointFeatures
 from pipeline.settings.resolved import ENCODERS, read_models
 from pipeline.training.optimizer import clip_gradients, make_optimizer
 from pipeline.training.parallel import Parallel

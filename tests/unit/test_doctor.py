@@ -6,7 +6,8 @@ import pytest
 from typer.testing import CliRunner
 
 from pipeline.planning import presets
-from pipeline.settings import params, yaml_files
+from pipeline.planning.params import Params
+from pipeline.settings import yaml_files
 from stages.cli import app
 from stages.tools import doctor
 
@@ -27,7 +28,7 @@ def test_missing_libraries_come_with_one_command(monkeypatch):
 
 def faults(preset, memory=24, gpu=0):
     document = yaml_files.plain(presets.compose(preset))
-    return doctor.fit(params.parse(document, preset), memory * GIB, gpu * GIB)
+    return doctor.fit(Params.parse(document, preset), memory * GIB, gpu * GIB)
 
 
 def test_a_preset_that_does_not_fit_is_told():
@@ -51,13 +52,13 @@ def test_a_preset_that_does_not_fit_is_told():
 def test_what_is_named_and_not_there_is_told_before_anything_runs(section, key, value, fault):
     document = yaml_files.plain(presets.compose("quickstart"))
     document[section][key] = {**document[section][key], **value} if isinstance(value, dict) else value
-    (found,) = doctor.missing_inputs(params.parse(document, "x"))
+    (found,) = doctor.missing_inputs(Params.parse(document, "x"))
     assert fault in found
 
 
 @pytest.mark.parametrize("preset", presets.names())
 def test_what_a_preset_takes_from_the_hub_stays_the_same_except_michelangelo(preset):
-    found = doctor.unpinned(params.parse(yaml_files.plain(presets.compose(preset)), preset))
+    found = doctor.unpinned(Params.parse(yaml_files.plain(presets.compose(preset)), preset))
     assert [note.partition(":")[0] for note in found] == (
         ["models.point_cloud_encoder"] if preset in ("single-gpu", "paper") else []
     )
@@ -66,7 +67,8 @@ def test_what_a_preset_takes_from_the_hub_stays_the_same_except_michelangelo(pre
 
 def test_what_is_not_pinned_is_noted_and_no_problem(monkeypatch):
     monkeypatch.setattr(doctor, "missing_libraries", list)
-    monkeypatch.setattr(params, "load", lambda: params.parse(yaml_files.plain(presets.compose("paper")), "paper"))
+    paper = Params.parse(yaml_files.plain(presets.compose("paper")), "paper")
+    monkeypatch.setattr(Params, "load", lambda: paper)
     monkeypatch.setattr(doctor, "fit", lambda *_: [])
     result = CliRunner().invoke(app, ["doctor"])
     assert "note: models.point_cloud_encoder: hub:Maikou/Michelangelo/" in result.output

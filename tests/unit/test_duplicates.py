@@ -14,11 +14,11 @@ from pipeline.corpus.build import build_corpus
 from pipeline.corpus.duplicates import known_to_training
 from pipeline.corpus.prepare import PrepareTask, model_id, prepare
 from pipeline.corpus.selection import Selection
+from pipeline.corpus.settings import Split
 from pipeline.corpus.splits import drawn_split
+from pipeline.planning.params import Params
 from pipeline.planning.presets import compose
 from pipeline.runtime.errors import UserError
-from pipeline.settings.data import Split
-from pipeline.settings.params import parse
 from pipeline.shards.manifest import Manifest, read_rejects
 from pipeline.shards.reader import CorpusReader
 from pipeline.shards.seen import SEEN, read_seen, write_seen
@@ -77,7 +77,7 @@ def write_dataset(folder, programs):
 
 def build(folder, programs, seen=frozenset(), **changes):
     write_dataset(folder / "raw", programs)
-    p = parse(compose("smoke"), "smoke")
+    p = Params.parse(compose("smoke"), "smoke")
     update = {"source": "omnicad", "path": str(folder / "raw"), "split": SPLIT, **changes}
     data = p.data.model_copy(update=update)
     return build_corpus(data, p.codec, p.kernel, 0, folder / "scratch", folder / "out", 2, lambda *_: None, seen=seen)
@@ -132,7 +132,7 @@ def test_a_split_that_this_empties_is_told(tmp_path):
 )
 def test_shipped_networks_know_what_they_were_trained_on(seed, general, networks):
     """Their lists against parts that their cards tell of, made again."""
-    p = parse(compose("pretraining"), "pretraining")
+    p = Params.parse(compose("pretraining"), "pretraining")
     settings = p.data.synthetic
     lists = {name: read_seen(SHIPPED / name) for name in ("shape_encoder", "image_encoder", "language_model")}
 

@@ -18,11 +18,11 @@ from pipeline.encoders.michelangelo import MichelangeloConfig, MichelangeloEncod
 from pipeline.encoders.tensors import read_tensors
 from pipeline.features.build import READERS, make_shard
 from pipeline.runtime.errors import UserError
-from pipeline.settings.data import Models
 from pipeline.settings.resolved import read_models
 from pipeline.shards.seen import read_seen, write_seen
 from pipeline.weights import resolve as weights
 from pipeline.weights.resolve import build_models, local_hashes
+from pipeline.weights.settings import Models
 from tests.conftest import FIXTURES, shared
 
 TINY = MichelangeloConfig(width=16, num_heads=2, num_layers=2, num_latents=3)

@@ -17,10 +17,11 @@ from transformers import AutoConfig, AutoModel, BitImageProcessorPil
 from pipeline.encoders.dinov2 import DinoV2Encoder
 from pipeline.encoders.michelangelo import MichelangeloConfig, MichelangeloEncoder
 from pipeline.features.build import build_features, make_featurizer
+from pipeline.features.settings import ImageFeatures, PointFeatures
 from pipeline.features.verify import verify_folder
 from pipeline.planning import presets, sizes
-from pipeline.settings import params, yaml_files
-from pipeline.settings.data import ImageFeatures, PointFeatures
+from pipeline.planning.params import Params
+from pipeline.settings import yaml_files
 from pipeline.shards import embeddings
 from pipeline.shards.building import write_manifest
 from pipeline.shards.manifest import Manifest
@@ -122,7 +123,7 @@ def check_full_size(models_folder, modality, source, settings, expected, pixels=
 @torch.inference_mode()
 def test_presets_at_full_size(tmp_path, monkeypatch, without_weights, preset, modality, source, expected, dtype):
     monkeypatch.chdir(ROOT)
-    p = params.parse(yaml_files.plain(presets.compose(preset)), preset)
+    p = Params.parse(yaml_files.plain(presets.compose(preset)), preset)
     settings = getattr(p.features, modality)
     assert getattr(p.models, f"{modality}_encoder").source == source
     assert settings.dtype == dtype

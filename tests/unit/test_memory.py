@@ -8,12 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.evaluation import robustness
+from pipeline.evaluation import robustness, setup
 from pipeline.features import build as features
+from pipeline.features.memory import remedies
 from pipeline.model import cad_mllm, checkpoint
 from pipeline.runtime.errors import UserError
 from pipeline.settings import memory
+from pipeline.training.memory import for_training
 from tests.unit.conftest import GRAMMAR
+
+SHAPES = {"image": (2, 4, 8), "point_cloud": (3, 8)}
 
 
 @pytest.mark.parametrize(
@@ -42,7 +46,7 @@ def test_what_a_gpu_says_is_recognised_and_other_errors_pass():
 def test_only_what_helps_here_is_named(smoke):
     def named(training=smoke.training, num_processes=1, gpu=False, largest=(4, 800)):
         p = smoke.model_copy(update={"training": training})
-        lines = memory.for_training(p, smoke.curriculum["stage3_all"], largest, num_processes, gpu)
+        lines = for_training(p, smoke.curriculum["stage3_all"], SHAPES, largest, num_processes, gpu)
         return {line.split(":")[0] for line in lines if line.startswith("training.")}
 
     always = {"training.gradient_checkpointing", "training.dtype", "training.quantization"}
@@ -53,11 +57,18 @@ def test_only_what_helps_here_is_named(smoke):
     assert named(smoke.training.model_copy(update=update), 2, gpu=True) == {"training.tokens_per_batch"}
 
 
+def test_fewer_tokens_help_where_there_are_several(smoke):
+    def named(shapes):
+        lines = for_training(smoke, smoke.curriculum["stage3_all"], shapes, (1, 800), 1, False)
+        return {line.split(":")[0] for line in lines if line.startswith("features.")}
+
+    assert named(SHAPES) == {"features.image.pool", "features.point_cloud.tokens"}
+    assert named({"image": (2, 1, 8), "point_cloud": (1, 8)}) == set()
+
+
 def test_an_encoder_takes_several_models_at_a_time_on_a_gpu_alone(smoke):
     settings = smoke.features.point_cloud
-    (more,) = set(memory.for_features("point_cloud", settings, True)) - {
-        *memory.for_features("point_cloud", settings, False)
-    }
+    (more,) = set(remedies("point_cloud", settings, True)) - {*remedies("point_cloud", settings, False)}
     assert more == f"features.point_cloud.batch_size: less than {settings.batch_size}"
 
 
@@ -103,7 +114,7 @@ def test_encoders_within_a_measurement_name_what_helps_them(smoke, tmp_path, mon
     for work in (encode, disturb):
         with (
             pytest.raises(UserError, match=f"out of memory on cpu with {modality}s") as told,
-            memory.explained(lambda: "", lambda: memory.for_evaluation(smoke.evaluation, smoke.training)),
+            memory.explained(lambda: "", lambda: setup.remedies(smoke.evaluation, smoke.training)),
         ):
             work()
         assert f"models.{modality}_encoder: a smaller one" in str(told.value)
@@ -111,7 +122,7 @@ def test_encoders_within_a_measurement_name_what_helps_them(smoke, tmp_path, mon
 
 
 def test_an_evaluation_names_the_size_of_the_validation_losss_batches(smoke):
-    lines = list(memory.for_evaluation(smoke.evaluation, smoke.training))
+    lines = list(setup.remedies(smoke.evaluation, smoke.training))
     assert any(
         line.startswith(f"training.tokens_per_batch: less than {smoke.training.tokens_per_batch}") for line in lines
     )

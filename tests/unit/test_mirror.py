@@ -6,11 +6,13 @@ import pytest
 import wandb
 
 from pipeline.curriculum.log import StageLog
+from pipeline.evaluation.setup import EvaluateSections
 from pipeline.model.checkpoint_folder import LOG
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.interrupt import Interrupted
 from pipeline.training.mirror import Mirror, experiment, mirror_evaluation, steps_of
 from pipeline.training.parallel import Parallel
+from pipeline.training.settings import TrainSections
 
 ANCESTORS = {
     "stage": "stage2_text_pc",
@@ -51,6 +53,9 @@ def service(monkeypatch):
     return Service(monkeypatch)
 
 
+UNTRAINED = (("evaluation", "num_test_models", 1), ("tracking", "wandb_mode", "online"))
+
+
 def with_mode(p, mode):
     return p.model_copy(update={"tracking": p.tracking.model_copy(update={"wandb_mode": mode})})
 
@@ -72,11 +77,16 @@ def test_the_group_follows_from_what_training_depends_on(smoke, monkeypatch):
     monkeypatch.delenv("DVC_EXP_NAME", raising=False)
     group = experiment(smoke)
     assert group.startswith("smoke-")
-    fewer = smoke.evaluation.model_copy(update={"num_test_models": 1})
-    assert experiment(with_mode(smoke, "online").model_copy(update={"evaluation": fewer})) == group
-    stage = smoke.curriculum["stage3_all"].model_copy(update={"lr": 1.0})
-    assert experiment(smoke.model_copy(update={"curriculum": {**smoke.curriculum, "stage3_all": stage}})) != group
-    assert experiment(smoke.model_copy(update={"seed": 1})) != group
+    document = smoke.document
+    for kind in (TrainSections, EvaluateSections):  # of the commands that write runs, whatever else they read
+        assert experiment(kind.parse(document, "x")) == group
+    fewer, online = ({**document[key], name: value} for key, name, value in UNTRAINED)
+    assert experiment(TrainSections.parse({**document, "evaluation": fewer, "tracking": online}, "x")) == group
+    stage = {**document["curriculum"]["stage3_all"], "lr": 1.0}
+    faster = {**document, "curriculum": {**document["curriculum"], "stage3_all": stage}}
+    larger = {**document, "geometry": {**document["geometry"], "num_points": 99}}  # of a section that it does not read
+    assert len({group, *(experiment(TrainSections.parse(each, "x")) for each in (faster, larger))}) == 3
+    assert experiment(TrainSections.parse({**document, "seed": 1}, "x")) != group
     monkeypatch.setenv("DVC_EXP_NAME", "muddy-cats")
     assert experiment(smoke) == "muddy-cats"
 

@@ -6,8 +6,8 @@ import pytest
 from pipeline.cad.language.program import Frame
 from pipeline.cad.parts import synthesis
 from pipeline.cad.solids import kernel
-from pipeline.cad.solids.occupancy import sample_occupancy
 from pipeline.cad.solids.rays import RayScene
+from pipeline.geometry.occupancy import sample_occupancy
 from pipeline.runtime.seeds import generator
 
 

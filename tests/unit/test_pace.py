@@ -4,12 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.curriculum.pace import Pace, flat_loss_advice, new_modalities, paces
+from pipeline.curriculum.advice import flat_loss_advice, new_modalities
+from pipeline.curriculum.settings import EarlyStopping
+from pipeline.planning.params import Params
 from pipeline.report.behaviour import behaviour, in_words
-from pipeline.settings import params
-from pipeline.settings.curriculum import EarlyStopping
+from pipeline.report.pace import Pace, paces
 
-PARAMS = params.load(Path(__file__).resolve().parents[2] / "presets" / "quickstart.yaml")
+PARAMS = Params.load(Path(__file__).resolve().parents[2] / "presets" / "quickstart.yaml")
 STAGES = tuple(PARAMS.curriculum)
 
 

@@ -7,11 +7,15 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from pipeline.curriculum.settings import COMBINATIONS
+from pipeline.evaluation.setup import EvaluateSections
 from pipeline.planning import presets
+from pipeline.planning.params import Params
 from pipeline.runtime.errors import UserError
-from pipeline.settings import params, yaml_files
-from pipeline.settings.curriculum import COMBINATIONS
+from pipeline.settings import yaml_files
+from pipeline.training.settings import TrainSections
 from stages.cli import app
+from stages.geometry import GeometrySections
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -38,7 +42,7 @@ def test_pretraining_runs_its_preset(tmp_path):
 def test_every_preset_is_valid_and_says_its_name(name):
     composed = yaml_files.plain(presets.compose(name))
     assert composed["preset"] == name
-    assert params.parse(composed, name).preset == name
+    assert Params.parse(composed, name).preset == name
 
 
 def test_writing_the_default_changes_no_byte(tmp_path):
@@ -50,7 +54,7 @@ def test_a_preset_keeps_the_comments_and_reads_back(tmp_path):
     presets.write(presets.compose("smoke"), tmp_path / "params.yaml")
     text = (tmp_path / "params.yaml").read_text()
     assert "# of a quantised value, 6 to 12" in text
-    assert params.load(tmp_path / "params.yaml").data.synthetic.num_models < 100
+    assert Params.load(tmp_path / "params.yaml").data.synthetic.num_models < 100
 
 
 def test_all_faults_are_listed_at_once_with_their_keys():
@@ -62,7 +66,7 @@ def test_all_faults_are_listed_at_once_with_their_keys():
     bad["models"]["llm"]["source"] = "nowhere"
     del bad["seed"]
     with pytest.raises(UserError) as caught:
-        params.parse(bad, "params.yaml")
+        Params.parse(bad, "params.yaml")
     text = str(caught.value)
     for part in (
         "6 faults",
@@ -117,31 +121,48 @@ def test_what_does_not_fit_together_is_told(change, message):
     bad = copy.deepcopy(document())
     change(bad)
     with pytest.raises(UserError, match=message):
-        params.parse(bad, "params.yaml")
+        Params.parse(bad, "params.yaml")
+
+
+def test_a_stage_checks_the_sections_that_it_reads_and_passes_over_the_others():
+    given = document()
+    given["evaluation"]["nosuch"] = 1
+    given["model"]["lora"]["r"] = -1
+    assert GeometrySections.parse(given, "params.yaml").data.source == "synthetic"  # of this section, a part
+    for sections, key in ((TrainSections, "model.lora.r: "), (EvaluateSections, "evaluation.nosuch: unknown key")):
+        with pytest.raises(UserError, match=rf"^params.yaml has 1 fault:\n  {re.escape(key)}"):
+            sections.parse(given, "params.yaml")
+
+
+def test_all_parameters_are_shown_with_the_defaults_of_those_that_are_read():
+    shown = TrainSections.parse(document(), "params.yaml").with_document()
+    assert list(shown) == list(document())
+    assert shown["curriculum"]["stage1_text"]["objective"] == "tokens"
+    assert shown["transfer"] == document()["transfer"]
 
 
 def test_damaged_and_missing_files_are_told(tmp_path):
     with pytest.raises(UserError, match="cadmllm preset use"):
-        params.load(tmp_path / "params.yaml")
+        Params.load(tmp_path / "params.yaml")
     (tmp_path / "params.yaml").write_text("a: [1, 2")
     with pytest.raises(UserError, match="not valid YAML"):
-        params.load(tmp_path / "params.yaml")
+        Params.load(tmp_path / "params.yaml")
 
 
 def test_every_stage_knows_what_can_be_asked_of_it():
-    curriculum = params.parse(document(), "x").curriculum
+    curriculum = Params.parse(document(), "x").curriculum
     assert curriculum["stage1_text"].combinations == ("text",)
     assert curriculum["stage2_text_pc"].combinations == ("text", "text+point_cloud", "point_cloud")
     assert curriculum["stage3_all"].combinations == COMBINATIONS
     dropping = yaml_files.plain(presets.compose("paper"))  # its captions are always shown
-    curriculum = params.parse(dropping, "x").curriculum
+    curriculum = Params.parse(dropping, "x").curriculum
     assert curriculum["stage2_text_pc"].combinations == ("text", "text+point_cloud")
     assert curriculum["stage3_all"].combinations == COMBINATIONS[:4]
     dropping["curriculum"]["stage3_all"]["modality_dropout"] = {"text": 0.1}
-    assert params.parse(dropping, "x").curriculum["stage3_all"].combinations == COMBINATIONS
+    assert Params.parse(dropping, "x").curriculum["stage3_all"].combinations == COMBINATIONS
     document_ = document()
     document_["curriculum"]["stage3_all"]["modality_sample_probs"] = {"point_cloud": 0.5, "image": 0.5}
-    assert params.parse(document_, "x").curriculum["stage3_all"].combinations == ("point_cloud", "image")
+    assert Params.parse(document_, "x").curriculum["stage3_all"].combinations == ("point_cloud", "image")
 
 
 def test_own_changes_are_not_overwritten_by_a_preset(tmp_path, monkeypatch):

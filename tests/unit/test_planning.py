@@ -11,6 +11,7 @@ from pipeline.cad.omnicad import documents
 from pipeline.cad.parts import synthesis
 from pipeline.planning import presets
 from pipeline.planning.measure import Rates, measure
+from pipeline.planning.params import Params
 from pipeline.planning.plan import alternatives, plan
 from pipeline.planning.sizes import (
     dinov2_sizes,
@@ -22,10 +23,10 @@ from pipeline.planning.sizes import (
     shards_bytes,
 )
 from pipeline.runtime.errors import UserError
-from pipeline.settings import params, yaml_files
-from pipeline.settings.data import Model
+from pipeline.settings import yaml_files
 from pipeline.shards import embeddings
 from pipeline.shards.writer import write_shard
+from pipeline.weights.settings import Model
 
 RATES = Rates(0.05, 0.1, (6000, 1024), 3000, 60, 30, 1.0, 0.3, 0.1, 1e11, 32, 134)
 
@@ -41,7 +42,7 @@ def test_the_size_of_feature_shards_is_exact(tmp_path, dtype, shape, number):
 
 @pytest.mark.parametrize("name", presets.names())
 def test_every_preset_can_be_planned(name):
-    p = params.parse(yaml_files.plain(presets.compose(name)), name)
+    p = Params.parse(yaml_files.plain(presets.compose(name)), name)
     counts = shard_counts(p, 1000)
     assert sum(counts) == 1000
     assert max(counts) <= p.data.shard_size
@@ -62,7 +63,7 @@ def test_every_preset_can_be_planned(name):
 
 
 def test_shapes_follow_the_settings():
-    p = params.parse(yaml_files.plain(presets.compose("single-gpu")), "single-gpu")
+    p = Params.parse(yaml_files.plain(presets.compose("single-gpu")), "single-gpu")
     assert image_shape(p) == (8, 16, 768)
     assert image_shape(p, pool=16, views=2) == (2, 1, 768)
     assert points_shape(p) == (257, 768)
@@ -71,7 +72,7 @@ def test_shapes_follow_the_settings():
 
 @pytest.mark.parametrize("spoiled", ["no model", "each caption", "each program", "each cloud"])
 def test_a_dataset_of_which_nothing_can_be_used_is_told(tmp_path, spoiled):
-    p = params.parse(yaml_files.plain(presets.compose("smoke")), "smoke")
+    p = Params.parse(yaml_files.plain(presets.compose("smoke")), "smoke")
     source = tmp_path / "Omni-CAD"
     for folder in ("json/0000", "txt", "pcd/0000"):
         (source / folder).mkdir(parents=True)

@@ -6,7 +6,7 @@ from safetensors.torch import load_file
 
 from pipeline.encoders.michelangelo import MichelangeloConfig, MichelangeloEncoder
 from pipeline.model.projector import ModalityProjector, start_from_pretrained
-from pipeline.settings.training import Projector
+from pipeline.model.settings import Projector
 from pipeline.weights.projectors import save_projector, take_projectors, weights_digest
 
 SMALL = Projector(kind="mlp", hidden=6, num_queries=2)

@@ -21,8 +21,8 @@ from pipeline.cad.parts import synthesis
 from pipeline.cad.solids.sandbox import Sandbox
 from pipeline.geometry.build import draw_task
 from pipeline.geometry.draw import draw
+from pipeline.geometry.settings import Geometry
 from pipeline.runtime.errors import RejectError, UserError
-from pipeline.settings.data import Geometry
 from tests.unit.conftest import listed
 from tests.unit.sandboxed import watched_draw
 

@@ -9,12 +9,12 @@ from pipeline.cad.language.program import CadProgram, Profile
 from pipeline.cad.parts.shapes import circle, extrude, rectangle
 from pipeline.cad.solids.prisms import inside
 from pipeline.encoders.michelangelo import MichelangeloConfig, MichelangeloEncoder
+from pipeline.model.settings import Projector
 from pipeline.pretraining.language import IGNORED
 from pipeline.pretraining.loop import Pretrainer
 from pipeline.pretraining.reconstruction import ReconstructionBatches, make_reconstruction, mean_losses
 from pipeline.pretraining.scans import CLEAN, scan, scanned
-from pipeline.settings.recipes import LanguagePretraining, ReconstructionPretraining
-from pipeline.settings.training import Projector
+from pipeline.pretraining.settings import LanguagePretraining, ReconstructionPretraining
 
 CODEC = Codec(8)
 CAPTIONS = ["a plate with a hole", "a plate", "a block", "a disc", "a long block"]

@@ -15,19 +15,19 @@ from pipeline.cad.parts.draft import CUT
 from pipeline.cad.parts.shapes import circle, extrude, rectangle, symmetric
 from pipeline.cad.solids import kernel
 from pipeline.cad.solids.mesh import volumetric_iou, watertight
+from pipeline.curriculum.settings import Rollouts
 from pipeline.decoding.constrained import GrammarProcessor, choices
 from pipeline.decoding.generate import generate_tokens
 from pipeline.decoding.options import Decoding
 from pipeline.decoding.sampling import SeededSampling
 from pipeline.geometry.draw import DEFLECTION
 from pipeline.model.inputs import collate
+from pipeline.reinforcement.geometry import Rollout, advantages, at_once, figures_of, policy_batches
+from pipeline.reinforcement.rewards import Reward, estimated_iou, reward
 from pipeline.runtime.errors import RejectError
 from pipeline.runtime.seeds import generator
-from pipeline.settings.curriculum import Rollouts
-from pipeline.training.geometry import Rollout, advantages, at_once, figures_of, policy_batches
 from pipeline.training.optimizer import make_optimizer
 from pipeline.training.parallel import Parallel
-from pipeline.training.rewards import Reward, estimated_iou, reward
 from tests.unit.conftest import GRAMMAR, inputs
 
 CODEC = Codec(8)

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from pipeline.cad.solids.sandbox import AHEAD, Failure
 from pipeline.corpus import build
+from pipeline.planning.params import Params
 from pipeline.planning.presets import compose
 from pipeline.runtime.scratch import RECORDS
-from pipeline.settings.params import parse
 
 ROOT = Path(__file__).resolve().parents[2]  # not from conftest: processes that import this file need no torch
 WORKERS = 2
@@ -56,7 +56,7 @@ def slow_first(task):
 
 
 def build_all(folder, **changes):
-    p = parse(compose("smoke"), "smoke")
+    p = Params.parse(compose("smoke"), "smoke")
     data = p.data.model_copy(update={"source": "omnicad", "path": str(folder / "raw"), "shard_size": 100, **changes})
     kernel = p.kernel.model_copy(update={"timeout_s": 60})
     return build.build_corpus(data, p.codec, kernel, 0, folder / "scratch", folder / "out", WORKERS, lambda *_: None)

@@ -101,22 +101,6 @@ def test_a_function_fits_a_screen_and_a_file_has_400_lines_at_most():
     assert {name: lines for name, lines in functions if lines > 50} == {}
 
 
-@pytest.mark.parametrize(
-    ("edited", "repeated"),
-    [
-        ("pipeline/report", {"report"}),
-        ("pipeline/cad/parts", {"corpus", "report"}),  # captions; programs in words
-        ("pipeline/evaluation", {"evaluate", "robustness", "retrieval", "transfer"}),
-        ("pipeline/training", {"train", "evaluate", "robustness", "transfer"}),
-        ("pipeline/features", {"features", "robustness", "transfer"}),
-        ("stages/tools", set()),
-    ],
-)
-def test_an_edit_repeats_what_it_can_change(edited, repeated):
-    """Less what follows from changed outs: a report never trains again, training never encodes again."""
-    assert {stage for stage in STAGES if edited in code_deps(stage)} == repeated
-
-
 def test_every_stage_runs_the_command_of_its_name():
     stages = YAML(typ="safe", pure=True).load((ROOT / "dvc.yaml").read_text())["stages"]
     assert list(stages) == list(STAGES)

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from pipeline.planning import presets, study
+from pipeline.planning.params import Params
 from pipeline.planning.study import collect, markdown, trials, write_plot
 from pipeline.runtime.errors import UserError
-from pipeline.settings import params, yaml_files
+from pipeline.settings import yaml_files
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -45,7 +46,7 @@ def test_each_departure_takes_back_what_it_is_named_after():
     first, second, third = rates("order_of_rates")
     assert first == second == 2 * third  # the document's order
     assert rates("rates") == [
-        stage.lr for stage in params.parse(yaml_files.plain(presets.compose("paper")), "paper").curriculum.values()
+        stage.lr for stage in Params.parse(yaml_files.plain(presets.compose("paper")), "paper").curriculum.values()
     ]
     assert chosen["batch_of_16"].training.batch_size == 16 == as_it_is.training.batch_size / 2
     embeddings = [stage.text_embeddings for stage in as_it_is.curriculum.values()]

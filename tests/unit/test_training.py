@@ -12,13 +12,13 @@ from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaFor
 
 from pipeline.curriculum.log import StageLog, read_log
 from pipeline.curriculum.retention import lineage_chain, text_retention
-from pipeline.model.flops import FlopCount
 from pipeline.model.fused import fuse
 from pipeline.model.inputs import collate
 from pipeline.model.loss import cross_entropy_sum
 from pipeline.model.vocabulary import TextEmbedding
 from pipeline.runtime.errors import UserError
 from pipeline.training.complexity import participation_ratio
+from pipeline.training.meters import FlopCount
 from tests.unit.conftest import inputs
 
 

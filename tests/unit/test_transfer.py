@@ -7,11 +7,11 @@ import torch
 from typer.testing import CliRunner
 
 from pipeline.corpus.build import EmptySplitError, build_corpus
+from pipeline.corpus.settings import Split
 from pipeline.corpus.splits import drawn_split
 from pipeline.evaluation.real_models import no_real_models, real_path
 from pipeline.evaluation.transfer import SPLIT, prepare_real
-from pipeline.settings.data import Split
-from pipeline.settings.params import Params
+from pipeline.planning.params import Params
 from pipeline.shards.manifest import Manifest
 from pipeline.shards.reader import CorpusReader
 from pipeline.shards.seen import read_seen, write_seen
@@ -127,7 +127,7 @@ def test_where_all_was_trained_on_this_is_why_none_is_measured(tmp_path, trained
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(stage, "find_trained", lambda *_: None)
     monkeypatch.setattr(stage, "_measure", lambda *_: prepare(trained, tmp_path))
-    monkeypatch.setattr("pipeline.settings.params.load", lambda: trained)
+    monkeypatch.setattr("pipeline.settings.params.Sections.load", lambda: trained)
     found = CliRunner().invoke(app, ["transfer"])
     assert found.exit_code == 0, found.output
     assert (tmp_path / "metrics/transfer.json").read_text() == "{}\n"

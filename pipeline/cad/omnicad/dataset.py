@@ -12,8 +12,8 @@ from pipeline.cad.omnicad.listing import Entry, Listing
 from pipeline.cad.omnicad.published import SPLIT_FILE, read_split
 from pipeline.cad.omnicad.raw_files import RawFile, open_raw, view_name
 from pipeline.cad.omnicad.rejects import Rejects
+from pipeline.cad.omnicad.settings import Source
 from pipeline.runtime.errors import Reject, RejectError, UserError
-from pipeline.settings.data import Data
 
 MODEL = re.compile(r"[^/]+/[^/]+\.json")
 SYNTHETIC_ZIP = "synthetic-omnicad.zip"
@@ -130,6 +130,6 @@ def open_dataset(path: Path) -> Dataset:
     return Dataset(path)
 
 
-def dataset_path(data: Data, corpus: Path) -> Path:
+def dataset_path(data: Source, corpus: Path) -> Path:
     """Where the source models are: the user's dataset, or the zip that the corpus stage made."""
     return Path(data.path) if data.source == "omnicad" else corpus / SYNTHETIC_ZIP

@@ -3,12 +3,11 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.planning.params import Params
+from pipeline.pretraining.settings import Pretraining
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.fingerprint import sha256_file
-from pipeline.settings import params
-from pipeline.settings.params import Params
 from pipeline.settings.places import CORPUS, GEOMETRY, LOGS, PRETRAINED
-from pipeline.settings.recipes import Pretraining
 from pipeline.shards.manifest import MANIFEST, Manifest
 
 if TYPE_CHECKING:
@@ -31,7 +30,7 @@ def settings() -> tuple[Params, Pretraining]:
     Raises:
         UserError: there is none.
     """
-    p = params.load()
+    p = Params.load()
     if p.pretraining is None:
         raise UserError("params.yaml has no section `pretraining`; pretraining/params.yaml does: run in pretraining/")
     return p, p.pretraining

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pipeline.planning.params import Params
+from pipeline.pretraining.settings import Pretraining
 from pipeline.runtime.atomic import atomic_folder, write_text
 from pipeline.runtime.commands import long_running
 from pipeline.runtime.fingerprint import sha256_folder
 from pipeline.runtime.progress import Display, display
 from pipeline.runtime.scratch import clean, work_folder
 from pipeline.settings import params
-from pipeline.settings.params import Params
 from pipeline.settings.places import CORPUS
-from pipeline.settings.recipes import Pretraining
 from pipeline.shards.reader import CorpusReader
 from pipeline.shards.seen import read_seen, write_seen
 from stages.tools.pretrain.common import (

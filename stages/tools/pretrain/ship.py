@@ -53,7 +53,7 @@ def ship_all(
         scores = {key: value for folder in scored for key, value in _scores(folder).items()}
         logs = {step: speed_log(step) for step in STEPS[name]}
         minutes = {f"minutes of {step}": round(_minutes(log)) for step, log in logs.items() if log.is_file()}
-        size = ship(source, to / name, card(name, p, recipe, scores | minutes))
+        size = ship(source, to / name, card(name, p.data.synthetic, p.seed, recipe, scores | minutes))
         typer.echo(f"{to / name}: {size / 1e6:.1f} MB")
 
 

@@ -17,20 +17,23 @@ import numpy as np
 import torch
 
 from pipeline.curriculum.data import TrainingData
+from pipeline.curriculum.place import Place
 from pipeline.curriculum.plan import Example, Step, share_out
+from pipeline.curriculum.settings import Rollouts
 from pipeline.decoding.constrained import choices
 from pipeline.decoding.generate import generate_tokens
 from pipeline.decoding.options import Decoding
 from pipeline.model.cad_mllm import Batch, CadMllmModel
 from pipeline.model.inputs import Inputs, collate
+from pipeline.reinforcement.rewards import Reward, reward
 from pipeline.runtime import interrupt
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.seeds import generator
-from pipeline.settings.curriculum import Rollouts
+from pipeline.training import session
 from pipeline.training.loop import Job, Trainer
 from pipeline.training.meters import Outcome
 from pipeline.training.parallel import Parallel
-from pipeline.training.rewards import Reward, reward
+from pipeline.training.settings import TrainSections
 from pipeline.training.validation import validation_examples
 
 WRITTEN_AT_ONCE = 8  # times `training.tokens_per_batch` positions: keys and values alone are kept of each
@@ -42,6 +45,11 @@ class Rollout:
 
     tokens: tuple[int, ...]
     reward: Reward
+
+
+def run_stage(p: TrainSections, place: Place, parallel: Parallel) -> None:
+    """Train a stage with this objective, as ``session.run_stage``: half-done work depends on the code here, too."""
+    session.run_stage(p, place, parallel, GeometryTrainer, __name__)
 
 
 class GeometryTrainer(Trainer):

@@ -1,10 +1,12 @@
-"""The section `curriculum` of params.yaml: its stages, in the order of training."""
+"""The sections `curriculum` and `training` of params.yaml: stages in the order of training, and what they share."""
 
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from pipeline.settings.section import Fraction, Positive, Section
+from pipeline.settings.computing import Device, Dtype, Quantization
+from pipeline.settings.params import Sections
+from pipeline.settings.section import Fraction, Positive, Section, Seed
 
 MODALITIES = ("text", "point_cloud", "image")
 Encoded = Literal["point_cloud", "image"]  # modalities that come as features of an encoder
@@ -145,3 +147,52 @@ class CurriculumStage(Section):
             if given != due:
                 raise ValueError(f"{modality} must be {due}, since its probabilities say so (DVC watches it)")
         return self
+
+
+class Training(Device, extra="forbid"):
+    """What all curriculum stages share."""
+
+    seed: Seed | None = Field(description="of training alone: another run on the same data; null: the one above all")
+    batch_size: Positive = Field(
+        description="samples of an optimizer step, over all processes; an epoch is divided evenly, so a few less"
+    )
+    tokens_per_batch: Positive = Field(description="positions of a micro-batch, which is what memory holds at once")
+    projector_lr_multiplier: Annotated[float, Field(gt=0)]
+    projector_lr_adaptation: Fraction = Field(
+        description="0: both projectors at the same rate. Above: it follows the modality's complexity (dimensions that "
+        "its features fill, over those of the captions' embeddings) to this power, within 1/4 and 4"
+    )
+    vocabulary_lr_multiplier: Annotated[float, Field(gt=0)] = Field(description="for the new CAD embeddings")
+    text_lr_multiplier: Annotated[float, Field(gt=0)] = Field(description="for the LLM's own, where a stage trains all")
+    schedule: Literal["cosine", "linear", "constant"]
+    warmup_fraction: Fraction
+    weight_decay: Annotated[float, Field(ge=0)]
+    max_grad_norm: Annotated[float, Field(gt=0)]
+    dtype: Dtype = Field(description="of the frozen weights and activations")
+    quantization: Quantization = Field(description="nf4: frozen weights in 4 bits (QLoRA; bitsandbytes)")
+    distributed: Literal["ddp", "fsdp2"] = Field(description="what several processes do: replicate or shard the model")
+    gradient_checkpointing: bool = Field(description="recompute activations in the backward pass")
+    compile: bool = Field(description="torch.compile for the decoder layers")
+    log_every: Positive = Field(description="optimizer steps between lines of the log")
+    save_every: Positive = Field(description="optimizer steps between resumable states in scratch")
+    keep_states: Positive = Field(description="resumable states that are kept")
+    validate_every_epochs: Annotated[float, Field(gt=0)] = Field(description="0.25: four times in an epoch")
+    max_validation_samples: Positive
+    retention_threshold: Annotated[float, Field(ge=1)] = Field(
+        description="warn where text-only loss is so many times that of the curriculum's first stage"
+    )
+
+    @property
+    def weight_bytes(self) -> float:
+        """Of a frozen weight."""
+        if self.quantization == "nf4":
+            return 0.5
+        return 4.0 if self.dtype == "float32" else 2.0
+
+
+class CurriculumSections(Sections):
+    """What all that is done with the curriculum reads."""
+
+    seed: Seed
+    training: Training
+    curriculum: dict[str, CurriculumStage] = Field(min_length=1)
