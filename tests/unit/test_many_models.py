@@ -16,9 +16,9 @@ from pipeline.cad.omnicad.published import SPLIT_FILE, SPLITS, read_split
 from pipeline.cad.omnicad.rejects import Rejects
 from pipeline.corpus.duplicates import leave_out_known
 from pipeline.corpus.selection import Selection
+from pipeline.corpus.settings import Split
 from pipeline.corpus.zip_writer import EPOCH, zip_writer
 from pipeline.runtime.errors import UserError
-from pipeline.settings.data import Split
 
 NUMBER = 4000
 
