@@ -115,7 +115,7 @@ COMMANDS: dict[str, dict[str, Callable[..., None] | typer.Typer]] = {
         "pretrain": pretrain,
     },
 }
-features.callback()(checked(encode))
+features.callback()(checked(encode))  # a group: the stage itself is what it does without a subcommand
 for panel, commands in COMMANDS.items():
     for name, each in commands.items():
         if isinstance(each, typer.Typer):
