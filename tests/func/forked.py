@@ -27,6 +27,7 @@ from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
+from pipeline.runtime.fingerprint import import_closure
 from pipeline.runtime.interrupt import die_with_parent
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -55,6 +56,7 @@ COMMANDS = (
     "wandb.sdk.launch",
     "webdataset",
 )
+FINGERPRINTED = ("pipeline.training.session", "stages.evaluate", "stages.train")
 SANDBOXES = (
     "pipeline.cad.exchange.files",
     "pipeline.cad.exchange.scans",
@@ -167,6 +169,8 @@ def main(kind: str, requests: str) -> None:
     die_with_parent(signal.SIGKILL)
     for name in SANDBOXES if kind == "sandboxes" else COMMANDS:
         importlib.import_module(name)
+    for name in FINGERPRINTED if kind == "commands" else ():
+        import_closure(name)  # which reads the source of all that it imports, and keeps what it found
     gc.freeze()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # those that wait need not be waited for
     sandboxes = os.environ.get("CADMLLM_SANDBOXES", "")
