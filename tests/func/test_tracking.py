@@ -95,7 +95,7 @@ def test_a_summary_tells_the_end_the_best_and_what_was_kept(done, runs):
 
 def test_a_stage_whose_loss_is_not_a_number_is_there_with_its_end(copy):
     copy.change("lr: 0.001", "lr: 1e30", after="stage2_text_pc:")
-    output = copy.call("train", "stage2_text_pc", code=1)
+    output = copy.run("cadmllm", "train", "stage2_text_pc", code=1)
     assert "error: the loss is nan at step 2" in output
     before, died = (run for run in wandb_runs(copy.folder) if run.job_type == "stage2_text_pc")
     assert (died.exit_code, died.summary["end/state"], died.summary["end/step"]) == (1, "failed", 2)
@@ -139,6 +139,6 @@ def test_a_fault_of_weights_and_biases_at_the_end_costs_a_note(copy, monkeypatch
 def test_without_weights_and_biases_the_bytes_are_the_same(copy):
     before, known = contents(copy.folder / "checkpoints/stage1_text"), len(wandb_runs(copy.folder))
     copy.change("wandb_mode: offline", "wandb_mode: disabled")
-    copy.call("train", "stage1_text")
+    copy.run("cadmllm", "train", "stage1_text")
     assert contents(copy.folder / "checkpoints/stage1_text") == before
     assert len(wandb_runs(copy.folder)) == known
