@@ -1,8 +1,8 @@
 """``cadmllm`` or DVC as a process of its own, forked from one that has imported what takes seconds.
 
 It is watched, signalled and killed as any other. The fork servers that its sandboxes start are forked, too, from a
-process that has imported the kernel. What torchrun or a script starts, or a DVC that is to be killed, is started as users
-start it.
+process that has imported the kernel. What torchrun or a script starts, or a DVC that is to be killed, is started as
+users start it.
 
 It works in a project's copy, with the variables that it is given, but runs the code of this checkout (``ROOT``): a test
 that edits a copy's ``pipeline/`` or ``stages/`` changes what DVC sees, not what is done. Variables that a module reads
