@@ -17,11 +17,12 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("WANDB_SILENT", "true")
 # Processes that share the cores, and all that they start, wait for one another if each takes every core.
 if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
-    threads = max(1, (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
-    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    share = max(1, (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
+    for variable in ("OMP_NUM_THREADS", "CADMLLM_WORKERS"):
+        os.environ.setdefault(variable, str(share))
 
 
-import torch  # noqa: E402 - it has to find the threads above
+import torch  # noqa: E402 - it has to find the number of threads above
 
 from tests import pretended  # noqa: E402
 
@@ -60,7 +61,8 @@ def pytest_collection_modifyitems(items):
     """Fast tests come first, each module's in one process, which makes what they share.
 
     Then one that needs the finished project, and those that need none of it: one process makes it, while another does
-    those. Of each kind tests that stay together go first, which take longest: at the end both processes are busy.
+    those. Of each kind tests that stay together go first, which take longest. Those that only look at the finished
+    project, which are short, come last: both processes are busy until the end.
     """
     for item in items:
         if item.path.parent.name == "unit":
@@ -72,7 +74,10 @@ def pytest_collection_modifyitems(items):
             return 0
         if item is first:
             return 1
-        return (3 if "done" in item.fixturenames else 2) + (item.get_closest_marker("xdist_group") is None) / 2
+        alone = item.get_closest_marker("xdist_group") is None
+        if alone and "done" in item.fixturenames and "copy" not in item.fixturenames:
+            return 4
+        return (3 if "done" in item.fixturenames else 2) + alone / 2
 
     items.sort(key=rank)
 

@@ -80,7 +80,7 @@ def _run(trial: "Trial") -> None:
     # Unlike `dvc exp run`, `dvc repro` goes on after a kill; it is told the name as that would tell it to the stages.
     _call("dvc", "repro", target, folder=PLACE, DVC_EXP_NAME=trial.name)
     _call("dvc", "exp", "run", "--quiet", "--name", trial.name, target, folder=PLACE)
-    reference = f"refs/exps/{commit[:2]}/{commit[2:]}/{trial.name}"
+    reference = f"{_experiments(commit)}/{trial.name}"
     _call("git", "fetch", "--quiet", str(PLACE), f"{reference}:{reference}")
 
 
@@ -111,7 +111,13 @@ def _call(*command_line: str, folder: Path = Path(), capture: bool = False, **va
 
 def _finished() -> set[str]:
     """Experiments on the current commit."""
-    return set(_call("dvc", "exp", "list", "--name-only", capture=True).split())
+    commit = _call("git", "rev-parse", "HEAD", capture=True).strip()
+    return set(_call("git", "for-each-ref", "--format=%(refname:lstrip=4)", _experiments(commit), capture=True).split())
+
+
+def _experiments(commit: str) -> str:
+    """Where DVC keeps the experiments on a commit."""
+    return f"refs/exps/{commit[:2]}/{commit[2:]}"
 
 
 def _read(name: str, path: str) -> dict[str, Any]:

@@ -81,7 +81,7 @@ class Project:
         return (self.folder / name).read_bytes()
 
 
-def ranks(projects: list[Project], *command: str) -> list[str]:
+def ranks(projects: list[Project], *command: str, code: int = 0) -> list[str]:
     """One process in each project, which work together; what each of them said."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
@@ -89,7 +89,7 @@ def ranks(projects: list[Project], *command: str) -> list[str]:
     world = {"WORLD_SIZE": str(len(projects)), "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
     processes = [project.start(*command, RANK=str(rank), **world) for rank, project in enumerate(projects)]
     outputs = [each.communicate(timeout=240)[0] for each in processes]
-    if any(each.returncode for each in processes):
+    if any(each.returncode != code for each in processes):
         ended = (f"{each.returncode}:\n{output}" for each, output in zip(processes, outputs, strict=True))
         pytest.fail("\n".join(["processes exited with", *ended]))
     return outputs

@@ -1,7 +1,8 @@
 """``cadmllm`` or DVC as a process of its own, forked from one that has imported what takes seconds.
 
-It is watched, signalled and killed as any other. What torchrun or a script starts, or a DVC that is to be killed, is
-started as users start it.
+It is watched, signalled and killed as any other. The fork servers that its sandboxes start are forked, too, from a
+process that has imported the kernel. What torchrun or a script starts, or a DVC that is to be killed, is started as
+users start it.
 
 It works in a project's copy, with the variables that it is given, but runs the code of this checkout (``ROOT``): a test
 that edits a copy's ``pipeline/`` or ``stages/`` changes what DVC sees, not what is done. Variables that a module reads
@@ -14,18 +15,23 @@ import functools
 import gc
 import importlib
 import json
+import multiprocessing
 import os
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
+from multiprocessing import forkserver
 from pathlib import Path
+from typing import Any
 
+from pipeline.runtime.fingerprint import import_closure
 from pipeline.runtime.interrupt import die_with_parent
 
 ROOT = Path(__file__).resolve().parents[2]
-IMPORTED = (
+BIN = Path(__file__).with_name("bin")
+COMMANDS = (
     "dulwich.ignore",
     "dvc.cli.parser",
     "dvc.repo.open_repo",
@@ -49,6 +55,16 @@ IMPORTED = (
     "wandb.sdk.launch",
     "webdataset",
 )
+FINGERPRINTED = ("pipeline.training.session", "stages.evaluate", "stages.train")
+SANDBOXES = (
+    "pipeline.cad.exchange.files",
+    "pipeline.cad.exchange.scans",
+    "pipeline.corpus.prepare",
+    "pipeline.evaluation.disturbances",
+    "pipeline.generation.search.search",
+    "pipeline.generation.select",
+    "pipeline.metrics.assess",
+)
 
 
 class Forked:
@@ -57,9 +73,9 @@ class Forked:
     def __init__(self, args: tuple[str, ...], folder: Path, env: dict[str, str]) -> None:
         self.returncode: int | None = None
         self._exit = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._exit.connect(f"\0{_server()[0]}")
+        self._exit.connect(f"\0{_server('commands')[0]}")
         self._output = tempfile.TemporaryFile("w+")  # noqa: SIM115 - lasts as long as the process
-        socket.send_fds(self._exit, [json.dumps([args, str(folder), env]).encode()], [self._output.fileno()])
+        socket.send_fds(self._exit, [json.dumps([args, str(folder), env]).encode()], [self._output.fileno()] * 2)
         self.pid = int(self._exit.recv(32))
 
     def poll(self) -> int | None:
@@ -94,64 +110,84 @@ class Forked:
 
 def for_dvc(path: str) -> dict[str, str]:
     """Variables with which the stages that DVC starts are forked, too."""
-    return {"PATH": f"{Path(__file__).with_name('bin')}:{path}", "CADMLLM_FORKS": _server()[0]}
+    return {"PATH": f"{BIN}:{path}", "CADMLLM_FORKS": _server("commands")[0]}
 
 
 @functools.cache
-def _server() -> tuple[str, subprocess.Popen[bytes]]:
-    """The name of the socket where commands are asked for, and the process that forks them; it ends with this one."""
+def _server(kind: str) -> tuple[str, subprocess.Popen[bytes]]:
+    """The name of the socket where forks are asked for, and the process that forks; it ends with this one."""
     env = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+    if kind == "commands":
+        env["CADMLLM_SANDBOXES"] = _server("sandboxes")[0]
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as requests:
         requests.bind("")  # a name that the kernel finds, of no file
         requests.listen()
-        command = (sys.executable, __file__, str(requests.fileno()))
+        command = (sys.executable, __file__, kind, str(requests.fileno()))
         server = subprocess.Popen(command, pass_fds=[requests.fileno()], env=env, stdin=subprocess.DEVNULL)
         return requests.getsockname().decode()[1:], server
 
 
-def _serve(requests: socket.socket) -> None:
-    """Fork for each request. Returns in the process that is the command."""
+def _serve(requests: socket.socket) -> tuple[list[Any], list[int]]:
+    """Fork for each request. Returns in the process that is what was asked for: its arguments, and files of its own."""
     while True:
         asked, _ = requests.accept()
-        message, (output,), *_ = socket.recv_fds(asked, 1 << 20, 1)
+        message, files, *_ = socket.recv_fds(asked, 1 << 20, 4)
         if os.fork() == 0:
             requests.close()
-            return _become(*json.loads(message), asked, output)
+            return _become(*json.loads(message), asked, files)
         asked.close()
-        os.close(output)
+        for each in files:
+            os.close(each)
 
 
-def _become(args: list[str], folder: str, env: dict[str, str], asked: socket.socket, output: int) -> None:
+def _become(
+    args: list[Any], folder: str, env: dict[str, str], asked: socket.socket, files: list[int]
+) -> tuple[list[Any], list[int]]:
     """Fork again: the parent waits, to tell how the command ended, which the child is from here on."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     if child := os.fork():
-        os.close(output)
+        for each in files:
+            os.close(each)
         with contextlib.suppress(BrokenPipeError):  # who asked is gone
             asked.send(str(child).encode())
             asked.send(str(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])).encode())
         os._exit(0)
     asked.close()
-    for standard in (1, 2):
-        os.dup2(output, standard)
-    os.close(output)
+    for standard, given in enumerate(files[:2], 1):
+        os.dup2(given, standard)
+        os.close(given)
     faulthandler.enable()  # a crash says where
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(env)
-    sys.argv = args
+    return args, files[2:]
 
 
-if __name__ == "__main__":
+def main(kind: str, requests: str) -> None:
+    """Serve forks of a kind, and in each of these be what was asked for."""
     die_with_parent(signal.SIGKILL)
-    for name in IMPORTED:
+    for name in SANDBOXES if kind == "sandboxes" else COMMANDS:
         importlib.import_module(name)
+    for name in FINGERPRINTED if kind == "commands" else ():
+        import_closure(name)  # which reads the source of all that it imports, and keeps what it found
     gc.freeze()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # those that wait need not be waited for
-    _serve(socket.socket(fileno=int(sys.argv[1])))
-    if sys.argv[0] == "dvc":
-        from dvc.cli import main
+    sandboxes = os.environ.get("CADMLLM_SANDBOXES", "")
+    args, files = _serve(socket.socket(fileno=int(requests)))
+    if kind == "sandboxes":
+        preload, options = args
+        forkserver.main(*files, preload, **options)
+    os.environ["CADMLLM_SANDBOXES"] = sandboxes
+    multiprocessing.set_executable(str(BIN / "forkserver"))
+    sys.argv = args
+    if args[0] == "dvc":
+        from dvc.cli import main as dvc
 
-        sys.exit(main())
+        sys.exit(dvc())
     from stages.cli import app
 
     app(prog_name="cadmllm")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

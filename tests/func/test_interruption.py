@@ -28,7 +28,7 @@ def contents(folder):
 
 def kill_when(project, command, ready, signum):
     """Start a command, send it a signal as soon as ``ready()``, and give what it printed."""
-    process = project.start(*command)
+    process = project.start(*command, CADMLLM_WORKERS="2")  # more than one is at work, also where tests share the cores
     deadline = time.monotonic() + 120
     while process.poll() is None and not ready() and time.monotonic() < deadline:
         time.sleep(0.005)
@@ -64,10 +64,10 @@ def test_features_killed_after_a_shard_go_on_to_the_same_bytes(copy):
 def test_an_evaluation_that_is_killed_repeats_the_batch_at_hand_alone(copy):
     copy.change("num_test_models: 2", "num_test_models: 5", after="evaluation:")
     copy.change("batch_size: 4", "batch_size: 2", after="evaluation:")
-    command, out = ("cadmllm", "evaluate", "stage3_all"), copy.folder / "evaluations/stage3_all"
+    command, out = ("cadmllm", "evaluate", "stage2_text_pc"), copy.folder / "evaluations/stage2_text_pc"
     copy.call(*command[1:])
-    before, figures = contents(out), copy.read("metrics/evaluate/stage3_all.json")
-    parts = "evaluation-stage3_all/*/parts"
+    before, figures = contents(out), copy.read("metrics/evaluate/stage2_text_pc.json")
+    parts = "evaluation-stage2_text_pc/*/parts"
     kill_when(copy, command, scratch_has(copy, f"{parts}/text/000002.json"), signal.SIGKILL)
     kept = {path: path.stat().st_mtime_ns for path in (copy.folder / "scratch").glob(f"{parts}/**/*.json")}
     assert {path.name for path in kept} >= {"validation.json", "000000.json", "000002.json"}
@@ -75,8 +75,8 @@ def test_an_evaluation_that_is_killed_repeats_the_batch_at_hand_alone(copy):
     assert {path: path.stat().st_mtime_ns for path in kept} == kept, "what was finished was not made again"
     copy.call(*command[1:])
     assert contents(out) == before
-    assert copy.read("metrics/evaluate/stage3_all.json") == figures
-    assert not list((copy.folder / "scratch/evaluation-stage3_all").glob("[!.]*"))
+    assert copy.read("metrics/evaluate/stage2_text_pc.json") == figures
+    assert not list((copy.folder / "scratch/evaluation-stage2_text_pc").glob("[!.]*"))
 
 
 def test_transfer_that_is_killed_repeats_neither_the_first_stages_loss_nor_a_batch(copy):

@@ -6,6 +6,7 @@ import signal
 import pytest
 
 from pipeline.curriculum.log import read_log
+from tests.func.conftest import ranks
 from tests.func.test_interruption import contents, kill_when, scratch_has
 
 STAGE = "stage4_geometry"
@@ -62,18 +63,18 @@ def test_a_stage_that_is_killed_ends_with_the_same_bytes(reinforced):
 def test_two_processes_write_and_learn_what_one_does(reinforced):
     reinforced.run(*COMMAND)
     one = lines(reinforced)
-    assert "2 processes" in reinforced.run(*COMMAND, "--nproc", "2")
+    assert "2 processes" in ranks([reinforced] * 2, *COMMAND)[0]
     for alone, together in zip(one, lines(reinforced), strict=True):
         for figure in ("reward", "iou", "valid", "spread", "tokens", "grad_norm"):
             assert together[figure] == pytest.approx(alone[figure], rel=1e-3, abs=1e-6), (alone["step"], figure)
     reinforced.change("distributed: ddp", "distributed: fsdp2")
-    assert "training.distributed: ddp" in reinforced.run(*COMMAND, "--nproc", "2", code=1)
+    assert "training.distributed: ddp" in "".join(ranks([reinforced] * 2, *COMMAND, code=1))
 
 
 def test_frozen_weights_in_four_bits(reinforced):
     pytest.importorskip("bitsandbytes")
     reinforced.change("quantization: none", "quantization: nf4")
-    reinforced.run(*COMMAND)
+    reinforced.call(*COMMAND[1:])
     assert len(lines(reinforced)) == 7
 
 

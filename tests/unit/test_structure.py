@@ -116,6 +116,31 @@ def test_help_answers_at_once():
     assert found.stdout.strip() == "[]"
 
 
+def test_what_sandboxes_run_needs_no_torch():
+    """Which takes seconds to load, and each of their processes hundreds of MiB."""
+    calls = (
+        node
+        for _, text in sources("pipeline", "stages")
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Sandbox"
+    )
+    names = {call.args[0].id for call in calls}
+    assert len(names) > 5
+    defined = {
+        module_name(file)
+        for file, text in sources("pipeline")
+        for node in ast.parse(text).body
+        if isinstance(node, ast.FunctionDef) and node.name in names
+    }
+    code = f"import sys, {', '.join(sorted(defined))}; print('torch' in sys.modules)"
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "False"
+
+
+def module_name(file):
+    return file.removesuffix(".py").replace("/", ".")
+
+
 def test_the_model_is_imported_without_a_word():
     """PEFT imports bitsandbytes where it is installed; that has something to say where a CPU has AVX512-BF16."""
     pytest.importorskip("bitsandbytes")
