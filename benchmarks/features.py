@@ -1,9 +1,9 @@
-"""The features stage over the bare encoder: prints one JSON object.
+"""`cadmllm features` over the bare encoder: prints one JSON object.
 
     python benchmarks/features.py [--models 12] [--views 8] [--rounds 3]
 
 Encoders of DINOv2-base's and Michelangelo's released sizes with random weights. ``bare`` is the forward pass alone on
-batches that are prepared already; the stage also reads shards, decodes PNGs, preprocesses, pools, rounds and writes.
+batches that are prepared already; the command also reads shards, decodes PNGs, preprocesses, pools, rounds and writes.
 Both take turns; medians, and the median of their ratios, since machines drift.
 """
 
@@ -66,7 +66,7 @@ def write_geometry(folder: Path, num_models: int, num_views: int, num_points: in
 
 @torch.inference_mode()
 def measure(featurizer: Featurizer, folder: Path, dtype: str, rounds: int) -> dict[str, float]:
-    """Models per second of the stage and of the bare encoder."""
+    """Models per second of the command and of the bare encoder."""
     reader = ShardReader(folder, "geometry")
     batches = [featurizer.load(reader, row)[None] for row in range(len(reader))]
     featurizer.encode(batches[0])  # warm

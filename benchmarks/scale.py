@@ -4,16 +4,16 @@
 
 For each number there is a project of its own with a dataset of so many tiny models (washers and plates, which differ in
 a caption and in a name). It has a published split that names all of them, and of five models one is a copy of another.
-To build 450,000 solids takes hours, so what the kernel does and what the stage does around it are measured apart, on
-the dataset as a folder and as a zip:
+To build 450,000 solids takes hours, so what the kernel does and what `cadmllm corpus` does around it are measured
+apart, on the dataset as a folder and as a zip:
 
 - ``corpus_listed_per_s``: models listed and given their captions;
-- ``corpus_models_per_s``: the whole stage, from listing to published shards, with workers that parse a model and build
-  nothing, and ``rss_mib`` of its own process (VmHWM), workers not included; ``corpus_duplicates``: models that it left
-  out, since the train split has them;
+- ``corpus_models_per_s``: the whole command, from listing to published shards, with workers that parse a model and
+  build nothing, and ``rss_mib`` of its own process (VmHWM), workers not included; ``corpus_duplicates``: models that
+  it left out, since the train split has them;
 - ``corpus_kernel_models_per_s``: what the kernel alone does, on all cores, with 400 of the models.
 
-Training reads what the stage made of the folder, and features of small arrays, in tars as the stages write them, with a
+Training reads what this made of the folder, and features of small arrays, in tars as the pipeline writes them, with a
 language model of two layers, on the CPU:
 
 - ``train_start_s``: from `cadmllm train stage3_all`, a process, to the line of its first step: reading a parent's
@@ -24,7 +24,7 @@ language model of two layers, on the CPU:
 - ``rss_mib``: the most resident memory, mapped files included, of a process that has trained some steps and read 45,000
   samples, which lie in all parts of the index;
 - ``repro_noop_s``: `dvc repro train@stage2_text_pc` that has nothing to do, with this project's dvc.yaml: it looks at
-  the dataset's files, for `corpus` and for `geometry`, at all shards, and at models and code. No stage has run under
+  the dataset's files, for `corpus` and for `geometry`, at all shards, and at models and code. Nothing has run under
   DVC; `dvc commit` told it what is there.
 """
 
@@ -104,7 +104,7 @@ def train_parent() -> None:
 
 
 def measure_corpus(folder: Path, kind: str, number: int, figures: Figures) -> None:
-    """The corpus stage in a project, which then has what it makes."""
+    """``cadmllm corpus`` in a project, which then has what it makes."""
     for name, value in in_child(folder, reading.listing).items():
         figures.note(name, value, kind, number)
     for name, value in in_child(folder, reading.corpus).items():

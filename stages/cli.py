@@ -68,20 +68,20 @@ def main(
 
 @command
 def check_params() -> None:
-    """See to it that all of params.yaml is right, also what the stage at hand does not read."""
+    """See to it that all of params.yaml is right, also what the command at hand does not read."""
     Params.load()
 
 
-def checked(stage: Callable[P, None]) -> Callable[P, None]:
-    """A stage's command that begins with ``check_params``: a typo in a later stage's section is told hours before.
+def checked(run_stage: Callable[P, None]) -> Callable[P, None]:
+    """A pipeline stage's command, begun with ``check_params``: a typo in what a later one reads is told hours before.
 
-    Not in the stage's own module: what that imports is the code that its results depend on, and they do not on this.
+    Not in its own module: what that imports is the code that its results depend on, and they do not on this.
     """
 
-    @functools.wraps(stage)
+    @functools.wraps(run_stage)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
         check_params()
-        stage(*args, **kwargs)
+        run_stage(*args, **kwargs)
 
     return run
 
@@ -115,7 +115,7 @@ COMMANDS: dict[str, dict[str, Callable[..., None] | typer.Typer]] = {
         "pretrain": pretrain,
     },
 }
-features.callback()(checked(encode))  # a group: the stage itself is what it does without a subcommand
+features.callback()(checked(encode))  # a group: the pipeline stage itself is what it does without a subcommand
 for panel, commands in COMMANDS.items():
     for name, each in commands.items():
         if isinstance(each, typer.Typer):

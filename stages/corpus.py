@@ -1,4 +1,4 @@
-"""The ``corpus`` stage: captions and program tokens."""
+"""The pipeline stage ``corpus``: captions and program tokens."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from pipeline.settings.section import Seed
 
 
 class CorpusSections(Sections):
-    """What the stage reads."""
+    """What ``corpus`` reads of params.yaml."""
 
     seed: Seed
     data: Data

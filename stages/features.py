@@ -1,4 +1,4 @@
-"""The ``features`` stage: a frozen encoder over every model, once; and the check of what it wrote."""
+"""The pipeline stage ``features``: a frozen encoder over every model, once; and the check of what it wrote."""
 
 from enum import StrEnum
 from typing import Annotated
@@ -23,7 +23,7 @@ features = typer.Typer(
 
 
 class FeaturesSections(Sections):
-    """What the stage reads."""
+    """What ``features`` reads of params.yaml."""
 
     features: Features
     training: Device

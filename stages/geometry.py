@@ -1,4 +1,4 @@
-"""The ``geometry`` stage: points with normals and shaded views."""
+"""The pipeline stage ``geometry``: points with normals and shaded views."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from pipeline.shards.manifest import Manifest
 
 
 class GeometrySections(Sections):
-    """What the stage reads."""
+    """What ``geometry`` reads of params.yaml."""
 
     seed: Seed
     data: Source

@@ -1,4 +1,4 @@
-"""The ``models`` stage: language model and encoders into plain folders."""
+"""The pipeline stage ``models``: language model and encoders into plain folders."""
 
 from pipeline.runtime.commands import long_running
 from pipeline.runtime.progress import display
@@ -10,7 +10,7 @@ from pipeline.weights.settings import Models
 
 
 class ModelsSections(Sections):
-    """What the stage reads."""
+    """What ``models`` reads of params.yaml."""
 
     seed: Seed
     models: Models

@@ -1,4 +1,4 @@
-"""The ``retrieval`` stage: how well the encoders' features tell models apart."""
+"""The pipeline stage ``retrieval``: how well the encoders' features tell models apart."""
 
 import json
 
@@ -13,7 +13,7 @@ from pipeline.shards.manifest import Manifest
 
 
 class RetrievalSections(Sections):
-    """What the stage reads."""
+    """What ``retrieval`` reads of params.yaml."""
 
     seed: Seed
 

@@ -202,7 +202,10 @@ def build_features(
     ):
         featurizer = make_featurizer(modality, models, settings, geometry_settings["num_views"], device)
         finished = shard_by_shard(
-            scratch, sources, lambda path: make_shard(featurizer, reader, path, settings.dtype), progress
+            scratch,
+            sources,
+            lambda paths: (make_shard(featurizer, reader, path, settings.dtype) for path in paths),
+            progress,
         )
     details = feature_details(entry, settings, geometry_settings) | {"libraries": libraries(__name__)}
     fields = embeddings.fields(member_of(modality), featurizer.shape, settings.dtype)

@@ -1,4 +1,4 @@
-"""Making single feature shards again, as the stage made them."""
+"""Making single feature shards again, as the pipeline stage made them."""
 
 import os
 from collections.abc import Callable

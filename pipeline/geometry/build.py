@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +48,12 @@ def build_geometry(
 
     with Sandbox(draw, num_workers, kernel.timeout_s, kernel.memory_mib) as sandbox:
 
-        def make(shard_path: Path) -> FinishedShard:
-            return _draw_shard(shard_path, reader, dataset, geometry, seed, sandbox)
+        def make(paths: Sequence[Path]) -> Iterator[FinishedShard]:
+            rows = (row for path in paths for row in reader.rows_of(path.name))
+            answers = sandbox.map(draw_task(dataset, reader.json(row), geometry, seed) for row in rows)
+            for path in paths:  # a slow model of one shard holds up nobody: others begin with the next
+                yield _draw_shard(path, reader, answers)
+                dataset.check()
 
         sources: dict[str, str] = {}
         finished: list[FinishedShard] = []
@@ -66,31 +70,20 @@ def build_geometry(
     return {"samples": sum(f.shard.count for f in finished), "rejected": len(rejects), "reasons": reasons(rejects)}
 
 
-def _draw_shard(
-    path: Path,
-    corpus: CorpusReader,
-    dataset: Dataset,
-    geometry: Geometry,
-    seed: int,
-    sandbox: Sandbox[DrawTask, dict[str, bytes]],
-) -> FinishedShard:
-    """Write the shard at ``path``: its namesake's models, less those that fail."""
-    rows = corpus.rows_of(path.name)
-    samples = [corpus.json(row) for row in rows]
+def _draw_shard(path: Path, corpus: CorpusReader, answers: Iterator[dict[str, bytes] | Failure]) -> FinishedShard:
+    """Write the shard at ``path``: its namesake's models, less those that fail; their answers are the next."""
     rejects: list[Reject] = []
 
     def drawn() -> Iterator[tuple[str, dict[str, bytes]]]:
-        tasks = (draw_task(dataset, sample, geometry, seed) for sample in samples)
-        for row, sample, answer in zip(rows, samples, sandbox.map(tasks), strict=True):
+        for row in corpus.rows_of(path.name):
+            answer = next(answers)
             interrupt.check()
             if isinstance(answer, Failure):
-                rejects.append(Reject(sample["id"], "geometry", answer.reason, answer.detail))
+                rejects.append(Reject(corpus.id(row), "geometry", answer.reason, answer.detail))
             else:
                 yield corpus.key(row), answer
 
-    shard = write_shard(path, drawn())
-    dataset.check()
-    return FinishedShard(shard, tuple(rejects))
+    return FinishedShard(write_shard(path, drawn()), tuple(rejects))
 
 
 def _sources(corpus: CorpusReader, dataset: Dataset) -> dict[str, str]:

@@ -167,7 +167,7 @@ def _by_layers(seconds: Callable[[int], float], num_layers: int) -> float:
 
 
 def _image_seconds(p: Params, device: torch.device) -> float:
-    """Seconds for one image, in passes as the features stage makes them."""
+    """Seconds for one image, in passes as `features` makes them."""
     from transformers import Dinov2Config, Dinov2Model
 
     width, layers, heads = dinov2_sizes(p.models.image_encoder)

@@ -1,4 +1,4 @@
-"""All of params.yaml. ``cadmllm`` looks at it before each stage; no stage's result depends on it."""
+"""All of params.yaml. ``cadmllm`` looks at it before each pipeline stage; no result depends on it."""
 
 from typing import Self
 

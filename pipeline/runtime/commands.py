@@ -1,9 +1,11 @@
 """What every command does around its work: errors as one line, signals, how long it took."""
 
+import errno
 import functools
 import json
 import os
 import shlex
+import sqlite3
 import sys
 import time
 import warnings
@@ -42,6 +44,12 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
         except (UserError, RejectError) as error:
             typer.secho(f"error: {error}", err=True, fg="red")
             raise typer.Exit(1) from None
+        except (OSError, sqlite3.OperationalError) as error:
+            if not _is_full(error):
+                raise
+            where = getattr(error, "filename", None) or "this folder, or temporary files (TMPDIR says where they lie)"
+            typer.secho(f"error: no space is left for {where}; what is finished is kept", err=True, fg="red")
+            raise typer.Exit(1) from None
         except Interrupted as stop:
             again = "dvc repro" if os.environ.get("DVC_STAGE") else os.environ.get(COMMAND, typed())
             if os.environ.get("RANK", "0") == "0":
@@ -49,6 +57,13 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
             raise typer.Exit(130) from None
 
     return run
+
+
+def _is_full(error: OSError | sqlite3.OperationalError) -> bool:
+    """Whether a disk, or a user's share of it, is full."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return error.sqlite_errorcode == sqlite3.SQLITE_FULL
 
 
 def typed() -> str:

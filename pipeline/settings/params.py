@@ -14,9 +14,10 @@ PARAMS_FILE = Path("params.yaml")
 
 
 class Sections(BaseModel):
-    """Some sections of params.yaml. What a stage does not declare here, no result of it can depend on.
+    """Some sections of params.yaml. What a pipeline stage does not declare here, no result of it
+    can depend on.
 
-    The others are passed over: that all of the file is right, ``cadmllm`` sees before a stage begins.
+    The others are passed over: that all of the file is right, ``cadmllm`` sees before one begins.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True)

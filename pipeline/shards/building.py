@@ -5,7 +5,7 @@ What scratch has of a finished shard beside its tar: a record of it, and its row
 
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -81,15 +81,16 @@ class FinishedShard:
 def shard_by_shard(
     folder: Path,
     sources: Mapping[str, str],
-    make: Callable[[Path], FinishedShard],
+    make: Callable[[Sequence[Path]], Iterator[FinishedShard]],
     progress: Callable[[int, int, str], None],
 ) -> list[FinishedShard]:
-    """Make each shard that scratch does not hold yet. A stop asked for takes effect between shards.
+    """Make those shards that scratch does not hold yet. A stop asked for takes effect between shards.
 
     Args:
         folder: of this work; its folder ``SHARDS`` is that of the shards.
         sources: what each shard is made from, by sha256; a shard in scratch that was made from something else, or
             that is not among them, is removed.
+        make: writes a shard at each of some paths, and gives them in this order as they are finished.
     """
     shards = folder / SHARDS
     shards.mkdir(parents=True, exist_ok=True)
@@ -102,13 +103,13 @@ def shard_by_shard(
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     if found:
         progress(len(found), len(sources), f"{len(found)} of {len(sources)} shards found in {folder}")
-    for name, source in sources.items():
-        if name not in found:
-            interrupt.check()
-            made = make(shards / name)
-            made.write(shards / name, source)
-            found[name] = made
-            progress(len(found), len(sources), name)
+    missing = [name for name in sources if name not in found]
+    made = make([shards / name for name in missing])
+    for name in missing:
+        interrupt.check()
+        found[name] = next(made)
+        found[name].write(shards / name, sources[name])
+        progress(len(found), len(sources), name)
     return [found[name] for name in sources]
 
 

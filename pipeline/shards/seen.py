@@ -51,11 +51,11 @@ def write_seen(folder: Path, hashes: Iterable[str]) -> None:
         np.save(file, SeenPrograms.of(hashes).numbers, allow_pickle=False)
 
 
-def read_seen(folder: Path, stage: str = "models") -> SeenPrograms:
+def read_seen(folder: Path, written_by: str = "models") -> SeenPrograms:
     """The hashes that ``write_seen`` wrote.
 
     Args:
-        stage: what wrote them.
+        written_by: the command that wrote them.
 
     Raises:
         UserError: the file is missing or damaged.
@@ -64,6 +64,6 @@ def read_seen(folder: Path, stage: str = "models") -> SeenPrograms:
     try:
         return SeenPrograms(np.load(path, allow_pickle=False))
     except FileNotFoundError as error:
-        raise UserError(f"{path} is missing; run `cadmllm {stage}`, which writes it") from error
+        raise UserError(f"{path} is missing; run `cadmllm {written_by}`, which writes it") from error
     except (ValueError, EOFError, OSError) as error:
-        raise UserError(f"{path} is damaged ({error}); run `cadmllm {stage}` again") from error
+        raise UserError(f"{path} is damaged ({error}); run `cadmllm {written_by}` again") from error

@@ -62,7 +62,7 @@ def plan(
     for number, each in plans.items():
         typer.echo(f"\n{p.preset}, {number:,} models, on {device} with {workers} worker{'s' * (workers > 1)}")
         _print_needs(each)
-    typer.echo(f"\nimage features of {OMNICAD_MODELS:,} models, otherwise stored (DVC's cache holds a second copy)")
+    typer.echo(f"\nimage features of {OMNICAD_MODELS:,} models, otherwise stored")
     for name, disk, seconds in others:
         typer.echo(f"{name:32}{_bytes(disk):>12}{_time(seconds):>12}")
 

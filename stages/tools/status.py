@@ -26,11 +26,11 @@ def status() -> None:
         here = Path.cwd().resolve()  # pretraining/ is a pipeline of its own
         stages = [each for each in repo.index.stages if Path(each.path).resolve().parent == here]
         changed: dict[str, list[Any]] = {}
-        with repo.lock:  # Repo.status would read dvc.lock again for every stage
+        with repo.lock:  # Repo.status would read dvc.lock again for every pipeline stage
             for each in stages:
                 try:
                     changed |= each.status(check_updates=True)
-                except LockError:  # held by a command that writes what the stage reads or writes
+                except LockError:  # held by a command that writes what this one reads or writes
                     changed[each.addressing] = [BUSY]
         names = [each.addressing for each in stages]
     except DvcException as error:
@@ -56,7 +56,7 @@ def status() -> None:
 
 
 def _reasons(entries: list[Any]) -> list[str]:
-    """DVC's answer for one stage in words."""
+    """DVC's answer for one pipeline stage in words."""
     if entries == ["always changed"]:
         return ["always runs"]
     reasons: list[str] = []

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from stages.cli import app
@@ -54,12 +55,19 @@ class Project:
         return output
 
     def call(self, *args: str, code: int = 0) -> str:
-        """What a short command says; in this process, since to start one takes longer than most of them do."""
+        """What a short command says; in this process, since to start one takes longer than most of them do.
+
+        What it sets for its process it takes back.
+        """
         handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        deterministic = torch.are_deterministic_algorithms_enabled()
+        filled = torch.utils.deterministic.fill_uninitialized_memory
         with contextlib.chdir(self.folder):
-            result = CliRunner(env={"COLUMNS": "160"}).invoke(app, args)
+            result = CliRunner(env=self.env).invoke(app, args)
         for number, handler in handlers.items():
             signal.signal(number, handler)
+        torch.use_deterministic_algorithms(deterministic)
+        torch.utils.deterministic.fill_uninitialized_memory = filled
         assert result.exit_code == code, f"{' '.join(args)} exited with {result.exit_code}:\n{result.output}"
         assert result.exception is None or isinstance(result.exception, SystemExit)
         return result.output

@@ -1,4 +1,4 @@
-"""The corpus stage with many models: one that is slow holds up nobody, and memory does not grow."""
+"""Many models: one that is slow holds up nobody, and memory does not grow."""
 
 import json
 import re
@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pipeline.cad.solids.sandbox import AHEAD, Failure
 from pipeline.corpus import build
+from pipeline.geometry import build as geometry
 from pipeline.planning.params import Params
 from pipeline.planning.presets import compose
 from pipeline.runtime.scratch import RECORDS
@@ -17,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]  # not from conftest: processes that 
 WORKERS = 2
 PER_FOLDER = 500
 COUNT = AHEAD * WORKERS + 20  # more than results in order would be waited for
+SHARD_SIZE = 5
 
 
 def write_dataset(folder, count, caption="a part", model="{}"):
@@ -39,6 +41,7 @@ def trivial(task):
         "caption": task.entry.caption,
         "program": json.loads(task.text),
         "program_hash": task.identity[:16],
+        "frame": {"centre": [0, 0, 0], "scale": 1},
         "statistics": {"num_extrudes": 1, "num_curves": 1},
         "tokens": [1, 2, 3],
     }
@@ -55,17 +58,51 @@ def slow_first(task):
     return trivial(task)
 
 
-def build_all(folder, **changes):
+def params_of(folder, shard_size=100):
     p = Params.parse(compose("smoke"), "smoke")
-    data = p.data.model_copy(update={"source": "omnicad", "path": str(folder / "raw"), "shard_size": 100, **changes})
-    kernel = p.kernel.model_copy(update={"timeout_s": 60})
-    return build.build_corpus(data, p.codec, kernel, 0, folder / "scratch", folder / "out", WORKERS, lambda *_: None)
+    data = {"source": "omnicad", "path": str(folder / "raw"), "shard_size": shard_size}
+    return p.model_copy(
+        update={"data": p.data.model_copy(update=data), "kernel": p.kernel.model_copy(update={"timeout_s": 60})}
+    )
+
+
+def build_all(folder, p=None):
+    p = p or params_of(folder)
+    return build.build_corpus(
+        p.data, p.codec, p.kernel, 0, folder / "scratch", folder / "out", WORKERS, lambda *_: None
+    )
 
 
 def test_one_slow_model_holds_up_nobody(tmp_path, monkeypatch):
     write_dataset(tmp_path / "raw", COUNT, model=json.dumps(str(tmp_path / "scratch" / RECORDS)))
     monkeypatch.setattr(build, "prepare", slow_first)
     assert build_all(tmp_path)["accepted"] == COUNT
+
+
+def slow_begun_first(task):
+    """The model that is begun first is ready when so many have begun that some are of the next shard."""
+    begun = Path(task.document)
+    (begun / task.id.replace("/", "-")).touch()
+    try:
+        (begun / "slow").mkdir()
+    except FileExistsError:
+        return {"points.npy": b"quick"}
+    while len(list(begun.glob("*_00001"))) <= SHARD_SIZE:
+        time.sleep(0.05)
+    return {"points.npy": b"slow"}
+
+
+def test_drawing_goes_on_with_the_next_shard(tmp_path, monkeypatch):
+    begun = tmp_path / "begun"
+    begun.mkdir()
+    write_dataset(tmp_path / "raw", 4 * SHARD_SIZE, model=json.dumps(str(begun)))
+    monkeypatch.setattr(build, "prepare", trivial)
+    p = params_of(tmp_path, SHARD_SIZE)
+    assert build_all(tmp_path, p)["accepted"] == 4 * SHARD_SIZE
+    monkeypatch.setattr(geometry, "draw", slow_begun_first)
+    folders = tmp_path / "g", tmp_path / "geometry", WORKERS
+    counts = geometry.build_geometry(tmp_path / "out", p.data, p.geometry, p.kernel, 0, *folders, lambda *_: None)
+    assert (counts["samples"], counts["rejected"]) == (4 * SHARD_SIZE, 0)
 
 
 class InProcess:

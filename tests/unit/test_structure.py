@@ -1,6 +1,8 @@
 """The design's invariants: imports, dvc.yaml, the command line."""
 
 import ast
+import functools
+import operator
 import subprocess
 import sys
 from collections import Counter
@@ -180,3 +182,19 @@ def test_dvc_reads_both_pipelines():
     )
     assert found.returncode == 0, found.stderr
     assert {"report", "pretraining/dvc.yaml:ship"} <= set(found.stdout.split())
+
+
+def test_what_pretraining_depends_on_is_there():
+    """DVC would say it after hours: rooms by their names, and parameters."""
+    folder, yaml = ROOT / "pretraining", YAML(typ="safe", pure=True)
+    parameters = yaml.load((folder / "params.yaml").read_text())
+    entries = [each.get("do", each) for each in yaml.load((folder / "dvc.yaml").read_text())["stages"].values()]
+    rooms = {dep for entry in entries for dep in entry["deps"] if dep.startswith("../")}
+    assert len(rooms) > 3
+    assert [dep for dep in rooms if not (folder / dep).is_dir()] == []
+    for name in {name for entry in entries for name in entry["params"]}:
+        functools.reduce(operator.getitem, name.split("."), parameters)
+
+
+def test_the_pipeline_is_seen_at_a_glance():
+    assert len((ROOT / "dvc.yaml").read_text().splitlines()) <= 160

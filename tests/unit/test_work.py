@@ -79,9 +79,10 @@ def test_a_journal_that_is_damaged_is_told(tmp_path):
         Journal(tmp_path)
 
 
-def make(path):
-    make.made.append(path.name)
-    return FinishedShard(write_shard(path, [("key", {"txt": path.name.encode()})]), (Reject("x", "y", "z"),))
+def make(paths):
+    for path in paths:
+        make.made.append(path.name)
+        yield FinishedShard(write_shard(path, [("key", {"txt": path.name.encode()})]), (Reject("x", "y", "z"),))
 
 
 def made_by(folder, sources):
