@@ -18,7 +18,7 @@ def edit(folder, line):
 
 def asked_for(project):
     """By stage of DVC, the deps that have changed; nothing else has."""
-    found = json.loads(project.run("dvc", "status", "--json"))
+    found = json.loads(project.run("dvc", "status", "--json", "dvc.yaml"))
     for reasons in found.values():
         assert [list(each) for each in reasons] == [["changed deps"]]
         assert set(reasons[0]["changed deps"].values()) == {"modified"}
@@ -62,7 +62,7 @@ def test_results_of_stages_that_are_named_can_be_kept(copy):
         "^robustness .*would run: input robustness changed; input pipeline/generation changed$", told, re.MULTILINE
     )
     copy.run("dvc", "commit", "-f", "evaluate", "transfer")
-    assert {stage.partition("@")[0] for stage in json.loads(copy.run("dvc", "status", "--json"))} == {
+    assert {stage.partition("@")[0] for stage in json.loads(copy.run("dvc", "status", "--json", "dvc.yaml"))} == {
         "robustness",
         "report",
     }

@@ -28,7 +28,8 @@ from pipeline.settings.yaml_files import plain
 from pipeline.training.meters import Tally
 
 PARAMS = Params.load(Path(__file__).resolve().parents[2] / "presets" / "quickstart.yaml")
-STAGE = PARAMS.curriculum["stage3_all"].model_copy(update={"epochs": 1})
+SHARES = {"text": 0.2, "text+point_cloud": 0.3, "text+image": 0.2, "text+point_cloud+image": 0.3}
+STAGE = PARAMS.curriculum["stage3_all"].model_copy(update={"epochs": 1, "modality_sample_probs": SHARES})
 NAMES = np.array([digest(f"0000{i:08d}_00001") for i in range(3000)], np.uint64)
 PROGRAMS = 20 + np.arange(3000) % 60
 
