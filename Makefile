@@ -23,7 +23,7 @@ study: repro
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/cadmllm study curriculum --seeds 3
 
 test: $(TOOLS) machine
-	$(PYTEST) --dist loadgroup --no-loadscope-reorder
+	$(PYTEST) --dist loadgroup --no-loadscope-reorder --durations 10
 
 unit: $(TOOLS)
 	$(PYTEST) --dist worksteal tests/unit
