@@ -20,6 +20,7 @@ from pipeline.cad.language.settings import Codec
 from pipeline.cad.omnicad import documents
 from pipeline.cad.omnicad.dataset import SYNTHETIC_ZIP, Dataset, dataset_path
 from pipeline.cad.omnicad.listing import Entry, Listing, base_model
+from pipeline.cad.omnicad.published import SPLITS
 from pipeline.cad.omnicad.rejects import Rejects
 from pipeline.cad.parts import describe
 from pipeline.cad.solids.sandbox import Failure, Sandbox
@@ -28,7 +29,6 @@ from pipeline.corpus.duplicates import leave_out_known
 from pipeline.corpus.prepare import PrepareTask, model_id, prepare, read_texts
 from pipeline.corpus.selection import Selection
 from pipeline.corpus.settings import Data
-from pipeline.corpus.splits import SPLITS
 from pipeline.corpus.synthetic import make_synthetic_zip
 from pipeline.runtime import interrupt
 from pipeline.runtime.atomic import publish

@@ -4,8 +4,9 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from pipeline.cad.omnicad.listing import base_model
+from pipeline.cad.omnicad.published import SPLITS
 from pipeline.corpus.settings import Split
-from pipeline.corpus.splits import SPLITS, assign_splits
+from pipeline.corpus.splits import assign_splits
 from pipeline.runtime.scratch import temporary_tables
 
 SCHEMA = """

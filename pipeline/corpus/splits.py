@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterable, Iterator
 from pipeline.corpus.settings import Split
 from pipeline.runtime.seeds import uniform
 
-SPLITS = ("train", "validation", "test")
-
 
 def _draw(base: str, seed: int) -> float:
     """A number in [0, 1) that depends on the name alone."""

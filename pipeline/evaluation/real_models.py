@@ -15,7 +15,7 @@ from pipeline.runtime.errors import UserError
 
 
 class TransferSections(EvaluateSections):
-    """What the stage `transfer` reads."""
+    """What ``transfer`` reads."""
 
     data: Data
     codec: Codec

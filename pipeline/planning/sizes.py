@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.corpus.splits import SPLITS
+from pipeline.cad.omnicad.published import SPLITS
 from pipeline.encoders.michelangelo import MichelangeloConfig
 from pipeline.planning.params import Params
 from pipeline.runtime.errors import UserError
