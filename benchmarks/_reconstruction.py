@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.cad.exchange.smoothing import smoothed
 from pipeline.cad.language.codec import Codec
 from pipeline.cad.omnicad import documents
 from pipeline.cad.solids import kernel
@@ -35,7 +36,7 @@ class Shown:
 
     Attributes:
         cloud: (N, 6) on its surface.
-        scan: (N, 6) of it with faults.
+        scan: (N, 6) of it with faults, smoothed as a user's is.
         true_points: (N, 6) others, that it is measured by.
         views: pictures.
     """
@@ -63,6 +64,7 @@ def work(task: Part | Answer) -> Shown | dict[str, Any]:
     mesh = normalised_mesh(documents.loads(task.document))
     clouds = sample_surface(mesh, 4 * NUM_POINTS, generator(task.seed, "clouds"))
     faulty = scan(clouds[: 2 * NUM_POINTS], NUM_POINTS, NOISE, MISSING, generator(task.seed, "faults"))
+    faulty, _ = smoothed(faulty, generator(task.seed, "smoothed"))
     views = list(render_views(mesh, task.num_views, task.image_size)) if task.num_views else []
     return Shown(clouds[:NUM_POINTS], faulty, clouds[-NUM_POINTS:], views)
 

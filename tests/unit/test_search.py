@@ -110,6 +110,18 @@ def test_what_is_behind_a_hole_of_the_cloud_is_not_taken_for_outside():
     assert np.array_equal(labels, prisms.inside(program_of(CODEC, block), points))
 
 
+def test_nothing_is_known_to_be_outside_where_the_end_of_the_part_is_missing():
+    block = (step(Operation.NEW, -80, 80, (box(-127, -60, 127, 60), ())),)
+    whole = cloud_of(block, FEW)
+    cloud = whole[whole[:, 0] < 0.8]
+    assert np.isfinite(Evidence.of(whole, 100, 100, 0).limits).all()
+    evidence = Evidence.of(cloud, 2000, 100, 0)
+    assert np.isinf(evidence.limits).all()
+    points, labels = evidence.points[: evidence.num_volume], evidence.labels[: evidence.num_volume]
+    assert not (prisms.inside(program_of(CODEC, block), points) & ~labels).any()
+    assert (~labels).sum() > 100
+
+
 def test_the_volume_is_known():
     evidence = Evidence.of(cloud_of(SHEET), 3000, 1000, 0)
     fine = (CODEC.step / FINE) ** 3
@@ -173,6 +185,22 @@ def test_the_truth_scores_best(searchers):
         assert true > 0.96
         moved = (replace(form[0], low=form[0].low + FINE, high=form[0].high + FINE), *form[1:])
         assert searcher.judge(moved).value < true - 0.01
+
+
+def test_a_spike_that_holds_no_point_costs_what_it_reaches(searchers):
+    """Inside, outside and the distance of the cloud tell nothing of it."""
+    judge, rim = searchers[SHEET].judge, 100
+    corners = ((-127, -rim), (127, -rim), (140, 0), (127, 0.25), (127, rim), (-127, rim))
+    spiked = replace(SHEET[0], profiles=((Outline(tuple((*at(x, y), 0, 0) for x, y in corners)), (ring(30, 50, 20),)),))
+    fine = judge.fine_step * FINE
+    assert judge.excess(SHEET) == 0
+    assert judge.excess((spiked,)) == pytest.approx(13 * fine, abs=judge.evidence.spacing)
+    assert judge((spiked,)).volume == pytest.approx(judge(SHEET).volume, abs=0.01)
+    assert judge((spiked,)).value < judge(SHEET).value - 0.003
+    # What is cut off again does not count, what is cut away neither.
+    trimmed = step(Operation.INTERSECT, -9, 9, (box(-127, -127, 127, 127), ()))
+    assert judge.excess((spiked, trimmed)) == 0
+    assert judge.excess((*SHEET, replace(spiked, operation=Operation.CUT))) == 0
 
 
 # -- moves -----------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ import numpy as np
 
 from pipeline.cad.exchange.files import DEFLECTION, read_triangles
 from pipeline.cad.exchange.formats import ARRAYS, SCANS, SOLIDS, TEXTS, check_file
+from pipeline.cad.exchange.smoothing import smoothed
 from pipeline.cad.language.program import Frame
 from pipeline.cad.solids.clouds import check_normals, normalise_points, read_array, read_text
 from pipeline.cad.solids.mesh import Mesh, Surface, flat_mesh
@@ -78,7 +79,7 @@ def read_scan(source: str | Path | np.ndarray, num_points: int, say: Callable[[s
     surface = _outward(found.normalised(found.frame))
     points = sample_surface(flat_mesh(surface), num_points, generator("scan"))
     say(f"{path}: {len(surface.triangles):,} triangles, {num_points:,} points drawn from them")
-    return Scan(points, found.frame)
+    return _smoothed(points, found.frame, str(path), say)
 
 
 def _cloud(raw: np.ndarray, name: str, say: Callable[[str], None]) -> Scan:
@@ -90,8 +91,23 @@ def _cloud(raw: np.ndarray, name: str, say: Callable[[str], None]) -> Scan:
     except RejectError as error:
         raise RejectError(error.reason, f"{name}: {error.detail}") from error
     say(f"{name}: {len(points):,} of {len(raw):,} points taken")
-    low, high = (tuple(end(raw[:, :3], axis=0).tolist()) for end in (np.min, np.max))
-    return Scan(points, Frame.of_box(low, high))
+    return _smoothed(points, _box(raw), name, say) if raw.shape[1] == 6 else Scan(points, _box(raw))
+
+
+def _smoothed(points: np.ndarray, frame: Frame, name: str, say: Callable[[str], None]) -> Scan:
+    """Normalised points without most of their noise, which had made their box larger."""
+    clean, noise = smoothed(points, generator("smoothed"))
+    if clean is points:
+        return Scan(points, frame)
+    say(f"{name}: noise of {noise:.2%} of the longest half-side, smoothed")
+    within = _box(clean)
+    x, y, z = (middle + frame.scale * off for middle, off in zip(frame.centre, within.centre, strict=True))
+    return Scan(normalise_points(clean), Frame((x, y, z), frame.scale * within.scale))
+
+
+def _box(points: np.ndarray) -> Frame:
+    low, high = (tuple(end(points[:, :3], axis=0).tolist()) for end in (np.min, np.max))
+    return Frame.of_box(low, high)
 
 
 def _outward(surface: Surface) -> Surface:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.cad.exchange.smoothing import noise_of
 from pipeline.runtime.seeds import generator
 
 DELTAS = (0.001, 0.004, 0.016, 0.064)  # from the surface, where points beside it are looked at
@@ -24,6 +25,8 @@ NEARER = 0.98  # of a distance: a wall that is nearer counts
 HALVINGS = 6
 SIDEWAYS = 4.0  # of the spacing: how far beside a point the wall behind it is looked for
 UNEVEN = 0.15  # of what is seen of the surface: points outside with a larger winding number may be inside, at a hole
+OPEN = 0.05  # of the surface: a closed one's normals, by area, add up to less
+FAINT = 0.1  # winding number
 MARGIN = 0.05  # around the cloud's box, where points are drawn
 DEEP = 2.0  # of the spacing: below the surface the winding number is smooth
 FEW_LEVELLED, LEVELLED = 16, 128  # points known to be inside, that say what the winding number is there
@@ -46,6 +49,7 @@ class Evidence:
         weights: (N,) volume that a point stands for; 0 beside the surface.
         num_volume: how many points are anywhere.
         volume: of the solid.
+        limits: (6,) how far it reaches along x, y and z and against them; infinite where the cloud has a hole.
     """
 
     source: str
@@ -57,6 +61,7 @@ class Evidence:
     weights: np.ndarray
     num_volume: int
     volume: float
+    limits: np.ndarray
 
     @classmethod
     def of(cls, cloud: np.ndarray, num_volume: int, num_surface: int, seed: int) -> "Evidence":
@@ -78,7 +83,7 @@ class Evidence:
         spacing = float(np.median(distances[:, 1]))
         heights = ((xyz[near] - xyz[:, None]) * normals[:, None]).sum(axis=2)
         cosines = (normals[near] * normals[:, None]).sum(axis=2)
-        noise = _noise(heights[:, 1:9], cosines[:, 1:9])
+        noise = noise_of(cloud, near)
         behind, before = _room(distances, heights, cosines, spacing)
         chosen = rng.permutation(len(cloud))[:num_surface]
         deltas = np.maximum(DELTAS, BLURRED * noise)[:, None]
@@ -93,7 +98,8 @@ class Evidence:
         deep = feet - inward[:, None] * along
         deep = deep[tree.query(deep)[0] > DEEP * spacing]
         areas /= _level(xyz, normals, areas, rng.permutation(deep)[:LEVELLED])
-        anywhere, inside, weights = _anywhere(tree, xyz, normals, areas, spacing, num_volume, rng)
+        is_closed = float(np.linalg.norm(areas @ normals)) < OPEN * areas.sum()
+        anywhere, inside, weights = _anywhere(tree, xyz, normals, areas, spacing, is_closed, num_volume, rng)
         volume = float((areas * (xyz * normals).sum(axis=1)).sum()) / 3  # by the divergence theorem
         beside = [feet - inward[:, None] * along, feet + outward[:, None] * along]
         source = hashlib.sha256(f"{num_volume}/{num_surface}/{seed}/".encode() + cloud.tobytes()).hexdigest()
@@ -107,6 +113,7 @@ class Evidence:
             np.concatenate([weights, np.zeros(2 * len(feet))]),
             len(anywhere),
             volume,
+            np.concatenate([xyz, -xyz], axis=1).max(axis=0) + spacing if is_closed else np.full(6, np.inf),
         )
 
     @property
@@ -142,12 +149,6 @@ class Evidence:
             weights=np.concatenate([*weights, zeros]),
             num_volume=len(at) - rows.size,
         )
-
-
-def _noise(heights: np.ndarray, cosines: np.ndarray) -> float:
-    """From how far neighbours of like normals lie off each other's planes."""
-    like = cosines > 0.95
-    return float(np.median(np.abs(heights[like])) / 0.6745 / np.sqrt(2)) if like.any() else 0.0
 
 
 def _room(
@@ -203,6 +204,7 @@ def _anywhere(
     normals: np.ndarray,
     areas: np.ndarray,
     spacing: float,
+    is_closed: bool,
     num_volume: int,
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -217,8 +219,11 @@ def _anywhere(
     points = points[tree.query(points)[0] > NEAREST * spacing]
     winding, seen = winding_numbers(xyz, normals, areas, points)
     # Outside a surface that is all there, what faces a point and what looks away are even.
+    even = np.abs(winding) < UNEVEN * seen
     beyond = ((points < lowest) | (points > highest)).any(axis=1)
-    outside = beyond | ((winding < 0.5 - DOUBTFUL) & (np.abs(winding) < UNEVEN * seen))
+    if not is_closed:  # the part may go on where its box does not
+        beyond &= np.abs(winding) < FAINT
+    outside = beyond | ((winding < 0.5 - DOUBTFUL) & even)
     sure = outside | (winding > 0.5 + DOUBTFUL)
     points, inside = points[sure], ~outside[sure]
     volume = float(np.prod(high - low)) / DRAWN

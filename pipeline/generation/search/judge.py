@@ -11,7 +11,7 @@ import numpy as np
 
 from pipeline.cad.language.codec import Codec
 from pipeline.cad.language.layout import AXIS_PLANES, Prism, Ring, Shape, oblique_plane, shape_loop
-from pipeline.cad.language.program import Profile
+from pipeline.cad.language.program import Operation, Profile
 from pipeline.cad.language.regions import Regions
 from pipeline.cad.language.tokens import FINE, PLANES, TOKEN
 from pipeline.cad.solids.prisms import FLAT, combine
@@ -19,6 +19,7 @@ from pipeline.generation.search.evidence import Evidence
 from pipeline.generation.search.form import Form, Region, is_rectangle, length
 
 PRICE = 0.0002  # of a token
+EXCESS = 0.05  # of a reach beyond the cloud, as long as the longest half-side
 KEPT = 4096  # loops, and steps, whose points are remembered
 NAMES = {TOKEN[name]: name for name in PLANES}
 
@@ -44,7 +45,7 @@ class Judge:
     def __init__(self, evidence: Evidence, codec: Codec, price: float = PRICE, volume: float = 0.5) -> None:
         self.evidence, self.codec, self.price, self.share = evidence, codec, price, volume
         self.fine_step = codec.step / FINE
-        self.points = evidence.points / self.fine_step
+        self.points, self._limits = evidence.points / self.fine_step, evidence.limits / self.fine_step
         count = evidence.num_volume
         self._inside = np.where(evidence.labels[:count], evidence.weights[:count], 0)
         self._outside = np.where(evidence.labels[:count], 0, evidence.weights[:count])
@@ -54,27 +55,36 @@ class Judge:
         self._total = max(seen + self._unseen, 1e-12)
         self.column = lru_cache(KEPT)(self._column)
         self.step = lru_cache(KEPT)(self._step)
+        self.reach = lru_cache(KEPT)(self._reach)
         self.local = lru_cache(64)(self._local)
         self.judged = 0
 
     def __call__(self, form: Form) -> Score:
         """Judge one form."""
         self.judged += 1
-        return self.score_of(self.inside(form), length(form))
-
-    def inside(self, form: Form) -> np.ndarray:
-        """(N,) bool: which of the evidence's points are inside."""
-        return combine([prism.operation for prism in form], np.array([self.step(*_sweep(prism)) for prism in form]))
-
-    def score_of(self, inside: np.ndarray, tokens: int) -> Score:
-        """The score of a form that holds these points."""
+        inside = self.inside(form)
         count = self.evidence.num_volume
         anywhere = inside[:count].astype(np.float64)
         behind, before = inside[count:].reshape(2, -1)
         held = float(self._inside @ anywhere) + self._unseen * float(behind.mean())
         volume = held / (self._total + float(self._outside @ anywhere))
         surface = float((behind & ~before).mean())
-        return Score(self.share * volume + (1 - self.share) * surface - self.price * tokens, volume, surface)
+        costs = self.price * length(form) + EXCESS * self.excess(form)
+        return Score(self.share * volume + (1 - self.share) * surface - costs, volume, surface)
+
+    def inside(self, form: Form) -> np.ndarray:
+        """(N,) bool: which of the evidence's points are inside."""
+        return combine([prism.operation for prism in form], np.array([self.step(*_sweep(prism)) for prism in form]))
+
+    def excess(self, form: Form) -> float:
+        """How far a form reaches beyond the cloud, all six ways: a thin spike holds no point, and is beside none."""
+        reach = np.full(6, -np.inf)
+        for prism in form:
+            if prism.operation is Operation.INTERSECT:
+                reach = np.minimum(reach, self.reach(*_sweep(prism)))
+            elif prism.operation is not Operation.CUT:
+                reach = np.maximum(reach, self.reach(*_sweep(prism)))
+        return float(np.maximum(reach - self._limits, 0).sum()) * self.fine_step
 
     def _local(self, plane: tuple[int, ...]) -> np.ndarray:
         """(3, N) coordinates of the points on a plane and along its normal, in fine steps."""
@@ -94,6 +104,15 @@ class Judge:
                 held |= self.column(plane, outer)
         held &= between
         return held
+
+    def _reach(self, plane: tuple[int, ...], low: int, high: int, profiles: tuple[Region, ...]) -> np.ndarray:
+        """(6,) how far a step reaches along x, y and z and against them, in fine steps."""
+        u, v, normal = np.concatenate([axes_of(plane, self.codec), -axes_of(plane, self.codec)], axis=1)
+        regions = Regions.of([Profile(shape_loop(outer, 1.0, self.codec.grammar)) for outer, _ in profiles])
+        towards, owners = (u + 1j * v)[:, None], regions.curves.regions
+        reach = regions.curves.reaches(towards) + (regions.centres[owners] * towards.conj()).real
+        found: np.ndarray = reach.max(axis=1) + np.maximum(normal * low, normal * high)
+        return found
 
     def _column(self, plane: tuple[int, ...], shape: Shape) -> np.ndarray:
         """(N,) bool: which points' feet are within a loop."""
