@@ -9,14 +9,14 @@ import numpy as np
 from pipeline.cad.language.grammar import Grammar
 from pipeline.curriculum.plan import Example, share_out
 from pipeline.model.cad_mllm import Batch
-from pipeline.model.inputs import Inputs, collate, tokenise_prompts, tokenising_on_all_cores
+from pipeline.model.inputs import Inputs, caption_ids, collate, tokenise_prompts
 from pipeline.model.notation import CadNotation, Notation
 from pipeline.runtime.errors import UserError
 from pipeline.shards.reader import CorpusReader, ShardReader
 
 MEMBERS = {"point_cloud": "point_cloud.npy", "image": "image.npy"}
 UNKNOWN = -1
-CAPTIONS = 4096  # that are tokenised at once
+CAPTIONS = 4096  # that are looked at together
 
 
 class TrainingData:
@@ -122,12 +122,10 @@ class TrainingData:
         return tokenise_prompts(self.tokenizer, [self.caption(row) for row in rows], self.max_caption_tokens)
 
     def text_ids(self) -> set[int]:
-        """All token ids in the split's prompts: every caption is tokenised."""
-        found: set[int] = set()
-        with tokenising_on_all_cores():
-            for start in range(0, len(self), CAPTIONS):
-                found.update(*self.tokenised(range(start, min(start + CAPTIONS, len(self)))))
-        return found
+        """All token ids in the split's captions, cut off or not, and in the instruction."""
+        rows = range(len(self))
+        blocks = ([self.caption(row) for row in rows[at : at + CAPTIONS]] for at in range(0, len(self), CAPTIONS))
+        return {*self.instruction, *caption_ids(self.tokenizer, blocks)}
 
     def prompts(self, examples: Sequence[Example]) -> list[list[int]]:
         """Token ids of instruction and caption of each example; of the instruction alone where it shows no text."""

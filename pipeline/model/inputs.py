@@ -2,7 +2,7 @@
 
 import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -50,6 +50,45 @@ def _token_ids(tokenizer: Any, texts: list[str]) -> list[list[int]]:
         return [found.ids for found in backend.encode_batch_fast(texts, add_special_tokens=False)]
     ids: list[list[int]] = tokenizer(texts, add_special_tokens=False)["input_ids"]
     return ids
+
+
+def caption_ids(tokenizer: Any, blocks: Iterable[list[str]]) -> set[int]:
+    """All token ids in captions, some thousand of which are looked at together.
+
+    A tokenizer that takes the words of the first block one by one, as nearly all do, is asked for each word once.
+    """
+    found: set[int] = set()
+    known: set[str] = set()
+    apart = None
+    with tokenising_on_all_cores():
+        for captions in blocks:
+            apart = _takes_words_apart(tokenizer, captions) if apart is None else apart
+            texts = sorted(_words(captions) - known) if apart else captions
+            if apart:
+                known.update(texts)
+            if texts:
+                found.update(*_token_ids(tokenizer, texts))
+    return found
+
+
+def _words(captions: list[str]) -> set[str]:
+    """All words, each with the space before it."""
+    first: set[str] = set()
+    others: set[str] = set()
+    for caption in captions:
+        word, space, rest = caption.partition(" ")
+        first.add(word)
+        if space:
+            others.update(rest.split(" "))
+    return first | {f" {word}" for word in others}
+
+
+def _takes_words_apart(tokenizer: Any, captions: list[str]) -> bool:
+    words = sorted(_words(captions))
+    ids = dict(zip(words, _token_ids(tokenizer, words), strict=True))
+    split = (caption.split(" ") for caption in captions)
+    expected = [[id_ for word in (first, *(f" {w}" for w in rest)) for id_ in ids[word]] for first, *rest in split]
+    return _token_ids(tokenizer, captions) == expected
 
 
 @contextmanager

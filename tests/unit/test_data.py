@@ -1,15 +1,17 @@
 """Samples of a split and their features: who is in, what is read of them and when."""
 
 import os
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from pipeline.cad.language.grammar import Grammar
 from pipeline.corpus.build import members_of
+from pipeline.curriculum import data as data_module
 from pipeline.curriculum.data import TrainingData
 from pipeline.curriculum.plan import Example, StagePlan, share_out
-from pipeline.model.inputs import INSTRUCTION
+from pipeline.model.inputs import INSTRUCTION, caption_ids
 from pipeline.model.notation import CadNotation, TextNotation
 from pipeline.runtime.errors import UserError
 from pipeline.shards import embeddings
@@ -131,6 +133,31 @@ def test_other_notations_are_counted_as_they_write(folder):
     assert data.num_targets(np.array([0])).tolist() == expected[:1]
 
 
-def test_all_tokens_of_captions_are_found(folder):
+@pytest.mark.parametrize("block", [4096, 3])
+def test_all_tokens_of_captions_are_found(folder, monkeypatch, block):
     data = opened(folder)
-    assert data.text_ids() == {ord(letter) for caption in CAPTIONS[:16] for letter in INSTRUCTION + caption[:12] + "\n"}
+    monkeypatch.setattr(data_module, "CAPTIONS", block)
+    assert data.text_ids() == {ord(letter) for caption in CAPTIONS[:16] for letter in INSTRUCTION + caption + "\n"}
+
+
+@pytest.mark.parametrize("joins", [False, True])
+def test_words_are_tokenised_once_where_a_tokenizer_takes_them_apart(joins):
+    """A tokenizer with a token for two words is asked for whole captions."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    captions = [f"A plate  with {n} holes,\n{n} mm deep." for n in range(40)]
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=not joins)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    backend.train_from_iterator(captions, trainers.BpeTrainer(vocab_size=400, initial_alphabet=alphabet))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend)
+    asked = []
+    monitored = SimpleNamespace(
+        backend_tokenizer=SimpleNamespace(
+            encode_batch_fast=lambda texts, **known: asked.append(texts) or backend.encode_batch_fast(texts, **known)
+        )
+    )
+    expected = {id_ for caption in captions for id_ in tokenizer(caption)["input_ids"]}
+    assert caption_ids(monitored, [captions[:20], captions[20:], captions]) == expected
+    assert asked[-1] == captions if joins else len(asked) == 4
