@@ -81,36 +81,24 @@ class Evidence:
         count = min(NEIGHBOURS, len(cloud))
         distances, near = tree.query(xyz, k=count)
         spacing = float(np.median(distances[:, 1]))
-        heights = ((xyz[near] - xyz[:, None]) * normals[:, None]).sum(axis=2)
         cosines = (normals[near] * normals[:, None]).sum(axis=2)
-        noise = noise_of(cloud, near)
-        behind, before = _room(distances, heights, cosines, spacing)
-        chosen = rng.permutation(len(cloud))[:num_surface]
-        deltas = np.maximum(DELTAS, BLURRED * noise)[:, None]
-        shares = np.array(OF_ROOM)[:, None]
-        # A thin wall is to be found to a share of its thickness, on both sides.
-        inward = np.minimum(deltas, shares * behind[chosen]).ravel()
-        outward = np.minimum(deltas, np.minimum(shares * behind[chosen], before[chosen] / 2)).ravel()
-        feet, along = np.tile(xyz[chosen], (len(DELTAS), 1)), np.tile(normals[chosen], (len(DELTAS), 1))
-        areas = _areas(distances, cosines)
-        inward = _not_beyond(tree, normals, feet, -inward[:, None] * along, -1)
-        outward = _not_beyond(tree, normals, feet, outward[:, None] * along, 1)
-        deep = feet - inward[:, None] * along
-        deep = deep[tree.query(deep)[0] > DEEP * spacing]
+        noise, areas = noise_of(cloud, near), _areas(distances, cosines)
+        walls = _room(distances, ((xyz[near] - xyz[:, None]) * normals[:, None]).sum(axis=2), cosines, spacing)
+        behind, before = _beside(tree, normals, walls, noise, rng.permutation(len(cloud))[:num_surface])
+        deep = behind[tree.query(behind)[0] > DEEP * spacing]
         areas /= _level(xyz, normals, areas, rng.permutation(deep)[:LEVELLED])
         is_closed = float(np.linalg.norm(areas @ normals)) < OPEN * areas.sum()
         anywhere, inside, weights = _anywhere(tree, xyz, normals, areas, spacing, is_closed, num_volume, rng)
         volume = float((areas * (xyz * normals).sum(axis=1)).sum()) / 3  # by the divergence theorem
-        beside = [feet - inward[:, None] * along, feet + outward[:, None] * along]
         source = hashlib.sha256(f"{num_volume}/{num_surface}/{seed}/".encode() + cloud.tobytes()).hexdigest()
         return cls(
             source,
             cloud,
             spacing,
             noise,
-            np.concatenate([anywhere, *beside]),
-            np.concatenate([inside, np.ones(len(feet), bool), np.zeros(len(feet), bool)]),
-            np.concatenate([weights, np.zeros(2 * len(feet))]),
+            np.concatenate([anywhere, behind, before]),
+            np.concatenate([inside, np.ones(len(behind), bool), np.zeros(len(before), bool)]),
+            np.concatenate([weights, np.zeros(2 * len(behind))]),
             len(anywhere),
             volume,
             np.concatenate([xyz, -xyz], axis=1).max(axis=0) + spacing if is_closed else np.full(6, np.inf),
@@ -160,6 +148,25 @@ def _room(
     behind = np.where(facing & (heights < 0), -heights, np.inf).min(axis=1)
     before = np.where(facing & (heights > 0), heights, np.inf).min(axis=1)
     return behind, before
+
+
+def _beside(
+    tree: Any, normals: np.ndarray, walls: tuple[np.ndarray, np.ndarray], noise: float, chosen: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Points behind the surface and before it, (M, 3) each: of the chosen ones by all ``DELTAS``, the smallest first.
+
+    Args:
+        walls: how far the next is behind each point, and before it.
+    """
+    behind, before = (distances[chosen] for distances in walls)
+    deltas, shares = np.maximum(DELTAS, BLURRED * noise)[:, None], np.array(OF_ROOM)[:, None]
+    # A thin wall is to be found to a share of its thickness, on both sides.
+    inward = np.minimum(deltas, shares * behind).ravel()
+    outward = np.minimum(deltas, np.minimum(shares * behind, before / 2)).ravel()
+    feet, along = np.tile(tree.data[chosen], (len(DELTAS), 1)), np.tile(normals[chosen], (len(DELTAS), 1))
+    inward = _not_beyond(tree, normals, feet, -inward[:, None] * along, -1)
+    outward = _not_beyond(tree, normals, feet, outward[:, None] * along, 1)
+    return feet - inward[:, None] * along, feet + outward[:, None] * along
 
 
 def _areas(distances: np.ndarray, cosines: np.ndarray) -> np.ndarray:
