@@ -26,7 +26,7 @@ test: $(TOOLS) machine
 	$(PYTEST) --dist loadgroup --no-loadscope-reorder --durations 10
 
 unit: $(TOOLS)
-	$(PYTEST) --dist worksteal tests/unit
+	$(PYTEST) --dist worksteal -m 'not slow' tests/unit
 
 # What the features stage writes, for every encoder and setting.
 shapes: $(TOOLS)

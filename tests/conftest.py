@@ -58,20 +58,24 @@ def real_models() -> list[Path]:
 
 @pytest.hookimpl(tryfirst=True)  # before xdist takes the groups' names over
 def pytest_collection_modifyitems(items):
-    """Fast tests come first, each module's in one process, which makes what they share.
+    """Fast tests come first, then slow ones of units, each module's in one process, which makes what they share.
 
     Then one that needs the finished project, and those that need none of it: one process makes it, while another does
     those. Of each kind tests that stay together go first, which take longest. Those that only look at the finished
     project, which are short, come last: both processes are busy until the end.
     """
+
+    def is_slow(item):
+        return item.get_closest_marker("slow") is not None
+
     for item in items:
         if item.path.parent.name == "unit":
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+            item.add_marker(pytest.mark.xdist_group(f"{item.path.stem} {is_slow(item)}"))
     first = next((item for item in items if "done" in item.fixturenames), None)
 
     def rank(item):
         if item.path.parent.name == "unit":
-            return 0
+            return is_slow(item) / 2
         if item is first:
             return 1
         alone = item.get_closest_marker("xdist_group") is None

@@ -62,6 +62,7 @@ def test_operations_are_the_kernels(name):
     compare(CadProgram(tuple(MADE[name])))
 
 
+@pytest.mark.slow
 def test_real_models_are_as_the_kernel_builds_them(real_models):
     for path in real_models[1::5]:
         compare(documents.loads(path.read_bytes()), 8)

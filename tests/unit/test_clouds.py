@@ -46,6 +46,7 @@ def test_a_users_cloud_is_normalised_and_gets_normals():
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.003])
+@pytest.mark.slow
 def test_a_large_cloud_is_thinned_and_its_normals_are_right(mesh, noise):
     true = sample_surface(mesh, 100_000, generator(1)).astype(np.float64)
     cloud = true[:, :3] + np.random.default_rng(0).normal(size=(len(true), 3)) * noise
@@ -146,6 +147,7 @@ def written(folder, true):
     yield folder / "l.npz", True
 
 
+@pytest.mark.slow
 def test_a_cloud_is_the_same_in_every_format(mesh, tmp_path):
     true = sample_surface(mesh, 3000, generator(1))
     given, estimated = normalise_points(true), normalise_points(true[:, :3].round(6))
@@ -175,6 +177,7 @@ def test_what_takes_long_is_said_before_it(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("suffix", ["step", "stl", "ply", "obj", "glb"])
+@pytest.mark.slow
 def test_a_mesh_or_step_is_sampled_as_the_corpus_is(mesh, frame, tmp_path, suffix):
     path = tmp_path / f"part.{suffix}"
     convert(ConvertTask(PROGRAM, path))

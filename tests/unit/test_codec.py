@@ -48,6 +48,7 @@ def random_program(grammar, seed, budget):
 
 @settings(max_examples=300, deadline=None)
 @given(bits=BITS, seed=st.integers(0, 2**32), budget=st.integers(12, 120))
+@pytest.mark.slow
 def test_every_grammatical_sequence_ends_in_time_and_decodes(bits, seed, budget):
     codec = Codec(bits)
     tokens = random_program(codec.grammar, seed, budget)
@@ -60,6 +61,7 @@ def test_every_grammatical_sequence_ends_in_time_and_decodes(bits, seed, budget)
 
 @settings(max_examples=60, deadline=None)
 @given(bits=BITS, number=st.integers(0, 500))
+@pytest.mark.slow
 def test_encoding_is_a_fixed_point(bits, number):
     codec = Codec(bits)
     part = synthesis.make_part(1, number, tuple(synthesis.FAMILIES)).program
@@ -76,6 +78,7 @@ def test_encoding_is_a_fixed_point(bits, number):
 
 @settings(max_examples=200, deadline=None)
 @given(bits=BITS, seed=st.integers(0, 2**32), cut=st.integers(0, 40), junk=st.integers(0, 5000))
+@pytest.mark.slow
 def test_anything_else_is_refused_by_name(bits, seed, cut, junk):
     codec = Codec(bits)
     tokens = random_program(codec.grammar, seed, 60)
@@ -211,6 +214,7 @@ def test_thin_parts_keep_a_fine_step_of_thickness():
     assert codec.decode(tokens).extrudes[0].extent.one == pytest.approx(codec.step / FINE)
 
 
+@pytest.mark.slow
 def test_real_models_encode_to_a_fixed_point(real_models):
     """In an approximate frame: the exact one needs the kernel."""
     from pipeline.cad.language.program import Frame

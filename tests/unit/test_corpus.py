@@ -32,6 +32,7 @@ def build(folder: Path, prefixes: int):
     return counts, samples
 
 
+@pytest.mark.slow
 def test_prefixes_join_the_train_split_alone(tmp_path):
     plain, whole = build(tmp_path / "plain", 0)
     counts, samples = build(tmp_path / "prefixes", 2)
@@ -60,6 +61,7 @@ def test_prefixes_join_the_train_split_alone(tmp_path):
     assert not (tmp_path / "prefixes" / "out" / "prefixes").exists()
 
 
+@pytest.mark.slow
 def test_a_model_replaced_while_the_stage_runs_is_the_one_that_was_read(tmp_path, monkeypatch):
     captions = []
     for number in range(12):
@@ -149,6 +151,7 @@ def draw_all(p, folder, data, progress=lambda *_: None):
     return clouds, read_rejects(out)
 
 
+@pytest.mark.slow
 def test_a_cloud_that_changes_while_others_are_drawn_is_read_again(tmp_path, washers):
     reader = ShardReader(tmp_path / "corpus", "corpus")
     shards = [shard.name for shard in reader.manifest.shards]
@@ -164,6 +167,7 @@ def test_a_cloud_that_changes_while_others_are_drawn_is_read_again(tmp_path, was
     assert [text for text in drawn if text in shards] == [*shards, shards[0]]
 
 
+@pytest.mark.slow
 def test_a_zip_that_is_packed_again_while_it_is_read_is_told(tmp_path, washers):
     archive = pack(tmp_path / "made", tmp_path / "Omni-CAD.zip")
     data = washers.data.model_copy(update={"path": str(archive)})

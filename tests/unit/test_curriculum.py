@@ -105,6 +105,7 @@ def test_an_epoch_shows_every_sample_once_in_steps_of_one_size():
 
 
 @pytest.mark.parametrize("preset", [path.stem for path in sorted(presets.FOLDER.glob("*.yaml"))])
+@pytest.mark.slow
 def test_steps_mix_combinations_whose_shares_of_the_gradient_are_their_probabilities(preset):
     """A step's gradient is the mean over its target tokens, so that a combination's share of it is its share of those.
 

@@ -27,6 +27,8 @@ from pipeline.weights.resolve import SHIPPED
 from tests.unit.conftest import DETAILS, GRAMMAR, inputs
 from tests.unit.test_model import save
 
+pytestmark = pytest.mark.slow
+
 LLM = SHIPPED / "language_model"  # its tokenizer knows the CAD tokens
 
 

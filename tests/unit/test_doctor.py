@@ -31,6 +31,7 @@ def faults(preset, memory=24, gpu=0):
     return doctor.fit(Params.parse(document, preset), memory * GIB, gpu * GIB)
 
 
+@pytest.mark.slow
 def test_a_preset_that_does_not_fit_is_told():
     assert faults("quickstart") == []
     assert any("2.0 GiB" in fault for fault in faults("quickstart", memory=2))

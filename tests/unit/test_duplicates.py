@@ -83,6 +83,7 @@ def build(folder, programs, seen=frozenset(), **changes):
     return build_corpus(data, p.codec, p.kernel, 0, folder / "scratch", folder / "out", 2, lambda *_: None, seen=seen)
 
 
+@pytest.mark.slow
 def test_duplicates_are_counted_and_leave_validation_and_test(tmp_path):
     splits = [drawn_split(f"0000/{number:08d}", SPLIT, 0) for number in range(24)]
     first = splits.index("train")
@@ -108,6 +109,7 @@ def test_duplicates_are_counted_and_leave_validation_and_test(tmp_path):
     assert left_out.isdisjoint(corpus.id(row) for row in corpus.rows())
 
 
+@pytest.mark.slow
 def test_prefixes_of_training_models_count_too(tmp_path):
     whole = next(p for n in range(30) if len((p := program(n, family="flange")).extrudes) > 1)
     splits = [drawn_split(f"0000/{number:08d}", SPLIT, 0) for number in range(24)]
@@ -130,6 +132,7 @@ def test_a_split_that_this_empties_is_told(tmp_path):
         (2000, 0.6, {"shape_encoder", "image_encoder", "language_model"}),
     ],
 )
+@pytest.mark.slow
 def test_shipped_networks_know_what_they_were_trained_on(seed, general, networks):
     """Their lists against parts that their cards tell of, made again."""
     p = Params.parse(compose("pretraining"), "pretraining")

@@ -126,6 +126,7 @@ def quiet(*_):
     pass
 
 
+@pytest.mark.slow
 def test_models_are_resolved_reproducibly_and_again_from_their_folders(tmp_path):
     first = build_models(models(), 0, tmp_path / "s1", tmp_path / "m1", quiet)
     second = build_models(models(), 0, tmp_path / "s2", tmp_path / "m2", quiet)

@@ -60,6 +60,7 @@ def test_chamfer_by_both_conventions():
     assert chamfer(a, a) == {"chamfer_l1_mean": 0.0, "chamfer_squared_sum": 0.0}
 
 
+@pytest.mark.slow
 def test_cloud_metrics_equal_a_plain_computation_on_fifty_pairs():
     clouds = [sample_surface(normalised_mesh(part(number)), 300, generator(number)) for number in range(51)]
     for first, second in itertools.pairwise(clouds):
@@ -95,6 +96,7 @@ def test_volumetric_iou_equals_exact_booleans_on_twenty_pairs():
         assert volumetric_iou(*surfaces) == pytest.approx(expected, abs=1e-9)
 
 
+@pytest.mark.slow
 def test_volumetric_iou_of_round_parts_is_near_exact_booleans():
     for number in range(6):
         first, second = (kernel.build(part(n)) for n in (number, number + 1))
@@ -316,12 +318,14 @@ def test_folders_are_matched_by_name_and_what_is_missing_counts(folders):
     assert figures["metrics"]["volumetric_iou"]["mean"] == pytest.approx(1 / 3)
 
 
+@pytest.mark.slow
 def test_a_prediction_that_takes_the_worker_with_it_counts_too(folders):
     found = compared(hangs_on_a, folders, timeout_s=3)
     assert [result["reason"] for result in found] == ["timeout", "malformed_model", "missing"]
     assert found[0]["metrics"]["f_score_005"] == 0
 
 
+@pytest.mark.slow
 def test_a_true_file_that_cannot_be_used_is_told(folders):
     (folders[1] / "b.json").write_text("{}")
     with pytest.raises(UserError, match=r"b.json, a true file"):
@@ -376,6 +380,7 @@ def row(disturbance, level, median):
     return {**figures, "disturbance": disturbance, "level": level}
 
 
+@pytest.mark.slow
 def test_every_disturbance_begins_with_none():
     rows = [row("noise", 0.0, 0.1), row("noise", 0.02, 0.2), row("dropped", 0.8, 0.3)]
     assert table(rows) == [("noise", 0.0, 0.1), ("noise", 0.02, 0.2), ("dropped", 0.0, 0.1), ("dropped", 0.8, 0.3)]

@@ -42,6 +42,7 @@ def folder(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_programs_survive(folder):
     assert read_program(folder / "part.json") == FLANGE
     again = read_program(folder / "part.tokens")

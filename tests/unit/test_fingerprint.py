@@ -48,6 +48,7 @@ def test_other_versions_are_told():
     assert other_versions({"torch": "2.12.0", "peft": "0.20.0", "numpy": "2.4.6"}, now) == told
 
 
+@pytest.mark.slow
 def test_every_library_changes_results_or_does_not():
     """On a failure, put the library into ``LIBRARIES`` if its version can change a result, else among those here."""
     imported = set()

@@ -39,6 +39,7 @@ def test_a_share_replaces_parts_and_leaves_the_others_as_they_are():
     assert 60 < kinds[False, True] < 120
 
 
+@pytest.mark.slow
 def test_nearly_all_build_and_every_step_changes_the_volume():
     numbers = range(48)
     with Sandbox(sandboxed.step_volumes, 1, timeout_s=60, memory_mib=4096) as sandbox:
@@ -54,6 +55,7 @@ def test_nearly_all_build_and_every_step_changes_the_volume():
                 assert change > 1e-6 * before, (number, step.operation)
 
 
+@pytest.mark.slow
 def test_tokens_come_back_and_most_programs_are_short():
     codec, lengths = Codec(8), []
     for program in PROGRAMS[:100]:

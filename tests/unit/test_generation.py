@@ -64,12 +64,14 @@ def test_without_the_grammar_nothing_parses(model):
                 CODEC.decode(tokens)
 
 
+@pytest.mark.slow
 def test_a_prompt_gives_the_same_program_in_a_batch_and_alone(model):
     prompts = prompts_of(model)
     together = generate_tokens(model, prompts, Decoding(30))
     assert together == [generate_tokens(model, [prompt], Decoding(30))[0] for prompt in prompts]
 
 
+@pytest.mark.slow
 def test_sampling_depends_on_its_seed_alone(model):
     first, same, other = (
         generate_tokens(model, prompts_of(model), Decoding(30, 4, temperature=1.5, seed=seed)) for seed in (1, 1, 2)
@@ -132,6 +134,7 @@ def cloud_of(tokens, seed=5):
     return sample_surface(kernel.tessellate(kernel.build(CODEC.decode(tokens)), DEFLECTION), 1024, generator(seed))
 
 
+@pytest.mark.slow
 def test_the_candidate_nearest_to_the_cloud_is_chosen(sandbox):
     programs = [normalised(number) for number in range(6)]
     broken = [1, 5]
@@ -169,6 +172,7 @@ def slightly_wrong(tokens, rng, count):
     return found
 
 
+@pytest.mark.slow
 def test_selection_finds_the_truth_among_nine_that_are_slightly_wrong(sandbox):
     rng = np.random.default_rng(0)
     right, total = 0, 8

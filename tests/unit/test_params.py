@@ -165,6 +165,7 @@ def test_every_stage_knows_what_can_be_asked_of_it():
     assert Params.parse(document_, "x").curriculum["stage3_all"].combinations == ("point_cloud", "image")
 
 
+@pytest.mark.slow
 def test_own_changes_are_not_overwritten_by_a_preset(tmp_path, monkeypatch):
     (tmp_path / "presets").symlink_to(ROOT / "presets")
     monkeypatch.chdir(tmp_path)

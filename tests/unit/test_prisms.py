@@ -56,6 +56,7 @@ def test_every_family_is_as_the_kernel_builds_it(family):
         assert compare(synthesis.make_part(5, number, (family,)).program, 20_000) > 0.995
 
 
+@pytest.mark.slow
 def test_real_models_are_as_the_kernel_builds_them(real_models):
     shares = [compare(documents.loads(path.read_bytes()), 5000) for path in real_models[::3]]
     assert min(shares) > 0.995

@@ -85,6 +85,7 @@ def test_a_fine_token_is_looked_at_too():
     assert offsets == [offset for offset in FINE_OFFSETS if offset > -16]
 
 
+@pytest.mark.slow
 def test_true_programs_pass():
     for number in range(60):
         state, drawing = State(), Drawing()
@@ -93,6 +94,7 @@ def test_true_programs_pass():
             drawing, state = PROFILES.advance(drawing, state, token), GRAMMAR.advance(state, token)
 
 
+@pytest.mark.slow
 def test_an_untrained_model_draws_simple_profiles(model):
     crossing = total = 0
     for programs in generate_tokens(model, prompts_of(model), Decoding(80, 4, temperature=1.0)):

@@ -162,6 +162,7 @@ def test_however_a_dataset_lies_it_is_the_same(tmp_path, arrange):
 
 
 @pytest.mark.parametrize("arrange", [zipped, zip_from_a_mac, zip64, zip_behind_something, "many files"])
+@pytest.mark.slow
 def test_a_zips_directory_is_read_as_python_reads_it(tmp_path, arrange):
     if arrange == "many files":  # more than the first format of zips can count
         path = tmp_path / "many.zip"
@@ -270,6 +271,7 @@ def test_a_damaged_zip_costs_what_is_damaged(tmp_path, method):
     assert dataset.read(f"json/{IDS[1]}.json") == documents.dumps(PROGRAM).encode()
 
 
+@pytest.mark.slow
 def test_a_zip_cannot_claim_less_than_it_unpacks_to(tmp_path):
     path = tmp_path / "bomb.zip"
     name = f"json/{IDS[0]}.json"
@@ -320,6 +322,7 @@ def test_other_contents_are_another_version(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["folder", "zip"])
+@pytest.mark.slow
 def test_a_worker_opens_its_own_files_alone(tmp_path, kind):
     made = make(tmp_path / "made")
     for number in range(20000):

@@ -51,6 +51,7 @@ def loops(draw):
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(loops(), min_size=1, max_size=3), st.booleans())
+@pytest.mark.slow
 def test_points_are_in_an_odd_number_of_loops(made, with_circle):
     profile = Profile(made[0], (*made[1:], *([circle(2.5, 0.3, -0.2)] if with_circle else [])))
     expected = in_polygons(profile, POINTS)

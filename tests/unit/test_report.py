@@ -26,6 +26,7 @@ FRAME = {"centre": [0.01, 0.0, 0.0], "scale": 0.05}
 CLOUD = np.random.default_rng(0).uniform(-1, 1, (500, 3))
 
 
+@pytest.mark.slow
 def test_charts_are_the_same_for_the_same_numbers():
     series = {"text": [(1, 3.0), (5, 2.0)], "text+image": [(5, 1.5)]}
     first = line_chart(series, "loss", [(0, "stage1_text")])

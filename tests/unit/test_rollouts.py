@@ -55,6 +55,7 @@ def test_the_common_share_of_boxes_is_what_it_is():
     assert estimated_iou(drilled, block(2.0)) == pytest.approx(1 - np.pi * 0.3**2 / 2, abs=0.01)
 
 
+@pytest.mark.slow
 def test_it_is_near_what_the_kernel_says():
     made = [synthesis.make_part(3, number, ("flange", "l_bracket")).program for number in range(6)]
     bodies = [watertight(kernel.tessellate(kernel.build(each), DEFLECTION)) for each in made]
@@ -98,6 +99,7 @@ def drawing(seeds):
     return [generator(seed) for seed in seeds]
 
 
+@pytest.mark.slow
 def test_a_seed_alone_decides_what_is_drawn_for_a_prompt(model):
     prompts, seeds = prompts_of(model), [5, 6, 7, 8]
     together = generate_tokens(model, prompts, SAMPLED, drawing(seeds))

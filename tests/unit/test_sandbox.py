@@ -11,6 +11,8 @@ from pipeline.cad.solids.sandbox import Failure, Sandbox
 from tests.conftest import ROOT
 from tests.unit.sandboxed import build, doze, work
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("num_workers", [1, 3])
 def test_each_failure_is_named_and_the_rest_goes_on(num_workers):

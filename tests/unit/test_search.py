@@ -22,6 +22,8 @@ from pipeline.generation.search.search import CHAINS, Budget, RoundTask, Search,
 from pipeline.generation.search.vouch import VouchTask
 from pipeline.runtime.interrupt import Interrupted
 
+pytestmark = pytest.mark.slow
+
 CODEC = Codec(8)
 FEW = 2048  # points of a cloud, where a whole search begins at it
 XY, YZ = (TOKEN["XY"],), (TOKEN["YZ"],)

@@ -52,6 +52,7 @@ def is_seed(node):
     return ast.unparse(node).rpartition(".")[2] == "seed"
 
 
+@pytest.mark.slow
 def test_nobody_else_derives_randomness():
     """Generators are made in ``seeds``; torch's are given a digest or a seed as it stands; no seed is reckoned with."""
     files = dict(sources("pipeline", "stages", "benchmarks"))

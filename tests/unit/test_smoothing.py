@@ -49,6 +49,7 @@ def test_clean_points_stay_whatever_their_normals_are(meshes, family):
     assert smoothed(guessed, generator(0))[0] is guessed
 
 
+@pytest.mark.slow
 def test_a_large_cloud_is_thinned_and_blocks_change_nothing(meshes, monkeypatch):
     cloud = noisy(meshes["flange"], 0.01, SMOOTHED + 1000)
     found, _ = smoothed(cloud, generator(0))

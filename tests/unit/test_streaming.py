@@ -7,12 +7,16 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from pipeline.cad.solids.sandbox import AHEAD, Failure
 from pipeline.corpus import build
 from pipeline.geometry import build as geometry
 from pipeline.planning.params import Params
 from pipeline.planning.presets import compose
 from pipeline.runtime.scratch import RECORDS
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[2]  # not from conftest: processes that import this file need no torch
 WORKERS = 2

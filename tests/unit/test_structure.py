@@ -118,6 +118,7 @@ def test_help_answers_at_once():
     assert found.stdout.strip() == "[]"
 
 
+@pytest.mark.slow
 def test_what_sandboxes_run_needs_no_torch():
     """Which takes seconds to load, and each of their processes hundreds of MiB."""
     calls = (
@@ -143,6 +144,7 @@ def module_name(file):
     return file.removesuffix(".py").replace("/", ".")
 
 
+@pytest.mark.slow
 def test_the_model_is_imported_without_a_word():
     """PEFT imports bitsandbytes where it is installed; that has something to say where a CPU has AVX512-BF16."""
     pytest.importorskip("bitsandbytes")

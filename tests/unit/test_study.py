@@ -81,6 +81,7 @@ def test_a_file_of_something_else_is_refused(monkeypatch, tmp_path):
             trials("mine", 1, presets.compose("quickstart"))
 
 
+@pytest.mark.slow
 def test_figures_are_means_over_seeds_with_their_spread(tmp_path):
     chosen = [
         t for t in trials("curriculum", 2, presets.compose("quickstart")) if t.variant in ("curriculum", "direct")

@@ -99,6 +99,7 @@ def experiment(tmp_path):
     return run
 
 
+@pytest.mark.slow
 def test_what_dvc_prints_fits_a_screen(experiment):
     assert f"--drop '{DROP}'" in (ROOT / "README.md").read_text()
     found = summary(evaluation(), evaluation())

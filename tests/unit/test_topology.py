@@ -52,6 +52,7 @@ def recorded():
     return json.loads((FIGURES / "expected.json").read_text())["meshes"]
 
 
+@pytest.mark.slow
 def test_every_recorded_figure_is_reproduced():
     assert len(recorded()) == 38
     for name, expected in recorded().items():
@@ -78,6 +79,7 @@ def test_the_plain_figures_stand_beside_them():
 
 
 @pytest.mark.parametrize("suffix", ["stl", "ply"])
+@pytest.mark.slow
 def test_the_command_says_of_a_file_what_the_tools_printed(suffix):
     for name, expected in recorded().items():
         found, unit = commanded(FIGURES / f"{name}.{suffix}")
@@ -94,6 +96,7 @@ def test_the_command_says_of_a_file_what_the_tools_printed(suffix):
 
 
 @pytest.mark.parametrize("suffix", ["stl", "ply"])
+@pytest.mark.slow
 def test_the_command_computes_on_the_vertices_of_the_file(tmp_path, suffix):
     """T-junctions, turned, scaled and shifted: whether their faces meet is decided by the last digit."""
     vertices, triangles = as_tools_read(FIGURES / "syn_tjunction.ply")
@@ -179,6 +182,7 @@ def test_touching_is_decided_exactly():
     assert meet(Triangles(at), one, two).tolist() == [False]
 
 
+@pytest.mark.slow
 def test_triangles_meet_as_often_as_sampling_says():
     """Against an independent test: the closest points of two triangles, by a fine grid of points."""
     rng = np.random.default_rng(1)

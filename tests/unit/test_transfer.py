@@ -102,6 +102,7 @@ def numbers(folder, split):
 
 
 @pytest.mark.parametrize("duplicates", ["drop", "keep"])
+@pytest.mark.slow
 def test_a_copy_of_what_was_trained_on_is_measured_without_it(tmp_path, trained, duplicates):
     write_dataset(tmp_path / "copy", [program(number) for number in range(16)])
     p = changed(trained, data={"duplicates": duplicates})
