@@ -26,7 +26,8 @@ from pipeline.generation.candidates import decodings
 from pipeline.generation.inputs import UserInputs, read_inputs
 from pipeline.generation.likelihood import score
 from pipeline.generation.prompt import Encoders, make_prompt
-from pipeline.generation.search.search import Budget, Found, search, silent
+from pipeline.generation.search.search import Budget, search, silent
+from pipeline.generation.search.state import Found
 from pipeline.generation.select import Candidate, build_candidate, select
 from pipeline.model.cad_mllm import CadMllmModel
 from pipeline.model.checkpoint import load_checkpoint
@@ -182,6 +183,7 @@ class CadMllm:
         search_s: float | None = None,
         builds: int | None = None,
         show: Callable[[Found], None] = silent,
+        scratch: Path | None = None,
     ) -> list[Generated]:
         """``generate`` for inputs that were read before.
 
@@ -197,6 +199,7 @@ class CadMllm:
             num_workers: processes that build candidates, and search.
             search_s, builds: seconds of search and programs judged, at most; ``builds`` and seed decide the result.
             show: gets what search has found, each time that it is better.
+            scratch: folder in which a search is kept, to be gone on with for the same inputs, as ``Search`` says.
 
         Raises:
             UserError: a search without a cloud, or the numbers do not go together.
@@ -212,7 +215,8 @@ class CadMllm:
         programs = [tokens for way in ways for tokens in generate_tokens(self.model, [prompt], way)[0]]
         chosen = self._chosen(prompt, programs, _compared(given.points), num_workers)
         if searched and given.points is not None:
-            found = search(given.points, codec.bits, programs, seed, num_workers, Budget.of(search_s, builds), show)
+            budget = Budget.of(search_s, builds)
+            found = search(given.points, codec.bits, programs, seed, num_workers, budget, show, scratch)
             chosen = self._with_found(found, prompt, chosen)
         return [Generated(each, codec.decode(each.tokens).restored(frame), codec.bits) for each in chosen]
 

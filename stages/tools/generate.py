@@ -15,6 +15,7 @@ from pipeline.planning.params import Params
 from pipeline.runtime import interrupt
 from pipeline.runtime.commands import command
 from pipeline.runtime.errors import RejectError, UserError
+from pipeline.runtime.scratch import SCRATCH
 from pipeline.settings import memory, params
 from pipeline.settings.places import CHECKPOINTS, MODELS
 from stages.tools.cad import facts_text, program_in
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from pipeline.cad.language.program import CadProgram
     from pipeline.generation.inputs import UserInputs
     from pipeline.generation.pretrained import CadMllm, Generated
-    from pipeline.generation.search.search import Found
+    from pipeline.generation.search.state import Found
 
 FOR_ONE_PROMPT = (  # with what it takes less memory
     "fewer --candidates or --beams, a smaller --max-tokens",
@@ -129,6 +130,7 @@ def generate(
         search_s=search,
         builds=builds,
         show=_show,
+        scratch=SCRATCH / "search",
     )
     _write_best(found, model.model.grammar.bits, out, p, best_of=candidates > 1 and not searched)
 

@@ -19,6 +19,7 @@ from pipeline.generation.search.evidence import Evidence
 from pipeline.generation.search.form import form_of, length, program_of, rectangle, shapes_of, tokens_of, written
 from pipeline.generation.search.polish import polished
 from pipeline.generation.search.search import CHAINS, Budget, RoundTask, Search, improved, search, searcher_of, work
+from pipeline.generation.search.state import State
 from pipeline.generation.search.vouch import VouchTask
 from pipeline.runtime.interrupt import Interrupted
 
@@ -292,7 +293,7 @@ def test_what_the_kernel_refuses_is_never_best():
     found = begun.run(Budget(1000))
     assert found.tokens == start
     assert found.score == begun.judge(form_of(CODEC, start))
-    assert sum(isinstance(result, Failure) for result in begun.built.values()) > 3
+    assert sum(isinstance(result, Failure) for result in begun.state.built.values()) > 3
 
 
 def test_nothing_is_found_where_nothing_builds():
@@ -308,6 +309,34 @@ def test_a_stop_ends_it_with_what_is_best_so_far(monkeypatch):
     found = search_of(cloud_of(PART, FEW), sandbox).run(Budget())
     assert sandbox.rounds == CHAINS
     assert found.tokens is not None
+
+
+def test_a_search_goes_on_where_it_stopped_and_with_a_larger_budget(monkeypatch, tmp_path):
+    """All that it finds in the end is as if it had run at once."""
+    monkeypatch.setattr(searching, "ROUND", 100)
+    cloud, start = cloud_of(PART, FEW), [tokens_of(CODEC, OFF["numbers"])]
+    sandbox = Here(lambda tokens: len(tokens) % 5 > 0)
+    at_once = search_of(cloud, sandbox, start).run(Budget(6 * CHAINS * 100))
+
+    def go_on(budget):
+        sandbox = Here(lambda tokens: len(tokens) % 5 > 0)
+        return sandbox, Search(cloud, 8, start, 0, sandbox, scratch=tmp_path).run(budget)
+
+    with monkeypatch.context() as stopped:
+        sandbox = Here(lambda tokens: len(tokens) % 5 > 0)
+        stopped.setattr(searching.interrupt, "requested", lambda: sandbox.rounds >= 2 * CHAINS)
+        Search(cloud, 8, start, 0, sandbox, scratch=tmp_path).run(Budget())
+    (file,) = tmp_path.iterdir()
+    state = State.loads(file.read_text())
+    assert state.rounds == 2
+    assert State.loads(state.dumps()) == state
+    assert any(isinstance(found, Failure) for found in state.built.values())
+    go_on(Budget(3 * CHAINS * 100 + 10))  # what is left of a round depends on the budget, and is not kept
+    sandbox, found = go_on(Budget(6 * CHAINS * 100))
+    assert found == at_once
+    assert 0 < sandbox.rounds < 6 * CHAINS
+    other = Search(cloud, 8, start, 1, sandbox, scratch=tmp_path)
+    assert other.state.chains == []
 
 
 def test_programs_are_improved_by_the_clouds_that_there_are_or_not_at_all(monkeypatch):

@@ -9,6 +9,7 @@ import functools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -21,9 +22,12 @@ from pipeline.generation.search.form import Form, form_of, tokens_of
 from pipeline.generation.search.judge import Judge, Score
 from pipeline.generation.search.polish import polished
 from pipeline.generation.search.proposals import Proposer
+from pipeline.generation.search.state import Found, State
 from pipeline.generation.search.vouch import VouchTask, vouch
 from pipeline.runtime import interrupt
+from pipeline.runtime.atomic import write_text
 from pipeline.runtime.errors import RejectError
+from pipeline.runtime.fingerprint import fingerprint
 from pipeline.runtime.seeds import digest, generator
 
 CHAINS = 4
@@ -37,6 +41,7 @@ COMPARED = 2048  # points of the cloud that solids are compared with
 MOST_POINTS = 8192  # of a cloud, that are looked at
 TIMEOUT_S, MEMORY_MIB = 120.0, 4096  # of a round, and of a solid
 ENDLESS = 1 << 62
+NOTHING = Found(None, Score(-np.inf, 0.0, 0.0), None, 0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,25 +61,6 @@ class Budget:
     def is_over(self) -> bool:
         """Whether the time has come, or the user wants to stop."""
         return time.monotonic() >= self.deadline or interrupt.requested()
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """What search has found so far.
-
-    Attributes:
-        tokens: of a program that the kernel builds; None while there is none.
-        score: of it by the evidence.
-        misfit: of the solid to the cloud; None while there is none.
-        judged: judgements so far.
-        built: solids that the kernel was asked for so far.
-    """
-
-    tokens: tuple[int, ...] | None
-    score: Score
-    misfit: float | None
-    judged: int
-    built: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,13 +109,14 @@ def search(
     num_workers: int,
     budget: Budget,
     show: Callable[[Found], None] = silent,
+    scratch: Path | None = None,
 ) -> Found:
     """The program that explains a cloud best, as far as the budget goes; arguments are those of ``Search``.
 
     A stop that is asked for (``runtime.interrupt``) ends it with what is found so far.
     """
     with sandbox_for(num_workers) as sandbox:
-        return Search(cloud, bits, starts, seed, sandbox, show).run(budget)
+        return Search(cloud, bits, starts, seed, sandbox, show, scratch).run(budget)
 
 
 def improved(
@@ -166,6 +153,7 @@ class Search:
         seed: of all that is random.
         sandbox: for ``work``.
         show: gets what is best so far, each time that it changes.
+        scratch: folder in which the state is kept after each round, and a search for the same goes on from it.
     """
 
     def __init__(
@@ -176,6 +164,7 @@ class Search:
         seed: int,
         sandbox: Sandbox[RoundTask | VouchTask, Chain | float],
         show: Callable[[Found], None] = silent,
+        scratch: Path | None = None,
     ) -> None:
         self.codec, self.seed, self.sandbox, self.show = Codec(bits), seed, sandbox, show
         if len(cloud) > MOST_POINTS:
@@ -184,10 +173,14 @@ class Search:
         searcher = searcher_of(self.evidence, bits)
         self.judge, self.thorough = searcher.judge, searcher.thorough
         self.compared = self.evidence.cloud[:COMPARED]
-        self.judged = 0
-        self.built: dict[tuple[int, ...], float | Failure] = {}
-        self.best = Found(None, Score(-np.inf, 0.0, 0.0), None, 0, 0)
-        self.starts = self._judged([*searcher.proposer.stacks(), *self._forms(starts)])
+        self.file, self.state = None, State([], NOTHING)
+        if scratch is not None:
+            described = {"bits": bits, "seed": seed, "starts": [list(tokens) for tokens in starts]}
+            name = fingerprint(__name__, described, {"evidence": self.evidence.source})
+            self.file = scratch / f"{name}.json"
+            if self.file.is_file():
+                self.state = State.loads(self.file.read_text(encoding="utf-8"))
+        self.starts = [] if self.state.chains else self._judged([*searcher.proposer.stacks(), *self._forms(starts)])
 
     def _forms(self, programs: Sequence[Sequence[int]]) -> list[Form]:
         """Programs in whole steps; those that are none are left out."""
@@ -202,28 +195,34 @@ class Search:
     def _judged(self, forms: Sequence[Form]) -> list[Chain]:
         """Distinct forms to begin with, the best first."""
         chains = [Chain(form, self.judge(form)) for form in dict.fromkeys(forms)]
-        self.judged += len(chains)
+        self.state.judged += len(chains)
         return sorted(chains, key=lambda chain: -chain.score.value)
 
     def run(self, budget: Budget) -> Found:
         """Search until the budget is spent, or nothing more is found."""
-        for start in self.starts:
-            if self._vouch(start):
-                break
-        chains = [replace(self.starts[i % len(self.starts)]) for i in range(CHAINS)] if self.starts else []
-        idle = number = 0
-        while chains and idle < PATIENCE and not budget.is_over and self.judged < budget.judgements:
-            before = self.best.score.value
-            chains = self._compared(self._round(chains, number, budget))
-            idle = 0 if self.best.score.value > before + LITTLE else idle + 1
-            number += 1
+        state = self.state
+        if state.chains:
+            self.show(state.best)
+        elif self.starts:
+            for start in self.starts:
+                if self._vouch(start):
+                    break
+            state.chains = [replace(self.starts[i % len(self.starts)]) for i in range(CHAINS)]
+        while state.chains and state.idle < PATIENCE and not budget.is_over and state.judged < budget.judgements:
+            before, is_whole = state.best.score.value, budget.judgements - state.judged >= CHAINS * ROUND
+            state.chains = self._compared(self._round(budget))
+            state.idle = 0 if state.best.score.value > before + LITTLE else state.idle + 1
+            state.rounds += 1
+            if self.file is not None and is_whole and time.monotonic() < budget.deadline:
+                write_text(self.file, state.dumps())  # as any larger budget has it
         self._polish()
-        return replace(self.best, judged=self.judged, built=len(self.built))
+        return replace(state.best, judged=state.judged, built=len(state.built))
 
-    def _round(self, chains: list[Chain], number: int, budget: Budget) -> list[Chain]:
+    def _round(self, budget: Budget) -> list[Chain]:
         """Every chain's round."""
-        each = min(ROUND, -(-(budget.judgements - self.judged) // len(chains)))
-        seeds = [digest(self.seed, "round", number, i) for i in range(len(chains))]
+        chains = self.state.chains
+        each = min(ROUND, -(-(budget.judgements - self.state.judged) // len(chains)))
+        seeds = [digest(self.seed, "round", self.state.rounds, i) for i in range(len(chains))]
         tasks = [
             RoundTask(self.evidence, self.codec.bits, chain, each, seed, warmth, budget.deadline)
             for chain, seed, warmth in zip(chains, seeds, WARMTH)
@@ -232,7 +231,7 @@ class Search:
         for chain, result in zip(chains, self.sandbox.map(tasks)):
             # Where a worker died the chain stays where it was.
             found.append(result if isinstance(result, Chain) else replace(chain, spent=chain.spent + each))
-            self.judged += found[-1].spent - chain.spent
+            self.state.judged += found[-1].spent - chain.spent
         return found
 
     def _compared(self, chains: list[Chain]) -> list[Chain]:
@@ -242,39 +241,40 @@ class Search:
         """
         order = sorted(range(len(chains)), key=lambda i: -chains[i].score.value)
         for i in order:
-            if chains[i].score.value <= self.best.score.value or self._vouch(chains[i]):
+            if chains[i].score.value <= self.state.best.score.value or self._vouch(chains[i]):
                 break
-        if self.best.tokens is None:
+        best = self.state.best
+        if best.tokens is None:
             return chains
-        again = replace(chains[order[-1]], form=form_of(self.codec, self.best.tokens), score=self.best.score)
+        again = replace(chains[order[-1]], form=form_of(self.codec, best.tokens), score=best.score)
         return [again if i == order[-1] else chain for i, chain in enumerate(chains)]
 
     def _polish(self) -> None:
         """Put the best one's numbers where the cloud has them, where that explains it no worse and builds."""
-        if self.best.tokens is None:
+        if self.state.best.tokens is None:
             return
-        form = form_of(self.codec, self.best.tokens)
+        form = form_of(self.codec, self.state.best.tokens)
         try:
             tokens = tokens_of(self.codec, polished(form, self.evidence, self.codec))
             before, after = map(self.thorough, (form, form_of(self.codec, tokens)))
         except RejectError:
             return
-        if tokens == self.best.tokens or after.volume + after.surface < before.volume + before.surface - LITTLE:
+        if tokens == self.state.best.tokens or after.volume + after.surface < before.volume + before.surface - LITTLE:
             return
         misfit = self._built(tokens)
         if not isinstance(misfit, Failure):
             score = self.judge(form_of(self.codec, tokens))
-            self.best = Found(tokens, score, misfit, self.judged, len(self.built))
-            self.show(self.best)
+            self.state.best = Found(tokens, score, misfit, self.state.judged, len(self.state.built))
+            self.show(self.state.best)
 
     def _built(self, tokens: tuple[int, ...]) -> float | Failure:
         """The misfit of what the kernel builds of a program, which it is asked for once."""
-        if tokens not in self.built:
+        if tokens not in self.state.built:
             points = self.judge.evidence.telling
             (result,) = self.sandbox.map([VouchTask(tokens, self.codec.bits, points, self.compared)])
             assert not isinstance(result, Chain)
-            self.built[tokens] = result
-        return self.built[tokens]
+            self.state.built[tokens] = result
+        return self.state.built[tokens]
 
     def _vouch(self, chain: Chain) -> bool:
         """Whether the kernel builds what a chain has; that is the best then, if it is so as it is written."""
@@ -286,7 +286,7 @@ class Search:
         misfit = self._built(tokens)
         if isinstance(misfit, Failure):
             return False
-        if score.value > self.best.score.value:
-            self.best = Found(tokens, score, misfit, self.judged, len(self.built))
-            self.show(self.best)
+        if score.value > self.state.best.score.value:
+            self.state.best = Found(tokens, score, misfit, self.state.judged, len(self.state.built))
+            self.show(self.state.best)
         return True
