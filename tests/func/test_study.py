@@ -3,10 +3,14 @@
 import json
 import signal
 
+from tests.func.forked import for_dvc
 from tests.func.test_interruption import kill_when, scratch_has
 from tests.func.wandb_files import wandb_runs
 
-STUDY = "variants: {another_rate: {curriculum: {stage3_all: {lr: 5e-4, epochs: 12}}}}\n"
+STUDY = """
+common: {evaluation: {completion: false, conditioning: false}}
+variants: {another_rate: {curriculum: {stage3_all: {lr: 5e-4, epochs: 8}}}}
+"""
 
 
 def test_variants_become_experiments_and_the_workspace_stays(copy):
@@ -21,6 +25,7 @@ def test_variants_become_experiments_and_the_workspace_stays(copy):
     )
     assert code == 130, output
     assert "Go on with: cadmllm study rate" in output
+    copy.env |= for_dvc(copy.env["PATH"])
     output = copy.run(*command)
     assert "resuming after step" in output
     assert "another_rate | 1" in output

@@ -79,7 +79,7 @@ def read_scan(source: str | Path | np.ndarray, num_points: int, say: Callable[[s
     surface = _outward(found.normalised(found.frame))
     points = sample_surface(flat_mesh(surface), num_points, generator("scan"))
     say(f"{path}: {len(surface.triangles):,} triangles, {num_points:,} points drawn from them")
-    return _smoothed(points, found.frame, str(path), say)
+    return Scan(points, found.frame)  # as it is: triangles of a noisy mesh look anywhere
 
 
 def _cloud(raw: np.ndarray, name: str, say: Callable[[str], None]) -> Scan:

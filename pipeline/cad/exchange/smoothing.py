@@ -10,7 +10,7 @@ import numpy as np
 
 Change = Callable[[np.ndarray, np.ndarray, float], np.ndarray]
 NEIGHBOURS = 48
-BESIDE = 8  # the nearest, that noise is measured by
+BESIDE = slice(1, 9)  # the nearest, that noise is measured by
 ALIKE, NOISES_ALIKE = 0.7, 0.95  # cosine between the normals of neighbours on one face: to move by, to measure by
 PEAK = 8  # power of that cosine: what neighbours weigh
 NEAR = 4.0  # of the noise: neighbours that are further off along the normal are on another face
@@ -36,9 +36,8 @@ def noise_of(cloud: np.ndarray, near: np.ndarray) -> float:
 
     Args:
         cloud: (N, 6) xyz and unit normals.
-        near: (N, K) which points are nearest to each, itself first.
+        near: (N, K) neighbours of each.
     """
-    near = near[:, 1 : 1 + BESIDE]
     xyz, normals = cloud[:, :3], cloud[:, 3:]
     off = level(xyz[near] - xyz[:, None], normals, normals[near])
     alike = np.einsum("nki,ni->nk", normals[near], normals) > NOISES_ALIKE
@@ -51,7 +50,7 @@ def thickness_of(cloud: np.ndarray, near: np.ndarray) -> float:
     Args:
         cloud, near: as ``noise_of`` takes them.
     """
-    patches = cloud[near[:, : 1 + BESIDE], :3]
+    patches = cloud[near, :3]
     patches = patches - patches.mean(axis=1, keepdims=True)
     squares = np.linalg.eigvalsh(np.einsum("nki,nkj->nij", patches, patches))[:, 0] / (patches.shape[1] - 3)
     return float(np.sqrt(max(np.median(squares), 0.0)))
@@ -73,8 +72,8 @@ def smoothed(cloud: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, f
     few = cloud if len(cloud) <= SMOOTHED else cloud[np.sort(rng.choice(len(cloud), SMOOTHED, replace=False))]
     moved = few.astype(np.float64)
     distances, near = cKDTree(moved[:, :3]).query(moved[:, :3], k=min(NEIGHBOURS, len(moved)))
-    noise = noise_of(moved, near)
-    if min(noise, thickness_of(moved, near)) <= NOISY * np.median(distances[:, 1]):
+    noise = noise_of(moved, near[:, BESIDE])
+    if min(noise, thickness_of(moved, near[:, BESIDE])) <= NOISY * np.median(distances[:, 1]):
         return cloud, noise
     moved[:, 3:] = _blocks(_turned, moved, near, noise)
     for _ in range(ROUNDS):

@@ -18,6 +18,7 @@ DELTAS = (0.001, 0.004, 0.016, 0.064)  # from the surface, where points beside i
 OF_ROOM = (0.03, 0.1, 0.25, 0.5)  # of the wall's thickness, or the gap's width, at most
 BLURRED = 2.5  # of the noise: a smaller distance tells nothing
 NEIGHBOURS = 32  # among which the wall behind and the wall in front of a point are looked for
+AWAY = slice(16, NEIGHBOURS)  # that noise is measured by: what smoothing has left of it is alike for the nearest
 ALIKE = 0.5  # cosine between the normals of points of one face
 OPPOSITE = -0.5  # cosine between the normals of walls that face each other
 DOUBTFUL = 0.2  # winding numbers that far from 1/2 tell nothing
@@ -82,7 +83,7 @@ class Evidence:
         distances, near = tree.query(xyz, k=count)
         spacing = float(np.median(distances[:, 1]))
         cosines = (normals[near] * normals[:, None]).sum(axis=2)
-        noise, areas = noise_of(cloud, near), _areas(distances, cosines)
+        noise, areas = noise_of(cloud, near[:, AWAY]), _areas(distances, cosines)
         walls = _room(distances, ((xyz[near] - xyz[:, None]) * normals[:, None]).sum(axis=2), cosines, spacing)
         behind, before = _beside(tree, normals, walls, noise, rng.permutation(len(cloud))[:num_surface])
         deep = behind[tree.query(behind)[0] > DEEP * spacing]
