@@ -27,6 +27,7 @@ HALVINGS = 6
 SIDEWAYS = 4.0  # of the spacing: how far beside a point the wall behind it is looked for
 UNEVEN = 0.15  # of what is seen of the surface: points outside with a larger winding number may be inside, at a hole
 OPEN = 0.05  # of the surface: a closed one's normals, by area, add up to less
+UNSEEN = 0.25  # of the longest half-side: what a hole in the cloud may hide beyond its box
 FAINT = 0.1  # winding number
 MARGIN = 0.05  # around the cloud's box, where points are drawn
 DEEP = 2.0  # of the spacing: below the surface the winding number is smooth
@@ -50,7 +51,7 @@ class Evidence:
         weights: (N,) volume that a point stands for; 0 beside the surface.
         num_volume: how many points are anywhere.
         volume: of the solid.
-        limits: (6,) how far it reaches along x, y and z and against them; infinite where the cloud has a hole.
+        limits: (6,) how far it may reach along x, y and z and against them.
     """
 
     source: str
@@ -102,7 +103,7 @@ class Evidence:
             np.concatenate([weights, np.zeros(2 * len(behind))]),
             len(anywhere),
             volume,
-            np.concatenate([xyz, -xyz], axis=1).max(axis=0) + spacing if is_closed else np.full(6, np.inf),
+            np.concatenate([xyz, -xyz], axis=1).max(axis=0) + (spacing if is_closed else UNSEEN),
         )
 
     @property
