@@ -20,6 +20,7 @@ from pipeline.pretraining.contrastive import contrastive_loss
 from pipeline.pretraining.data import ShapeData
 from pipeline.pretraining.settings import ImagePretraining
 from pipeline.runtime import interrupt
+from pipeline.runtime.seeds import generator
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +79,50 @@ class ImageTraining(nn.Module):
         )
         total = distance + self.settings.contrastive_weight * aligned
         return total, {"tokens": distance.detach(), "shape": aligned.detach()}
+
+
+@dataclass(frozen=True, slots=True)
+class HeadBatch:
+    """Inputs of one step: (B, 1, W) global tokens of clouds, (B, T', D) tokens of some views."""
+
+    shapes: Tensor
+    images: Tensor
+
+
+class HeadTraining(nn.Module):
+    """The heads of two finished encoders."""
+
+    def __init__(self, shape_head: AlignmentHead, image_head: AlignmentHead) -> None:
+        super().__init__()
+        self.shape_head, self.image_head = shape_head, image_head
+        self.log_scale = nn.Parameter(torch.tensor(10.0).log())
+
+    def loss(self, batch: HeadBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """How well clouds and pictures of the same models find each other."""
+        found = contrastive_loss(self.shape_head(batch.shapes), self.image_head(batch.images), self.log_scale)
+        return found, {}
+
+
+class HeadBatches:
+    """The inputs of each step, of what was encoded before: one view of each model up to all, drawn for the step.
+
+    Args:
+        shapes: (M, L, W) tokens of clouds; images: (M, V, T, D) of all views.
+    """
+
+    def __init__(self, shapes: np.ndarray, images: np.ndarray, batch_size: int, seed: int) -> None:
+        self.shapes, self.images, self.seed = shapes, images, seed
+        self.batch_size = min(batch_size, len(shapes))
+
+    def __call__(self, step: int) -> HeadBatch:
+        """The batch of a step."""
+        rng, num_views = generator(self.seed, "heads", step), self.images.shape[1]
+        rows = rng.choice(len(self.shapes), self.batch_size, replace=False)
+        count = int(rng.integers(num_views)) + 1
+        views = np.stack([rng.permutation(num_views)[:count] for _ in rows])
+        shapes = torch.from_numpy(self.shapes[rows, :1].astype(np.float32))
+        images = torch.from_numpy(self.images[rows[:, None], views].astype(np.float32))
+        return HeadBatch(shapes, images.flatten(1, 2))
 
 
 @torch.inference_mode()

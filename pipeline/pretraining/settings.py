@@ -35,6 +35,7 @@ class ImagePretraining(Recipe):
     num_views: Positive = Field(description="of a model, drawn anew each time")
     pool: Positive = Field(description="patches averaged along each side into one token, as features.image.pool")
     contrastive_weight: Annotated[float, Field(ge=0)]
+    heads: Recipe = Field(description="then both heads, on what the finished encoders say: more at once to tell apart")
 
 
 def _whole(given: dict[str, float]) -> dict[str, float]:

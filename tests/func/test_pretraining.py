@@ -49,7 +49,7 @@ def project(tmp_path_factory):
         recipes["embedding_width"], recipes["vocabulary_size"] = 8, 320
         recipes["reconstruction"] |= {**SMALL, "num_points": 64}
         recipes["shape_encoder"] |= {**SMALL, "num_points": 64, "num_queries": 32, "latent_width": 4}
-        recipes["image_encoder"] |= {**SMALL, "num_views": 1, "pool": 2}
+        recipes["image_encoder"] |= {**SMALL, "num_views": 1, "pool": 2, "heads": {**SMALL, "lr": 1e-3}}
         recipes["language_model"] |= {**SMALL, "num_points": 64, "num_views": 1}
         recipes["text_model"] |= SMALL
 

@@ -1,11 +1,15 @@
 """``cadmllm pretrain shape-encoder`` and ``image-encoder``."""
 
 import json
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+from pipeline.planning.params import Params
+from pipeline.pretraining.settings import ImagePretraining
 from pipeline.runtime.atomic import atomic_folder, write_text
 from pipeline.runtime.commands import long_running
 from pipeline.runtime.fingerprint import sha256_folder
-from pipeline.runtime.progress import display
+from pipeline.runtime.progress import Display, display
 from pipeline.runtime.scratch import clean, work_folder
 from pipeline.settings.places import MODELS
 from pipeline.settings.resolved import read_models
@@ -24,6 +28,12 @@ from stages.tools.pretrain.common import (
     shape_data,
     speed_log,
 )
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from pipeline.pretraining.data import ShapeData
+    from pipeline.pretraining.images import ImageTraining
 
 
 @long_running
@@ -100,6 +110,7 @@ def image_encoder() -> None:
         module = ImageTraining(images, image_head, shape_head, data.num_views, recipe.image_encoder, mean, std)
         batches, log = ImageBatches(data, images, clouds, recipe.image_encoder), speed_log("image_encoder")
         Pretrainer(module, recipe.image_encoder, p.seed, batches, module.loss, scratch, log, show).run()
+        train_heads(p, recipe.image_encoder, module, data, clouds, scratch, show)
         heads = ((shapes, module.shape_head), (images, module.image_head))
         found = retrieval_scores(*heads, test, range(min(len(test), MAX_TEST_MODELS)), p.geometry.num_points)
         seen = program_hashes(data.corpus, data.rows)
@@ -113,3 +124,26 @@ def image_encoder() -> None:
             write_text(folder / LOG, (scratch / LOG).read_text(encoding="utf-8"))
         clean(scratch)
         show.say(f"retrieval among {found['models']} unseen models: {found}")
+
+
+def train_heads(
+    p: Params,
+    recipe: ImagePretraining,
+    module: "ImageTraining",
+    data: "ShapeData",
+    clouds: "np.ndarray",
+    scratch: Path,
+    show: Display,
+) -> None:
+    """Train the heads on, encoders finished."""
+    import numpy as np
+
+    from pipeline.pretraining.encoded import encode_views
+    from pipeline.pretraining.images import HeadBatches, HeadTraining
+    from pipeline.pretraining.loop import Pretrainer
+
+    every = np.tile(np.arange(data.num_views), (len(data), 1))
+    pictures = encode_views(module.images, data, every, scratch / "views.npy", show)
+    heads = HeadTraining(module.shape_head, module.image_head)
+    batches, log = HeadBatches(clouds, pictures, recipe.heads.batch_size, p.seed), speed_log("heads")
+    Pretrainer(heads, recipe.heads, p.seed, batches, heads.loss, scratch / "heads", log, show).run()
