@@ -198,8 +198,7 @@ class CadMllm:
             max_new_tokens: every program ends within it.
             num_workers: processes that build candidates, and search.
             search_s, builds: seconds of search and programs judged, at most; ``builds`` and seed decide the result.
-            show: gets what search has found, each time that it is better.
-            scratch: folder in which a search is kept, to be gone on with for the same inputs, as ``Search`` says.
+            show: gets what search has found, each time that it is better; scratch: folder that keeps it, to go on from.
 
         Raises:
             UserError: a search without a cloud, or the numbers do not go together.
@@ -208,8 +207,7 @@ class CadMllm:
         if searched and given.points is None:
             raise UserError("search changes programs until they explain a cloud: it needs points")
         ways = decodings(num_candidates, max_new_tokens, temperature, top_p, num_beams, seed)
-        codec = Codec(self.model.grammar.bits)
-        frame = _frame_of(given, start, size_mm)
+        codec, frame = Codec(self.model.grammar.bits), _frame_of(given, start, size_mm)
         first = [] if start is None else _without_end(codec.encode(start.normalised(frame)).tolist())
         prompt = make_prompt(self.model, self.encoders, given, first)
         programs = [tokens for way in ways for tokens in generate_tokens(self.model, [prompt], way)[0]]

@@ -101,8 +101,7 @@ def generate(
     max_tokens: MaxTokens = 512,
 ) -> None:
     """Generate a CAD model and write it as a solid, a mesh, a picture or a program."""
-    caption, images = caption.strip(), image or []
-    searched = search is not None or builds is not None
+    caption, images, searched = caption.strip(), image or [], search is not None or builds is not None
     _check_given(out, caption, points, images, start, steps, searched)
     decodings(candidates, max_tokens, temperature, top_p, beams, seed)
     p = Params.load()
