@@ -19,7 +19,8 @@ language model of two layers, on the CPU:
 - ``train_start_s``: from `cadmllm train stage3_all`, a process, to the line of its first step: reading a parent's
   checkpoint, hashing inputs, tracking (offline) and validation before it included, and all that is imported, which
   takes ``train_imports_s`` of it whatever the size; ``train_start_all_s``: the same where ``text_embeddings`` is
-  ``all``, and every caption is tokenised first. What it reads is in the page cache, since it was just written;
+  ``all``, and every word of the captions is tokenised first. What it reads is in the page cache, since it was just
+  written;
 - ``plan_epoch_s``: all steps of one epoch drawn, with what each sample shows;
 - ``rss_mib``: the most resident memory, mapped files included, of a process that has trained some steps and read 45,000
   samples, which lie in all parts of the index;

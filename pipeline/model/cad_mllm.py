@@ -245,7 +245,7 @@ class CadMllmModel(nn.Module):
             train_llm: LoRA.
             train_projectors: modalities.
             text_embeddings: ``new``, ``all`` or ``none``, as ``CurriculumStage`` has it.
-            text_ids: for ``all``, tokens that occur in prompts.
+            text_ids: for ``all``, tokens that occur in captions.
         """
         self.requires_grad_(False)
         for parameter in self.lora().values():

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from pipeline.model.cad_mllm import INSTRUCTION, Batch
 
+LOOKED_AT = 256  # captions of a block
+
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
@@ -55,14 +57,15 @@ def _token_ids(tokenizer: Any, texts: list[str]) -> list[list[int]]:
 def caption_ids(tokenizer: Any, blocks: Iterable[list[str]]) -> set[int]:
     """All token ids in captions, some thousand of which are looked at together.
 
-    A tokenizer that takes the words of the first block one by one, as nearly all do, is asked for each word once.
+    A tokenizer that takes words one by one, as nearly all do, is asked for each word once. Whether it does is looked at
+    in the first captions of each block.
     """
     found: set[int] = set()
     known: set[str] = set()
-    apart = None
+    apart = True
     with tokenising_on_all_cores():
         for captions in blocks:
-            apart = _takes_words_apart(tokenizer, captions) if apart is None else apart
+            apart = apart and _takes_words_apart(tokenizer, captions[:LOOKED_AT])
             texts = sorted(_words(captions) - known) if apart else captions
             if apart:
                 known.update(texts)

@@ -208,6 +208,7 @@ def test_a_search_that_is_stopped_writes_the_best_that_it_has(done, tmp_path, si
     part, out = synthesis.make_part(0, 4, ("stepped_shaft",)).program, tmp_path / "made.tokens"
     np.save(tmp_path / "cloud.npy", sample_boundary(part, 2048, generator(0)))
     command = ("generate", "--points", str(tmp_path / "cloud.npy"), "--max-tokens", "24", "--search", "600")
+    command = (*command, "--seed", str(int(signum)))  # a search of its own
     process = done.start("cadmllm", *command, "--out", str(out))
     deadline = time.monotonic() + 120
     while process.poll() is None and "fit" not in process.said() and time.monotonic() < deadline:

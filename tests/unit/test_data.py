@@ -160,4 +160,4 @@ def test_words_are_tokenised_once_where_a_tokenizer_takes_them_apart(joins):
     )
     expected = {id_ for caption in captions for id_ in tokenizer(caption)["input_ids"]}
     assert caption_ids(monitored, [captions[:20], captions[20:], captions]) == expected
-    assert asked[-1] == captions if joins else len(asked) == 4
+    assert asked[-1] == captions if joins else set(asked[-1]) <= set(captions)

@@ -8,13 +8,15 @@ from pipeline.cad.language.codec import Codec
 from pipeline.cad.language.program import CadProgram, Profile
 from pipeline.cad.parts.shapes import circle, extrude, rectangle
 from pipeline.cad.solids.prisms import inside
+from pipeline.encoders.alignment import AlignmentHead
 from pipeline.encoders.michelangelo import MichelangeloConfig, MichelangeloEncoder
 from pipeline.model.settings import Projector
+from pipeline.pretraining.images import HeadBatches, HeadTraining
 from pipeline.pretraining.language import IGNORED
 from pipeline.pretraining.loop import Pretrainer
 from pipeline.pretraining.reconstruction import ReconstructionBatches, make_reconstruction, mean_losses
 from pipeline.pretraining.scans import CLEAN, scan, scanned
-from pipeline.pretraining.settings import LanguagePretraining, ReconstructionPretraining
+from pipeline.pretraining.settings import LanguagePretraining, Recipe, ReconstructionPretraining
 
 CODEC = Codec(8)
 CAPTIONS = ["a plate with a hole", "a plate", "a block", "a disc", "a long block"]
@@ -162,3 +164,37 @@ def test_workers_change_no_weight(made, recipe, tmp_path):
     expected, found = trained("thread", 0), trained("workers", 2)
     assert any(not torch.equal(value, start[name]) for name, value in expected.items())
     assert all(torch.equal(value, expected[name]) for name, value in found.items())
+
+
+def test_heads_learn_from_views_that_are_drawn_for_the_step():
+    rng = np.random.default_rng(0)
+    shapes, images = rng.random((6, 3, 5)).astype(np.float16), rng.random((6, 4, 2, 7)).astype(np.float16)
+    batches = HeadBatches(shapes, images, 4, 0)
+    counts = set()
+    for step in range(20):
+        batch, again = batches(step), HeadBatches(shapes, images, 4, 0)(step)
+        assert torch.equal(batch.images, again.images)
+        assert torch.equal(batch.shapes, again.shapes)
+        rows = [
+            np.flatnonzero((shapes[:, 0] == shape.half().numpy()).all(axis=1)).item() for shape in batch.shapes[:, 0]
+        ]
+        assert len(set(rows)) == 4
+        for row, found in zip(rows, batch.images.unflatten(1, (-1, 2)).half().numpy(), strict=True):
+            views = [np.flatnonzero((images[row] == view).all(axis=(1, 2))).item() for view in found]
+            assert len(set(views)) == len(views)
+            counts.add(len(views))
+    assert counts == {1, 2, 3, 4}
+    assert len(HeadBatches(shapes, images, 99, 0)(0).shapes) == 6
+
+
+def test_heads_learn_to_find_each_other(tmp_path):
+    rng = np.random.default_rng(0)
+    told = rng.normal(size=(32, 8)).astype(np.float32)
+    shapes, images = (told @ rng.normal(size=(8, width)).astype(np.float32) for width in (12, 10))
+    torch.manual_seed(0)
+    module = HeadTraining(AlignmentHead(12, 8), AlignmentHead(10, 8))
+    batches = HeadBatches(shapes[:, None], images[:, None, None], 16, 0)
+    recipe = Recipe(steps=60, batch_size=16, lr=0.02)
+    before = module.loss(batches(0))[0].item()
+    Pretrainer(module, recipe, 0, batches, module.loss, tmp_path, tmp_path / "speed.jsonl", lambda *_: None).run()
+    assert module.loss(batches(0))[0].item() < before / 2

@@ -20,6 +20,7 @@ from pipeline.generation.search.form import form_of, length, program_of, rectang
 from pipeline.generation.search.search import CHAINS, Budget, RoundTask, Search, improved, search, searcher_of, work
 from pipeline.generation.search.state import State
 from pipeline.generation.search.vouch import VouchTask
+from pipeline.runtime.errors import UserError
 from pipeline.runtime.interrupt import Interrupted
 
 pytestmark = pytest.mark.slow
@@ -334,8 +335,29 @@ def test_a_search_goes_on_where_it_stopped_and_with_a_larger_budget(monkeypatch,
     sandbox, found = go_on(Budget(6 * CHAINS * 100))
     assert found == at_once
     assert 0 < sandbox.rounds < 6 * CHAINS
-    other = Search(cloud, 8, start, 1, sandbox, scratch=tmp_path)
-    assert other.state.chains == []
+    # A smaller budget has what it would have had, and leaves what is there.
+    kept = file.read_text()
+    sandbox, found = go_on(Budget(CHAINS * 100))
+    assert found == search_of(cloud, Here(lambda tokens: len(tokens) % 5 > 0), start).run(Budget(CHAINS * 100))
+    assert file.read_text() == kept
+    Search(cloud, 8, start, 1, sandbox, scratch=tmp_path).run(Budget(2 * CHAINS * 100))  # another seed, another file
+    assert len(list(tmp_path.iterdir())) == 2
+    file.write_text(kept[: len(kept) // 2])
+    with pytest.raises(UserError, match=rf"{file.name} is damaged .*; remove it"):
+        go_on(Budget(6 * CHAINS * 100))
+
+
+def test_what_follows_from_an_accident_is_not_kept(monkeypatch, tmp_path):
+    monkeypatch.setattr(searching, "ROUND", 100)
+
+    class Unlucky(Here):
+        def map(self, tasks):
+            for task, result in zip(tasks, super().map(tasks), strict=True):
+                yield Failure("timeout") if isinstance(task, RoundTask) and self.rounds == 2 * CHAINS else result
+
+    Search(cloud_of(PART, FEW), 8, [], 0, Unlucky(), scratch=tmp_path).run(Budget(4 * CHAINS * 100))
+    (file,) = tmp_path.iterdir()
+    assert State.loads(file.read_text()).rounds == 1
 
 
 def test_programs_are_improved_by_the_clouds_that_there_are_or_not_at_all(monkeypatch):

@@ -58,6 +58,18 @@ def test_a_large_cloud_is_thinned_and_blocks_change_nothing(meshes, monkeypatch)
     assert (smoothed(cloud, generator(0))[0] == found).all()
 
 
+def test_points_that_come_many_times_and_few_points(meshes):
+    cloud = sample_surface(meshes["flange"], 200, generator(1))
+    many = np.repeat(cloud, 60, axis=0)
+    assert smoothed(many, generator(0))[0] is many
+    several = np.repeat(noisy(meshes["flange"], 0.01, 300), 60, axis=0)
+    several[::2, 3:] *= -1  # and do not agree
+    assert np.isfinite(smoothed(several, generator(0))[0]).all()
+    assert np.isfinite(smoothed(noisy(meshes["flange"], 0.01, 16), generator(0))[0]).all()
+    same = np.repeat(cloud[:1], 50, axis=0)
+    assert smoothed(same, generator(0))[0] is same
+
+
 def test_a_noisy_scan_is_as_large_as_its_part(meshes, tmp_path):
     """Noise makes a cloud larger than the part; smoothed, it is as large again, and stands where it stood."""
     frame = Frame((3.0, -2.0, 1.0), 5.0)

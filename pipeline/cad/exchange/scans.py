@@ -1,7 +1,7 @@
 """What a part looks like from a user's own file or array: points with normals in the normalised frame.
 
-Clouds are taken as they are, meshes and STEP are sampled as the solids of the corpus are. Numbers are metres, in STEP
-whatever unit it says.
+Clouds are taken as they are, but for noise (``smoothing``), meshes and STEP are sampled as the solids of the corpus
+are. Numbers are metres, in STEP whatever unit it says.
 """
 
 from collections.abc import Callable
@@ -99,7 +99,7 @@ def _smoothed(points: np.ndarray, frame: Frame, name: str, say: Callable[[str], 
     clean, noise = smoothed(points, generator("smoothed"))
     if clean is points:
         return Scan(points, frame)
-    say(f"{name}: noise of {noise:.2%} of the longest half-side, smoothed")
+    say(f"{name}: noise of {noise:.2%} of the longest half-side, smoothed; {len(clean):,} points kept")
     within = _box(clean)
     x, y, z = (middle + frame.scale * off for middle, off in zip(frame.centre, within.centre, strict=True))
     return Scan(normalise_points(clean), Frame((x, y, z), frame.scale * within.scale))

@@ -72,8 +72,11 @@ def smoothed(cloud: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, f
     few = cloud if len(cloud) <= SMOOTHED else cloud[np.sort(rng.choice(len(cloud), SMOOTHED, replace=False))]
     moved = few.astype(np.float64)
     distances, near = cKDTree(moved[:, :3]).query(moved[:, :3], k=min(NEIGHBOURS, len(moved)))
+    near[:, 0] = np.arange(len(moved))  # itself, not another one in the same place
+    nearest = distances[:, 1][distances[:, 1] > 0]
+    spacing = np.median(nearest) if len(nearest) else np.inf
     noise = noise_of(moved, near[:, BESIDE])
-    if min(noise, thickness_of(moved, near[:, BESIDE])) <= NOISY * np.median(distances[:, 1]):
+    if min(noise, thickness_of(moved, near[:, BESIDE])) <= NOISY * spacing:
         return cloud, noise
     moved[:, 3:] = _blocks(_turned, moved, near, noise)
     for _ in range(ROUNDS):

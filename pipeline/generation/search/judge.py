@@ -77,7 +77,10 @@ class Judge:
         return combine([prism.operation for prism in form], np.array([self.step(*_sweep(prism)) for prism in form]))
 
     def excess(self, form: Form) -> float:
-        """How far a form reaches beyond the cloud, all six ways: a thin spike holds no point, and is beside none."""
+        """How far a form reaches beyond the cloud, all six ways: a thin spike holds no point, and is beside none.
+
+        What a cut takes away counts all the same.
+        """
         reach = np.full(6, -np.inf)
         for prism in form:
             if prism.operation is Operation.INTERSECT:

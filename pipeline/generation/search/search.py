@@ -22,10 +22,9 @@ from pipeline.generation.search.form import Form, form_of, tokens_of
 from pipeline.generation.search.judge import Judge, Score
 from pipeline.generation.search.polish import polished
 from pipeline.generation.search.proposals import Proposer
-from pipeline.generation.search.state import Found, State
+from pipeline.generation.search.state import Found, State, read_state, write_state
 from pipeline.generation.search.vouch import VouchTask, vouch
 from pipeline.runtime import interrupt
-from pipeline.runtime.atomic import write_text
 from pipeline.runtime.errors import RejectError
 from pipeline.runtime.fingerprint import fingerprint
 from pipeline.runtime.seeds import digest, generator
@@ -41,6 +40,7 @@ COMPARED = 2048  # points of the cloud that solids are compared with
 MOST_POINTS = 8192  # of a cloud, that are looked at
 TIMEOUT_S, MEMORY_MIB = 120.0, 4096  # of a round, and of a solid
 ENDLESS = 1 << 62
+ACCIDENTS = ("crash", "out_of_memory", "timeout")  # of a worker: another time it may not have one
 NOTHING = Found(None, Score(-np.inf, 0.0, 0.0), None, 0, 0)
 
 
@@ -173,14 +173,12 @@ class Search:
         searcher = searcher_of(self.evidence, bits)
         self.judge, self.thorough = searcher.judge, searcher.thorough
         self.compared = self.evidence.cloud[:COMPARED]
-        self.file, self.state = None, State([], NOTHING)
+        self.file, self.state, self.had_accident = None, State([], NOTHING), False
         if scratch is not None:
             described = {"bits": bits, "seed": seed, "starts": [list(tokens) for tokens in starts]}
             name = fingerprint(__name__, described, {"evidence": self.evidence.source})
             self.file = scratch / f"{name}.json"
-            if self.file.is_file():
-                self.state = State.loads(self.file.read_text(encoding="utf-8"))
-        self.starts = [] if self.state.chains else self._judged([*searcher.proposer.stacks(), *self._forms(starts)])
+        self.starts = self._judged([*searcher.proposer.stacks(), *self._forms(starts)])
 
     def _forms(self, programs: Sequence[Sequence[int]]) -> list[Form]:
         """Programs in whole steps; those that are none are left out."""
@@ -199,24 +197,36 @@ class Search:
         return sorted(chains, key=lambda chain: -chain.score.value)
 
     def run(self, budget: Budget) -> Found:
-        """Search until the budget is spent, or nothing more is found."""
-        state = self.state
-        if state.chains:
-            self.show(state.best)
-        elif self.starts:
-            for start in self.starts:
-                if self._vouch(start):
-                    break
-            state.chains = [replace(self.starts[i % len(self.starts)]) for i in range(CHAINS)]
+        """Search until the budget is spent, or nothing more is found.
+
+        Raises:
+            UserError: what is in scratch of it cannot be used.
+        """
+        state = self._begun(budget)
         while state.chains and state.idle < PATIENCE and not budget.is_over and state.judged < budget.judgements:
             before, is_whole = state.best.score.value, budget.judgements - state.judged >= CHAINS * ROUND
             state.chains = self._compared(self._round(budget))
             state.idle = 0 if state.best.score.value > before + LITTLE else state.idle + 1
             state.rounds += 1
-            if self.file is not None and is_whole and time.monotonic() < budget.deadline:
-                write_text(self.file, state.dumps())  # as any larger budget has it
+            if self.file is not None and is_whole and not self.had_accident and time.monotonic() < budget.deadline:
+                write_state(self.file, state)  # as any larger budget has it
         self._polish()
         return replace(state.best, judged=state.judged, built=len(state.built))
+
+    def _begun(self, budget: Budget) -> State:
+        """Where the search of before stopped, or the starts."""
+        if self.file is not None and (known := read_state(self.file)) is not None:
+            if known.judged <= budget.judgements:
+                self.state = known
+                if known.best.tokens is not None:
+                    self.show(known.best)
+                return known
+            self.file = None  # it has gone further than this one may, and stays
+        for start in self.starts:
+            if self._vouch(start):
+                break
+        self.state.chains = [replace(self.starts[i % len(self.starts)]) for i in range(CHAINS)] if self.starts else []
+        return self.state
 
     def _round(self, budget: Budget) -> list[Chain]:
         """Every chain's round."""
@@ -229,7 +239,8 @@ class Search:
         ]
         found = []
         for chain, result in zip(chains, self.sandbox.map(tasks)):
-            # Where a worker died the chain stays where it was.
+            # Where a worker died the chain stays where it was, and what follows from that is not kept.
+            self.had_accident |= not isinstance(result, Chain)
             found.append(result if isinstance(result, Chain) else replace(chain, spent=chain.spent + each))
             self.state.judged += found[-1].spent - chain.spent
         return found
@@ -273,6 +284,7 @@ class Search:
             points = self.judge.evidence.telling
             (result,) = self.sandbox.map([VouchTask(tokens, self.codec.bits, points, self.compared)])
             assert not isinstance(result, Chain)
+            self.had_accident |= isinstance(result, Failure) and result.reason in ACCIDENTS
             self.state.built[tokens] = result
         return self.state.built[tokens]
 

@@ -1,7 +1,9 @@
 """Where a search stands after a round, as JSON: one that was stopped goes on from there, as if it had not been."""
 
 import json
+import os
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from pipeline.cad.language.layout import Outline, Prism, Ring, Shape
@@ -10,6 +12,8 @@ from pipeline.cad.solids.sandbox import Failure
 from pipeline.generation.search.chain import Chain, Tally
 from pipeline.generation.search.form import Form
 from pipeline.generation.search.judge import Score
+from pipeline.runtime.atomic import write_text
+from pipeline.runtime.errors import UserError
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +84,27 @@ class State:
         }
         chains = [_read_chain(chain) for chain in known["chains"]]
         return cls(chains, best, known["rounds"], known["idle"], known["judged"], built)
+
+
+def read_state(path: Path) -> State | None:
+    """The state in a file, where there is one.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    if not path.is_file():
+        return None
+    try:
+        return State.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        raise UserError(f"{path} is damaged ({error}); remove it, and the search begins anew") from error
+
+
+def write_state(path: Path, state: State) -> None:
+    """Put a state into a file; of several processes that do so at once the last has it."""
+    own = path.with_suffix(f".{os.getpid()}")
+    write_text(own, state.dumps())
+    own.replace(path)
 
 
 def _chain(chain: Chain) -> dict[str, Any]:
