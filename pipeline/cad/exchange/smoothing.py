@@ -8,6 +8,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from pipeline.cad.solids.clouds import draw_points
+
 Change = Callable[[np.ndarray, np.ndarray, float], np.ndarray]
 NEIGHBOURS = 48
 BESIDE = slice(1, 9)  # the nearest, that noise is measured by
@@ -69,7 +71,7 @@ def smoothed(cloud: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, f
     """
     from scipy.spatial import cKDTree
 
-    few = cloud if len(cloud) <= SMOOTHED else cloud[np.sort(rng.choice(len(cloud), SMOOTHED, replace=False))]
+    few = cloud if len(cloud) <= SMOOTHED else draw_points(cloud, SMOOTHED, rng)
     moved = few.astype(np.float64)
     distances, near = cKDTree(moved[:, :3]).query(moved[:, :3], k=min(NEIGHBOURS, len(moved)))
     near[:, 0] = np.arange(len(moved))  # itself, not another one in the same place
