@@ -63,7 +63,8 @@ def trials(study: str, num_seeds: int, base: CommentedMap) -> list[Trial]:
             preset = presets.overlay(changes["preset"]) if "preset" in changes else {}
             for layer in (content.get("common", {}), preset, changes):
                 presets.merge(document, {**layer, "preset": document["preset"]}, "")
-            document["training"]["seed"] = seed
+            # The project's own seed is left to be it: then what the workspace has trained is not trained again.
+            document["training"]["seed"] = None if seed == document["seed"] else seed
             params = Params.parse(plain(document), f"{path}, variant {variant}")
             found.append(Trial(variant, f"{study}-{variant}-{seed}".replace("_", "-"), document, params))
     return found

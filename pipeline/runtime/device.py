@@ -72,9 +72,12 @@ def matrix_flops(device: torch.device, dtype: torch.dtype = torch.float32, size:
     """FLOPs per second of square matrix products: what MFU is a share of.
 
     A GPU multiplies as large matrices as a 7B model's layers do, and many before it is waited for: a small product
-    takes less time than asking for it.
+    takes less time than asking for it. A processor takes a hundred times as long in float16 as in float32.
     """
-    size, products = (size or 4096, 32) if device.type == "cuda" else (size or 1024, 1)
+    if device.type == "cuda":
+        size, products = size or 4096, 32
+    else:
+        size, products = size or (256 if dtype == torch.float16 else 1024), 1
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     product = torch.empty_like(a)  # one for all: they would fill a GPU that has the model already
 

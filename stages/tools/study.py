@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 OUT = Path("studies")
 PLACE = Path("scratch/study")  # a clone of the project, in which the variants run
 CODE = ("pipeline", "stages", "dvc.yaml")
+COMMANDS = Path(sys.executable).parent  # `dvc` and `cadmllm`
 
 
 @command
@@ -99,8 +100,7 @@ def _clone() -> str:
 
 def _call(*command_line: str, folder: Path = Path(), capture: bool = False, **variables: str) -> str:
     """Run git or DVC, with the code and the commands of the folder; what it printed, where that is captured."""
-    binaries = Path(sys.executable).parent
-    path = f"{binaries}{os.pathsep}{os.environ['PATH']}"
+    path = f"{COMMANDS}{os.pathsep}{os.environ['PATH']}"
     env = {**os.environ, **variables, "PATH": path, "PYTHONPATH": str(folder.resolve())}
     output = subprocess.PIPE if capture else None
     done = subprocess.run(command_line, check=False, cwd=folder, env=env, stdout=output, text=True)  # noqa: S603

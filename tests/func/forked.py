@@ -185,7 +185,10 @@ def main(kind: str, requests: str) -> None:
 
         sys.exit(dvc())
     from stages.cli import app
+    from stages.tools import study
 
+    if "CADMLLM_FORKS" in os.environ:
+        study.COMMANDS = BIN
     app(prog_name="cadmllm")
 
 

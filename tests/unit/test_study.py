@@ -22,7 +22,7 @@ def _in_the_project(monkeypatch):
 def test_every_variant_is_valid_and_shows_as_many_samples():
     found = trials("curriculum", 3, presets.compose("quickstart"))
     assert len({trial.name for trial in found}) == len(found) == 18
-    assert {trial.params.training.seed for trial in found} == {0, 1, 2}
+    assert {trial.params.training.seed for trial in found} == {None, 1, 2}  # none is the project's, which is 0
     assert {trial.params.seed for trial in found} == {0}
     assert {trial.params.evaluation.conditioning for trial in found} == {False}
     epochs = {trial.variant: sum(s.epochs or 0 for s in trial.params.curriculum.values()) for trial in found}
