@@ -160,6 +160,10 @@ def test_another_learning_rate_runs_its_stage_and_what_follows(copy):
     copy.leave_inputs_alone()
     later = {"train@stage3_all", "evaluate@stage3_all", "robustness", "transfer", "report"}
     assert set(ran(copy.run("dvc", "repro"))) == later
+    copy.change("lr: 9e-4", "lr: 0.001", after="stage3_all:")
+    output = copy.run("dvc", "repro", "train@stage3_all", "evaluate@stage3_all")
+    assert "Stage 'train@stage3_all' is cached" in output, "what has been trained before is not trained again"
+    assert not ran(output)
 
 
 def test_another_image_encoder_leaves_text_and_points_alone(copy):
