@@ -12,7 +12,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --co
 
 PYTEST := PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4
 
-.PHONY: repro study test unit shapes lint types check machine doctor lock clean
+.PHONY: repro study test unit shapes libraries lint types check machine doctor lock clean
 
 repro: doctor
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/dvc repro
@@ -31,6 +31,17 @@ unit: $(TOOLS)
 # What the features stage writes, for every encoder and setting.
 shapes: $(TOOLS)
 	$(BIN)/python -m pytest tests/unit/test_feature_shapes.py
+
+# CAD libraries that scripts are written for, each in an environment of its own: CadQuery has another version of the kernel.
+libraries: .venv-cadquery/.ready .venv-build123d/.ready
+
+.venv-%/.ready:
+	$(PYTHON) -m venv --clear $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check $*==$($*)
+	@touch $@
+
+cadquery := 2.8.0
+build123d := 0.13.0
 
 lint: $(TOOLS)
 	$(BIN)/ruff check .

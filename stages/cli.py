@@ -23,6 +23,7 @@ from stages.tools.generate import generate
 from stages.tools.metrics import metrics
 from stages.tools.plan import plan
 from stages.tools.pretrain import pretrain
+from stages.tools.serve import demo, serve
 from stages.tools.status import status
 from stages.tools.study import study
 from stages.tools.upkeep import checkpoint, preset, verify
@@ -103,6 +104,8 @@ COMMANDS: dict[str, dict[str, Callable[..., None] | typer.Typer]] = {
     },
     TOOLS: {
         "generate": generate,
+        "demo": demo,
+        "serve": serve,
         "metrics": metrics,
         "cad": cad,
         "plan": plan,

@@ -123,8 +123,8 @@ class TrainingData:
 
     def text_ids(self) -> set[int]:
         """All token ids in the split's captions, cut off or not, and in the instruction."""
-        rows = range(len(self))
-        blocks = ([self.caption(row) for row in rows[at : at + CAPTIONS]] for at in range(0, len(self), CAPTIONS))
+        rows = np.asarray(self.rows)
+        blocks = (self.corpus.captions(rows[at : at + CAPTIONS]) for at in range(0, len(rows), CAPTIONS))
         return {*self.instruction, *caption_ids(self.tokenizer, blocks)}
 
     def prompts(self, examples: Sequence[Example]) -> list[list[int]]:

@@ -5,7 +5,13 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 
 from pipeline.decoding.constrained import GrammarProcessor
 from pipeline.decoding.options import Decoding
@@ -22,6 +28,7 @@ def generate_tokens(
     prompts: Sequence[Inputs],
     decoding: Decoding,
     generators: Sequence[np.random.Generator] | None = None,
+    stopping: Sequence[StoppingCriteria] = (),
 ) -> list[list[list[int]]]:
     """Programs for each prompt, as CAD token ids, END included (of text, as far as it can be read).
 
@@ -30,6 +37,7 @@ def generate_tokens(
             of a program that is to be completed: whole extrusions without END, or nothing.
         generators: for the one sample of each prompt, which then does not depend on the others; None: of the seed of
             ``decoding``.
+        stopping: ends programs before their end.
     """
     model.eval()
     torch.manual_seed(digest(decoding.seed, "sampled"))
@@ -49,6 +57,7 @@ def generate_tokens(
             attention_mask=batch.gather_BL.ne(0).long(),
             generation_config=decoding.config(model.notation.end),
             logits_processor=LogitsProcessorList(processors),
+            stopping_criteria=StoppingCriteriaList(stopping),
         ).tolist()
     count = decoding.num_samples
     return [

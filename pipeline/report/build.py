@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import jinja2
 
 TEMPLATE = "report.html.j2"
-VIEWER = "viewer.js"
+VIEWER = ("pane.js", "viewer.js")
 REAL_EACH = 3  # real models in each part of their gallery
 
 # From the paper of CAD-MLLM (Xu et al. 2024, 2411.04954), as printed: chamfer, F-score, normal consistency and flux
@@ -141,7 +141,7 @@ def render(params: ReportSections, results: list[StageResult], inputs: ReportInp
         ticks=[f"{tick:g}" for tick in TICKS],
         gradient=gradient(),
         chains=[(result.name, lineage_chain(result.lineage)) for result in results],
-        viewer=Path(__file__).with_name(VIEWER).read_text(encoding="utf-8"),
+        viewer="\n".join(Path(__file__).with_name(name).read_text(encoding="utf-8") for name in VIEWER),
     )
 
 

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipeline.cad.exchange.formats import READABLE, StepSchema, check_file, check_pair, check_program
+from pipeline.cad.exchange.formats import (
+    READABLE,
+    SCRIPTS,
+    Library,
+    StepSchema,
+    check_file,
+    check_pair,
+    check_program,
+)
 from pipeline.cad.parts.captions import count
 from pipeline.runtime.commands import command
 from pipeline.runtime.errors import RejectError, UserError
@@ -27,23 +35,27 @@ DEFAULT_TOLERANCE = 0.025  # the codec's own, which would cost `--help` numpy
 @cad.command("convert")
 @command
 def convert_file(
-    source: Annotated[Path, typer.Argument(help=".json (Omni-CAD), .tokens, .step, .stl, .ply, .obj or .glb")],
+    source: Annotated[Path, typer.Argument(help=".json (Omni-CAD), .tokens, .py, .step, .stl, .ply, .obj or .glb")],
     target: Annotated[Path, typer.Argument(help="The same, or .png: the eight views")],
     bits: Bits = 8,
     tolerance: Tolerance = DEFAULT_TOLERANCE,
+    library: Annotated[Library, typer.Option(help="What a .py is written for.")] = Library.CADQUERY,
     ap242: Annotated[bool, typer.Option("--ap242", help="STEP AP242 in place of AP214.")] = False,
     views: Annotated[int, typer.Option(min=1, max=8, help="In a picture.")] = 8,
     image_size: Annotated[int, typer.Option(min=16, max=4096, help="Pixels of a view's side.")] = 224,
     timeout_s: Timeout = 60.0,
     memory_mib: Memory = 4096,
 ) -> None:
-    """Turn one CAD file into another; the suffixes say which. Lengths are metres, in STEP millimetres."""
+    """Turn one CAD file into another; the suffixes say which. Lengths are metres, in STEP and .py millimetres.
+
+    A .py is a script of CadQuery or build123d. It is read back after a change by hand, never run.
+    """
     check_pair(source, target)
     from pipeline.cad.exchange.files import ConvertTask, WriteOptions, convert
     from pipeline.cad.solids.sandbox import Failure, Sandbox
 
     schema = StepSchema.AP242 if ap242 else StepSchema.AP214
-    options = WriteOptions(bits, tolerance, schema, views, image_size)
+    options = WriteOptions(bits, tolerance, library, schema, views, image_size)
     with Sandbox(convert, 1, timeout_s, memory_mib) as sandbox:
         result = next(sandbox.map([ConvertTask(source.resolve(), target.resolve(), options)]))
     if isinstance(result, Failure):
@@ -53,7 +65,7 @@ def convert_file(
 
 @cad.command("show")
 @command
-def show(source: Annotated[Path, typer.Argument(help=".json (Omni-CAD) or .tokens")]) -> None:
+def show(source: Annotated[Path, typer.Argument(help=".json (Omni-CAD), .tokens or .py")]) -> None:
     """Say what a program builds, step by step, in millimetres."""
     program = program_in(source)
     from pipeline.cad.parts.describe import describe
@@ -90,14 +102,15 @@ def check_files(
 ) -> None:
     """Read, build and close every model, and list what is wrong. Exits with 1 where something is."""
     files: list[Path] = []
+    known = set(READABLE) - set(SCRIPTS)  # a folder's scripts may be any
     for path in paths:
         if path.is_dir():
-            files += sorted(p for p in path.rglob("*") if p.suffix.lower() in READABLE and p.is_file())
+            files += sorted(p for p in path.rglob("*") if p.suffix.lower() in known and p.is_file())
         else:
             check_file(path, READABLE)
             files.append(path)
     if not files:
-        raise UserError(f"no CAD file ({', '.join(READABLE)}) in {', '.join(map(str, paths))}")
+        raise UserError(f"no CAD file ({', '.join(sorted(known))}) in {', '.join(map(str, paths))}")
     from pipeline.cad.exchange.files import CheckTask, check
     from pipeline.cad.solids.sandbox import Failure, Sandbox, cores
     from pipeline.runtime.progress import display

@@ -34,7 +34,10 @@ ANOTHER_SHAPE = 0.15  # a misfit: the same part has 0.02, two different ones 0.2
 
 
 Out = Annotated[
-    Path, typer.Option(help=".step, .stl, .ply, .obj, .glb, .png, .json (Omni-CAD) or .tokens", dir_okay=False)
+    Path,
+    typer.Option(
+        help=".step, .stl, .ply, .obj, .glb, .png, .json (Omni-CAD), .tokens or .py (CadQuery)", dir_okay=False
+    ),
 ]
 Caption = Annotated[str, typer.Argument(help="What to build, in words; none for a checkpoint trained without.")]
 Points = Annotated[
@@ -46,7 +49,7 @@ Points = Annotated[
 ]
 Images = Annotated[list[Path] | None, typer.Option(help="A picture; repeat for more views, in their order.")]
 Start = Annotated[
-    Path | None, typer.Option(help="A program to go on from, .json (Omni-CAD) or .tokens.", dir_okay=False)
+    Path | None, typer.Option(help="A program to go on from, .json (Omni-CAD), .tokens or .py.", dir_okay=False)
 ]
 Steps = Annotated[int | None, typer.Option(min=1, help="Take only so many extrusions of --start.")]
 Candidates = Annotated[

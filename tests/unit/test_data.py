@@ -85,6 +85,8 @@ def test_samples_without_a_feature_are_left_out(folder):
         assert seen.program(row).tolist() == record(number)["tokens"]
         assert seen.feature(row, "point_cloud").ravel()[0] == number
         assert seen.feature(row, "image", [1]).ravel().tolist() == [8 + number + i for i in range(8)]
+    assert seen.corpus.captions(np.array([9, 0, 15, 15, 2])) == [CAPTIONS[number] for number in (9, 0, 15, 15, 2)]
+    assert seen.corpus.captions(np.array([], int)) == []
     assert len(opened(folder, split="validation")) == 4
     assert len(opened(folder, split="test")) == 0
 

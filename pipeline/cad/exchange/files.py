@@ -1,4 +1,5 @@
-"""CAD files by their suffix: programs (Omni-CAD JSON, tokens), solids (STEP), meshes (STL, PLY, OBJ, GLB) and pictures.
+"""CAD files by their suffix: programs (Omni-CAD JSON, tokens, scripts), solids (STEP), meshes (STL, PLY, OBJ, GLB) and
+pictures.
 
 The kernel is loaded where it works, in the sandbox: it takes a second, which a caller has no use for.
 """
@@ -11,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.cad.exchange.formats import MESHES, PICTURES, PROGRAMS, SOLIDS, StepSchema
+from pipeline.cad.exchange.formats import MESHES, PICTURES, PROGRAMS, SCRIPTS, SOLIDS, Library, StepSchema
+from pipeline.cad.exchange.scripts import read_script, script
 from pipeline.cad.language.codec import TOLERANCE, Codec
 from pipeline.cad.language.program import CadProgram, Frame
 from pipeline.cad.language.tokens import GrammarError, Vocabulary
@@ -31,12 +33,14 @@ class WriteOptions:
 
     Attributes:
         bits, tolerance: of the codec, for tokens.
+        library: for scripts.
         schema: for STEP.
         num_views, image_size: for pictures.
     """
 
     bits: int = 8
     tolerance: float = TOLERANCE
+    library: Library = Library.CADQUERY
     schema: StepSchema = StepSchema.AP214
     num_views: int = 8
     image_size: int = 224
@@ -55,7 +59,7 @@ class ConvertTask:
 
 
 def read_program(path: Path) -> CadProgram:
-    """The program in an Omni-CAD JSON or a tokens file, in metres.
+    """The program in an Omni-CAD JSON, a tokens file or a script, in metres.
 
     Raises:
         RejectError: why it cannot be read.
@@ -64,7 +68,10 @@ def read_program(path: Path) -> CadProgram:
         data = path.read_bytes()
     except OSError as error:
         raise RejectError("unreadable_file", str(error)) from error
-    return _read_tokens(data) if path.suffix.lower() == ".tokens" else documents.loads(data)
+    suffix = path.suffix.lower()
+    if suffix in SCRIPTS:
+        return read_script(data)
+    return _read_tokens(data) if suffix == ".tokens" else documents.loads(data)
 
 
 def _read_tokens(data: bytes) -> CadProgram:
@@ -121,8 +128,9 @@ def convert(task: ConvertTask) -> dict[str, Any]:
     program = source if isinstance(source, CadProgram) else None
     if isinstance(source, Path) and source.suffix.lower() in PROGRAMS:
         program = read_program(source)
-    if program is not None and suffix == ".json":
-        write_bytes(task.target, documents.dumps(program).encode())
+    if program is not None and suffix in (".json", *SCRIPTS):
+        text = documents.dumps(program) if suffix == ".json" else script(program, task.options.library)
+        write_bytes(task.target, text.encode())
         return {"extrusions": len(program.extrudes)}
     shape = kernel.build(program) if program is not None else read_step(Path(str(source)))
     frame = Frame.of_box(*kernel.bounding_box(shape))

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from pipeline.runtime.errors import UserError
 
-PROGRAMS = (".json", ".tokens")
+SCRIPTS = (".py",)
+PROGRAMS = (".json", ".tokens", *SCRIPTS)
 SOLIDS = (".step", ".stp")
 MESHES = (".stl", ".ply", ".obj", ".glb")
 PICTURES = (".png",)
@@ -15,6 +16,13 @@ WRITABLE = READABLE + PICTURES
 ARRAYS = (".npy", ".npz")
 TEXTS = (".xyz", ".pts", ".txt", ".csv")
 SCANS = ARRAYS + TEXTS + MESHES + SOLIDS  # what points are taken from
+
+
+class Library(StrEnum):
+    """CAD libraries of Python that scripts are for."""
+
+    CADQUERY = "cadquery"
+    BUILD123D = "build123d"
 
 
 class StepSchema(StrEnum):

@@ -51,7 +51,7 @@ def describe_plane(plane: Plane) -> str:
         if abs(along) > 1 - 1e-6:
             height = plane.origin["xyz".index(name)]
             reverse = "" if along > 0 else ", facing down" if name == "z" else f", facing -{name}"
-            at = f" at {name} = {millimetres(height)}" if abs(height) > 1e-9 else ""
+            at = f" at {name} = {millimetres(height)}" if abs(height) > 1e-6 else ""
             return f"the {PLANES[name]} plane{at}{reverse}"
     x, y, z = plane.normal
     return f"an oblique plane with normal ({x:.3f}, {y:.3f}, {z:.3f})"

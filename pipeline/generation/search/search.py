@@ -46,10 +46,15 @@ NOTHING = Found(None, Score(-np.inf, 0.0, 0.0), None, 0, 0)
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """When to stop: after so many judgements, or at a time (``time.monotonic``), whichever comes first."""
+    """When to stop: after so many judgements, or at a time (``time.monotonic``), whichever comes first.
+
+    Attributes:
+        stopped: whether the user wants no more, asked between rounds.
+    """
 
     judgements: int = ENDLESS
     deadline: float = float("inf")
+    stopped: Callable[[], bool] = interrupt.requested
 
     @classmethod
     def of(cls, seconds: float | None, judgements: int | None) -> "Budget":
@@ -60,7 +65,7 @@ class Budget:
     @property
     def is_over(self) -> bool:
         """Whether the time has come, or the user wants to stop."""
-        return time.monotonic() >= self.deadline or interrupt.requested()
+        return time.monotonic() >= self.deadline or self.stopped()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,123 @@
+"""Our scripts in the libraries that they are for: prints one JSON object, for each library.
+
+    python benchmarks/libraries.py [DATASET] [--models N] [--cadquery PYTHON] [--build123d PYTHON]
+
+Every model is written as a script of CadQuery and of build123d, which is run there (`make libraries` sets up an
+environment for each, where PYTHON is looked for if it is not given). ``same`` counts those that have the volume of our
+own solid within a millionth, ``differ`` says of the others by how much, or why not; ``read_back_same`` is the same for
+what is read off the script; ``seconds`` is the median of running one.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from _common import ROOT, add_dataset, parse, read_dataset
+
+from pipeline.cad.exchange.formats import Library
+from pipeline.cad.exchange.scripts import read_script, script
+from pipeline.cad.language.program import CadProgram
+from pipeline.cad.omnicad import documents
+from pipeline.cad.omnicad.dataset import open_dataset
+from pipeline.cad.solids.sandbox import Failure, Sandbox, cores
+from pipeline.runtime.errors import RejectError
+
+SAME = 1e-6  # of the volume
+# Runs the scripts that it is given the names of, in a process that imports the library once.
+RUNNER = """
+import json, sys, time, warnings
+warnings.simplefilter("ignore")
+import {library}
+for path in sys.stdin.read().split("\\n"):
+    begun, names = time.perf_counter(), {{}}
+    try:
+        exec(compile(open(path).read(), path, "exec"), names)
+        part = names["part"]
+        volume = part.val().Volume() if hasattr(part, "val") else part.volume
+        said = {{"volume": volume}}
+    except Exception as error:
+        said = {{"error": f"{{type(error).__name__}}: {{error}}"[:200]}}
+    print(json.dumps({{**said, "seconds": time.perf_counter() - begun}}), flush=True)
+"""
+
+
+def volumes(program: CadProgram) -> tuple[float, dict[str, float]]:
+    """The solid's volume in cubic millimetres, and that of what is read off each library's script."""
+    from pipeline.cad.solids import kernel
+
+    def volume(built: CadProgram) -> float:
+        return kernel.volume(kernel.build(built)) * 1e9
+
+    return volume(program), {library: volume(read_script(script(program, library))) for library in Library}
+
+
+def run(python: Path, library: Library, paths: list[Path]) -> list[dict[str, Any]]:
+    """What each script builds in its library: ``volume`` or ``error``, and ``seconds``."""
+    done = subprocess.run(
+        [python, "-c", RUNNER.format(library=library)],
+        input="\n".join(map(str, paths)),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    said = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    if len(said) < len(paths):
+        sys.exit(f"{library} stopped at {paths[len(said)].name}: {done.stderr[-2000:]}")
+    return said
+
+
+def compare(truths: dict[str, float], said: list[dict[str, Any]]) -> dict[str, Any]:
+    """The figures of one library."""
+    differ = {}
+    for (name, truth), result in zip(truths.items(), said, strict=True):
+        if "error" in result:
+            differ[name] = result["error"]
+        elif abs(result["volume"] / truth - 1) > SAME:
+            differ[name] = f"{result['volume'] / truth - 1:+.2e} of the volume"
+    seconds = statistics.median(result["seconds"] for result in said)
+    return {"same": len(truths) - len(differ), "differ": differ, "seconds": round(seconds, 4)}
+
+
+def main() -> None:
+    """See the module's docstring."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_dataset(parser)
+    for library in Library:
+        python = ROOT / f".venv-{library}" / "bin" / "python"
+        parser.add_argument(f"--{library}", type=Path, default=python, help=f"default: {python.relative_to(ROOT)}")
+    arguments = parse(parser, models=6)
+    with tempfile.TemporaryDirectory() as folder:
+        path, entries = read_dataset(arguments, Path(folder))
+        programs: dict[str, CadProgram] = {}
+        for entry in entries:
+            try:
+                programs[entry.id] = documents.loads(open_dataset(path).read(f"json/{entry.id}.json"))
+            except RejectError as error:
+                print(f"{entry.id}: {error}", file=sys.stderr)
+        with Sandbox(volumes, cores(), 120.0, 4096) as sandbox:
+            built = dict(zip(programs, sandbox.map(list(programs.values())), strict=True))
+        truths = {name: result for name, result in built.items() if not isinstance(result, Failure)}
+        report: dict[str, Any] = {"models": len(entries), "built": len(truths)}
+        for library in Library:
+            python = getattr(arguments, library)
+            back = [abs(read[library] / truth - 1) <= SAME for truth, read in truths.values()]
+            report[library] = {"read_back_same": sum(back)}
+            if not python.exists():
+                report[library]["skipped"] = f"no {python}: `make libraries` makes it"
+                continue
+            paths = [Path(folder) / f"{i}.{library}.py" for i in range(len(truths))]
+            for script_path, name in zip(paths, truths, strict=True):
+                script_path.write_text(script(programs[name], library))
+            report[library] |= compare(
+                {name: truth for name, (truth, _) in truths.items()}, run(python, library, paths)
+            )
+    print(json.dumps(report, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,25 @@
+"""Programs as Python scripts of CadQuery and build123d, which build the same solid there, and back.
+
+Lengths are millimetres. One statement draws a step's profiles and extrudes them, one combines it with the part, so that
+a number or a step is changed where one reads it.
+"""
+
+from pipeline.cad.exchange import build123d, cadquery, script_reader
+from pipeline.cad.exchange.formats import Library
+from pipeline.cad.language.program import CadProgram, Frame
+
+WRITERS = {Library.CADQUERY: cadquery.lines, Library.BUILD123D: build123d.lines}
+
+
+def script(program: CadProgram, library: Library) -> str:
+    """The script of a program in metres."""
+    return "\n".join(WRITERS[library](program.restored(Frame((0.0, 0.0, 0.0), 1e3)))) + "\n"
+
+
+def read_script(data: bytes | str) -> CadProgram:
+    """The program, in metres, of a script such as ``script`` writes, changed by hand or not. Nothing is run.
+
+    Raises:
+        RejectError: ``malformed_script``, with the line, or ``no_geometry``.
+    """
+    return script_reader.read(data, (cadquery.DIALECT, build123d.DIALECT))

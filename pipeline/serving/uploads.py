@@ -1,0 +1,136 @@
+"""Files that users sent, read once and kept in memory under the digest of their bytes."""
+
+import hashlib
+import tempfile
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import Literal
+
+from PIL import Image
+
+from pipeline.cad.exchange.formats import PROGRAMS, SCANS
+from pipeline.cad.exchange.scans import Scan
+from pipeline.cad.language.program import CadProgram
+from pipeline.cad.solids.rendering import read_image
+from pipeline.runtime.errors import RejectError, UserError
+from pipeline.serving.pool import KernelPool
+from pipeline.serving.tasks import ReadTask
+
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+ACCEPTED = (*PROGRAMS, *SCANS, *PICTURES)
+NUM_POINTS = 8192  # of a surface, where the checkpoint does not say
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A file that was read.
+
+    Attributes:
+        content: a program in metres, points, or a picture.
+        size: bytes, of the file or of what was read, whichever are more.
+    """
+
+    id: str
+    name: str
+    content: CadProgram | Scan | Image.Image
+    size: int
+
+    @property
+    def kind(self) -> Literal["program", "scan", "picture"]:
+        """``program``, ``scan`` or ``picture``."""
+        match self.content:
+            case CadProgram():
+                return "program"
+            case Scan():
+                return "scan"
+        return "picture"
+
+
+class Uploads:
+    """Uploads by id, the latest ``most_bytes`` of them.
+
+    Args:
+        pool: reads what could hang or crash.
+        num_points: drawn from a surface.
+    """
+
+    def __init__(self, pool: KernelPool, most_bytes: int, num_points: int = NUM_POINTS) -> None:
+        self.pool, self.most_bytes, self.num_points = pool, most_bytes, num_points
+        self._kept: OrderedDict[str, Upload] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def add(self, name: str, data: bytes) -> Upload:
+        """Read a file.
+
+        Args:
+            name: of the file; its suffix says what it is.
+
+        Raises:
+            UserError, RejectError: it cannot be used.
+        """
+        suffix = PurePath(name).suffix.lower()
+        if suffix not in ACCEPTED:
+            raise UserError(f"{name[-80:]}: one of {', '.join(dict.fromkeys(ACCEPTED))} is needed")
+        if not data:
+            raise UserError(f"{name[-80:]} is empty")
+        upload_id = hashlib.sha256(suffix.encode() + b"\n" + data).hexdigest()[:32]
+        with self._lock:
+            if upload_id in self._kept:
+                self._kept.move_to_end(upload_id)
+                return self._kept[upload_id]
+        content = self._read(name, suffix, data)
+        size = max(len(data), content.points.nbytes if isinstance(content, Scan) else 0)
+        upload = Upload(upload_id, PurePath(name).name, content, size)
+        with self._lock:
+            self._kept[upload_id] = upload
+            while len(self._kept) > 1 and sum(each.size for each in self._kept.values()) > self.most_bytes:
+                self._kept.popitem(last=False)
+        return upload
+
+    def _read(self, name: str, suffix: str, data: bytes) -> CadProgram | Scan | Image.Image:
+        if suffix in PICTURES:
+            return Image.fromarray(read_image(data, name, None))
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / f"upload{suffix}"
+            path.write_bytes(data)
+            try:
+                found: CadProgram | Scan = self.pool.run(ReadTask(path, self.num_points))
+            except RejectError as error:
+                detail = error.detail.replace(str(path), name).replace(path.name, name)
+                raise RejectError(error.reason, detail if name in detail else f"{name}: {detail}") from error
+        return found
+
+    def has(self, upload_id: str) -> bool:
+        """Whether an upload is here."""
+        return upload_id in self._kept
+
+    def content(self, upload_id: str) -> CadProgram | Scan | Image.Image:
+        """What is in an upload; raises as ``scan``."""
+        return self._get(upload_id).content
+
+    def scan(self, upload_id: str) -> Scan:
+        """The points of an upload.
+
+        Raises:
+            UserError: it is not, or no longer, here, or is something else.
+        """
+        content = self._get(upload_id).content
+        if not isinstance(content, Scan):
+            raise UserError(f"upload {upload_id} is no scan, mesh or solid")
+        return content
+
+    def picture(self, upload_id: str) -> Image.Image:
+        """The picture of an upload; raises as ``scan``."""
+        content = self._get(upload_id).content
+        if not isinstance(content, Image.Image):
+            raise UserError(f"upload {upload_id} is no picture")
+        return content
+
+    def _get(self, upload_id: str) -> Upload:
+        with self._lock:
+            if upload_id not in self._kept:
+                raise UserError(f"upload {upload_id[:40]} is not here, or no longer; send the file again")
+            self._kept.move_to_end(upload_id)
+            return self._kept[upload_id]

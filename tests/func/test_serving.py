@@ -1,0 +1,228 @@
+"""The service as a process: programs, solids and files over HTTP, for many at once, and for some who go."""
+
+import concurrent.futures
+import json
+import re
+import signal
+import socket
+import subprocess
+import time
+
+import httpx
+import numpy as np
+import psutil
+import pytest
+
+from pipeline.cad.exchange.files import ConvertTask, convert
+from pipeline.cad.exchange.scripts import read_script
+from pipeline.cad.omnicad import documents
+from pipeline.cad.parts import synthesis
+from pipeline.cad.solids import kernel
+from tests.func.conftest import BIN
+
+pytestmark = pytest.mark.xdist_group("serving")
+CLEVIS = synthesis.make_part(0, 3, ("clevis",))
+DOCUMENT = documents.to_document(CLEVIS.program)
+CAPTION = {"caption": "A plate with four holes.", "max_tokens": 96}
+
+
+class Server:
+    """A running ``cadmllm serve``."""
+
+    def __init__(self, project, *args):
+        self.process = project.start("cadmllm", "serve", "--port", "0", *args, CADMLLM_WORKERS="2")
+        while not (found := re.search(r"(http://\S+:)(\d+)", self.process.said())):
+            assert self.process.poll() is None, self.process.said()
+            time.sleep(0.02)
+        self.url, self.port = "".join(found.groups()), int(found[2])
+        self.client = httpx.Client(base_url=self.url, timeout=120)
+
+    def post(self, path, status=200, **body):
+        answer = self.client.post(path, json=body)
+        assert answer.status_code == status, answer.text
+        return answer.json()
+
+    def upload(self, name, data, status=200):
+        answer = self.client.post("/v1/uploads", params={"name": name}, content=data)
+        assert answer.status_code == status, answer.text
+        return answer.json()
+
+    def figure(self, name):
+        """The sum of a Prometheus figure over its labels."""
+        lines = self.client.get("/metrics").text.splitlines()
+        return sum(float(line.rpartition(" ")[2]) for line in lines if re.match(rf"cadmllm_{name}(\{{| )", line))
+
+    def close(self):
+        self.client.close()
+        self.process.send_signal(signal.SIGTERM)
+        output = self.process.communicate(timeout=60)[0]
+        assert self.process.returncode == 0, output
+        return output
+
+
+@pytest.fixture(scope="module")
+def server(done):
+    server = Server(done)
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="module")
+def stl(tmp_path_factory):
+    path = tmp_path_factory.mktemp("scan") / "clevis.stl"
+    convert(ConvertTask(CLEVIS.program, path))
+    return path.read_bytes()
+
+
+def volume(program):
+    return kernel.volume(kernel.build(program)) * 1e9
+
+
+def test_words_become_a_part(server):
+    health = server.client.get("/health").json()
+    assert health["combinations"][0] == "text"
+    answer = server.post("/v1/generate", **CAPTION, candidates=3)
+    assert 1 <= len(answer["parts"]) <= 3
+    best = answer["parts"][0]
+    program = documents.from_document(best["program"])
+    assert len(best["steps"]) == len(program.extrudes)
+    assert (best["solid"] is None) == (best["failure"] is not None)
+    assert server.post("/v1/generate", **CAPTION, candidates=3) == answer
+    assert server.client.get("/health").json()["status"] == "ok"
+
+
+def test_a_program_is_gone_on_from(server):
+    answer = server.post("/v1/complete", **CAPTION, start=DOCUMENT, steps=1)
+    assert documents.from_document(answer["parts"][0]["program"]).extrudes[0].operation == "new"
+    assert "99 steps; `start` has" in server.post("/v1/complete", 400, **CAPTION, start=DOCUMENT, steps=99)["detail"]
+
+
+def test_a_number_changed_and_a_step_deleted(server):
+    part = server.post("/v1/build", program=DOCUMENT)
+    assert part["solid"]["volume"] == pytest.approx(volume(CLEVIS.program))
+    number = part["steps"][0]["groups"][0]["parameters"][0]
+    change = {"parameter": number["key"], "value": number["value"] * 1.5}
+    after = server.post("/v1/build", program=DOCUMENT, change=change)
+    assert after["steps"][0]["groups"][0]["parameters"][0]["value"] == pytest.approx(number["value"] * 1.5)
+    assert after["solid"]["volume"] == pytest.approx(volume(documents.from_document(after["program"])))
+    last = len(part["steps"])
+    assert len(server.post("/v1/build", program=DOCUMENT, change={"delete": last})["steps"]) == last - 1
+    assert "there is no step 99" in server.post("/v1/build", 400, program=DOCUMENT, change={"delete": 99})["detail"]
+
+
+@pytest.mark.parametrize("suffix", ["step", "stl", "ply", "obj", "glb", "png", "json", "tokens", "py"])
+def test_files(server, suffix, tmp_path):
+    answer = server.client.post("/v1/convert", json={"program": DOCUMENT, "format": suffix, "name": "a part"})
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["content-disposition"] == f'attachment; filename="a part.{suffix}"'
+    if suffix == "py":
+        assert volume(read_script(answer.content)) == pytest.approx(volume(CLEVIS.program), rel=1e-6)
+    elif suffix != "png":
+        back = server.upload(f"back.{suffix}", answer.content)
+        size = np.array(back["size"] if back["kind"] == "scan" else back["part"]["solid"]["size"])
+        low, high = (np.array(corner) * 1000 for corner in kernel.bounding_box(kernel.build(CLEVIS.program)))
+        assert size == pytest.approx(high - low, rel=0.02 if suffix == "tokens" else 0.005)
+
+
+def test_a_search_tells_what_it_finds_as_it_goes(server, stl):
+    scan = server.upload("clevis.stl", stl)
+    body = {"scan": scan["id"], "builds": 1500, "seconds": 60, "max_tokens": 96, "caption": CLEVIS.caption}
+
+    def searched():
+        with server.client.stream("POST", "/v1/search", json=body) as answer:
+            assert answer.status_code == 200, answer.read()
+            return [json.loads(line) for line in answer.iter_lines()]
+
+    events = searched()
+    assert events[0]["event"] == "started"
+    assert {event["event"] for event in events[1:-1]} == {"found"}
+    assert events[-1]["event"] == "done"
+    fits = [event["fit"] for event in events[1:-1]]
+    assert fits == sorted(fits)
+    best = events[-1]["part"]
+    assert best["solid"]["volume"] == pytest.approx(volume(CLEVIS.program), rel=0.05)
+    assert best["solid"]["misfit"] < 0.03
+    assert best["solid"]["errors"]
+    assert searched()[-1]["part"] == best  # by a number of builds it is the same
+
+
+def test_what_is_wrong_is_told(server, stl):
+    assert "what is to be built" in server.post("/v1/generate", 400)["detail"]
+    assert "send the file again" in server.post("/v1/generate", 400, scan="0" * 32)["detail"]
+    assert "candidates" in server.post("/v1/generate", 400, **CAPTION, candidates=65)["detail"]
+    assert server.post("/v1/generate", 422, captoin="A plate.")["detail"][0]["type"] == "extra_forbidden"
+    assert "is missing" in server.post("/v1/build", 400, program={})["detail"]
+    assert ".stl" in server.upload("part.exe", b"MZ", 400)["detail"]
+    assert "cloud.npy" in server.upload("cloud.npy", b"nonsense", 400)["detail"]
+    assert "part.py" in server.upload("part.py", b"import os", 400)["detail"]
+    assert "x.npy" in server.upload("x.npy", np.array([{}], object).dumps(), 400)["detail"]
+    scan = server.upload("clevis.stl", stl)["id"]
+    assert "no picture" in server.post("/v1/generate", 400, images=[scan])["detail"]
+    assert "only programs" in server.post("/v1/convert", 400, upload=scan, format="step")["detail"]
+    large = server.client.post("/v1/build", content=b"x" * (17 << 20))
+    assert large.status_code == 413
+    assert server.client.get("/", headers={"Host": "elsewhere.example"}).status_code == 400
+
+
+def test_many_at_once_get_what_each_gets_alone(server):
+    captions = [f"A plate with {number} holes." for number in range(24)]
+
+    def asked(caption):
+        (part, *_) = server.post("/v1/generate", caption=caption, max_tokens=96)["parts"]
+        return part["program"]
+
+    alone = [asked(caption) for caption in captions[:4]]
+    before = server.figure("batch_programs_count"), server.figure("batch_programs_sum")
+    with concurrent.futures.ThreadPoolExecutor(24) as pool:
+        together = list(pool.map(asked, captions))
+    batches, programs = server.figure("batch_programs_count"), server.figure("batch_programs_sum")
+    assert together[:4] == alone
+    assert programs - before[1] == 24
+    assert batches - before[0] < 12
+
+
+def test_who_goes_leaves_no_work_behind(server, stl):
+    scan = server.upload("clevis.stl", stl)["id"]
+    before = server.figure("gone_clients_total")
+    bodies = [("/v1/generate", {**CAPTION, "candidates": 16, "seed": seed}) for seed in range(12)]
+    bodies += [("/v1/search", {"scan": scan, "seconds": 100, "caption": "A clevis."})] * 3
+    connections = []
+    for path, body in bodies:
+        data = json.dumps(body).encode()
+        head = (
+            f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(data)}"
+        )
+        connections.append(socket.create_connection(("localhost", server.port)))
+        connections[-1].sendall(f"{head}\r\n\r\n".encode() + data)
+    time.sleep(0.5)
+    for connection in connections:
+        connection.close()
+    deadline = time.monotonic() + 30
+    while server.client.get("/health").json()["waiting"] and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert server.client.get("/health").json()["waiting"] == 0
+    assert server.figure("gone_clients_total") > before
+    started = time.monotonic()
+    with server.client.stream("POST", "/v1/search", json={**bodies[-1][1], "builds": 200}) as answer:
+        assert list(answer.iter_lines())  # the turn is free again
+    assert time.monotonic() - started < 60
+
+
+def test_no_request_that_the_schema_allows_is_a_fault_of_ours(server):
+    command = ["schemathesis", "run", f"{server.url}/openapi.json", "--checks", "not_a_server_error", "--seed", "1"]
+    found = subprocess.run(
+        [BIN / command[0], *command[1:], "--max-examples", "8", "--phases", "examples,fuzzing", "--workers", "2"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert found.returncode == 0, found.stdout[-6000:]
+
+
+def test_it_ends_with_all_that_it_started(done):
+    server = Server(done, "--no-logs")
+    server.post("/v1/build", program=DOCUMENT)
+    started = psutil.Process(server.process.pid).children(recursive=True)
+    server.close()
+    assert psutil.wait_procs(started, timeout=10)[1] == []
