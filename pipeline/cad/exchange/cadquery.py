@@ -52,7 +52,8 @@ def lines(program: CadProgram) -> Iterator[str]:
         yield from headline(extrude, number_)
         yield from _step(extrude, f"step{number_}")
         if number_ == 1:
-            yield "part = step1"
+            several = len(list(regions(extrude))) > 1  # CadQuery would cut the first of them alone
+            yield f"part = step1{'.combine()' if several else ''}"
         else:
             yield f"part = part.{METHODS[extrude.operation]}(step{number_})"
 
@@ -213,6 +214,7 @@ DIALECT = Dialect(
         },
         Body: {
             "add": _add,
+            "combine": lambda body: body,
             "union": _by(Operation.JOIN),
             "cut": _by(Operation.CUT),
             "intersect": _by(Operation.INTERSECT),

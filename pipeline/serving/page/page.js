@@ -3,7 +3,8 @@
 (() => {
   const $ = (id) => document.getElementById(id);
   const given = []; // uploads: { id, name, kind, points, frame }
-  let health = null, choices = [], history = [], at = -1, stop = null, building = 0;
+  let health = null, choices = [], history = [], at = -1, stop = null;
+  let asked = 0, answered = 0, typing = null; // edits, by number, and the timer of one that is still typed
 
   // -- the service ------------------------------------------------------------------------------------------------
 
@@ -176,7 +177,7 @@
   // `instead` is a state of the same search, which this one replaces.
   function choose(parts, which, notes = [], instead = null) {
     choices = parts;
-    if (parts[which].solid && !instead) look("solid");
+    if (parts[which].solid && !(instead && instead.part.solid)) look("solid");
     if (instead && history[at] === instead) history[at] = { part: parts[which], notes };
     else remember({ part: parts[which], notes });
     listChoices(which);
@@ -199,11 +200,13 @@
   }
 
   async function edit(change, key) {
-    const before = history[at], ticket = ++building;
+    const before = history[at], number = ++asked;
     const part = await guarded(async () =>
       (await post("v1/build", { program: before.part.program, change, scan: scan() ? scan().id : null })).json()
     );
-    if (!part || ticket !== building) return;
+    if (number !== asked) return; // taken back, or another one came after
+    answered = asked;
+    if (!part) return;
     if (key && before.key === key) history[at] = { part, notes: [], key, from: before.from };
     else remember({ part, notes: [], key });
     choices = [];
@@ -212,7 +215,11 @@
   }
 
   function travel(by) {
-    at += by;
+    const unseen = typing !== null || asked !== answered; // an edit that is not shown yet is what is taken back
+    clearTimeout(typing);
+    typing = null;
+    answered = ++asked;
+    if (!unseen || by > 0) at += by;
     choices = [];
     listChoices(0);
     show();
@@ -281,11 +288,14 @@
       label.textContent = parameter.label;
       Object.assign(input, { type: "number", step: "any", value: parameter.value });
       input.setAttribute("aria-label", `step ${i + 1}, ${group.label}: ${parameter.label}, millimetres`);
-      let timer = null;
       input.addEventListener("input", () => {
-        clearTimeout(timer);
+        clearTimeout(typing);
+        typing = null;
         if (input.value === "") return;
-        timer = setTimeout(() => edit({ parameter: parameter.key, value: Number(input.value) }, parameter.key), 80);
+        typing = setTimeout(() => {
+          typing = null;
+          edit({ parameter: parameter.key, value: Number(input.value) }, parameter.key);
+        }, 80);
       });
       grid.append(label, input);
     }
