@@ -19,6 +19,7 @@ from stages.retrieval import retrieval
 from stages.robustness import robustness
 from stages.tools.cad import cad
 from stages.tools.doctor import doctor
+from stages.tools.export import export
 from stages.tools.generate import generate
 from stages.tools.metrics import metrics
 from stages.tools.plan import plan
@@ -106,6 +107,7 @@ COMMANDS: dict[str, dict[str, Callable[..., None] | typer.Typer]] = {
         "generate": generate,
         "demo": demo,
         "serve": serve,
+        "export": export,
         "metrics": metrics,
         "cad": cad,
         "plan": plan,

@@ -6,6 +6,7 @@ best.write("flange.step")
 """
 
 import functools
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +32,7 @@ from pipeline.generation.search.state import Found
 from pipeline.generation.select import Candidate, build_candidate, select
 from pipeline.model.cad_mllm import CadMllmModel
 from pipeline.model.checkpoint import load_checkpoint
-from pipeline.model.checkpoint_folder import check_checkpoint
+from pipeline.model.checkpoint_folder import check_checkpoint, models_of
 from pipeline.model.inputs import Inputs
 from pipeline.runtime.device import DTYPES, choose_device
 from pipeline.runtime.errors import RejectError, UserError
@@ -111,7 +112,7 @@ class CadMllm:
     def from_pretrained(
         cls,
         path: str | Path,
-        models: str | Path = "models",
+        models: str | Path | None = None,
         device: str = "auto",
         dtype: Dtype | None = None,
         quantization: Quantization | None = None,
@@ -119,8 +120,10 @@ class CadMllm:
         """Load a checkpoint.
 
         Args:
-            path: for example ``checkpoints/stage3_all``.
-            models: what ``cadmllm models`` made, the models that the checkpoint was trained with.
+            path: for example ``checkpoints/stage3_all``, what ``cadmllm export`` wrote, or its name on the Hugging
+                Face hub.
+            models: what ``cadmllm models`` made, the models that the checkpoint was trained with. None: those in its
+                folder, where it was exported, else ``models``.
             device: ``auto`` (CUDA where there is one), ``cpu``, ``cuda``, or one of several, ``cuda:1``.
             dtype: of the frozen weights: ``float32``, ``bfloat16`` or ``float16``; None: as they were in training.
             quantization: ``none`` or ``nf4``; None: as in training. Other weights than those that the adapter was
@@ -129,7 +132,8 @@ class CadMllm:
         Raises:
             UserError: something is missing or does not fit.
         """
-        checkpoint, folder = Path(path), Path(models)
+        checkpoint = _found(path)
+        folder = models_of(checkpoint) if models is None else Path(models)
         for name, value, choices in (("dtype", dtype, Dtype), ("quantization", quantization, Quantization)):
             if value not in (None, *get_args(choices)):
                 raise UserError(f"{name} {value!r}: it is one of {', '.join(get_args(choices))}")
@@ -233,6 +237,23 @@ class CadMllm:
         (likelihood,) = score(self.model, prompt, [found.tokens])
         best = Candidate(found.tokens, likelihood, found.misfit, None)
         return [best, *(other for other in candidates if other.tokens != found.tokens)]
+
+
+def _found(path: str | Path) -> Path:
+    """A checkpoint's folder; what is none, and could be a repository of the hub, is fetched from there.
+
+    Raises:
+        UserError: it is nowhere.
+    """
+    if Path(path).exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)):
+        return Path(path)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(str(path)))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise UserError(f"{path} is no folder here, and could not be had from the Hugging Face hub: {error}") from error
 
 
 def _compared(cloud: np.ndarray | None) -> np.ndarray | None:

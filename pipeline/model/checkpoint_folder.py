@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pipeline.model.settings import ModelParams
 from pipeline.runtime.errors import UserError
 from pipeline.settings.computing import Dtype, Quantization
+from pipeline.settings.places import MODELS
 from pipeline.settings.section import Section, validated
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -76,6 +77,11 @@ class CheckpointConfig(Section):
                 'again, or write into it, as training had them: "format": 2, "dtype": "float32", "quantization": "none"'
             )
         return validated(cls, document, str(folder / CONFIG))
+
+
+def models_of(folder: Path, default: Path = MODELS) -> Path:
+    """The resolved models that a checkpoint is used with: those in it, where it was exported, else the project's."""
+    return folder / MODELS if (folder / MODELS).is_dir() else default
 
 
 def check_checkpoint(folder: Path) -> CheckpointConfig:

@@ -10,14 +10,14 @@ from pipeline.cad.exchange.formats import SCANS, check_file, check_program, chec
 from pipeline.cad.parts.captions import count
 from pipeline.cad.solids.sandbox import start_server
 from pipeline.generation.candidates import decodings
-from pipeline.model.checkpoint_folder import check_checkpoint
+from pipeline.model.checkpoint_folder import check_checkpoint, models_of
 from pipeline.planning.params import Params
 from pipeline.runtime import interrupt
 from pipeline.runtime.commands import command
 from pipeline.runtime.errors import RejectError, UserError
 from pipeline.runtime.scratch import SCRATCH
 from pipeline.settings import memory, params
-from pipeline.settings.places import CHECKPOINTS, MODELS
+from pipeline.settings.places import CHECKPOINTS
 from stages.tools.cad import facts_text, program_in
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def generate(
     config = check_checkpoint(folder := checkpoint or CHECKPOINTS / list(p.curriculum)[-1])
     from pipeline.generation.inputs import check_known, read_inputs
 
-    num_points = check_known(config, MODELS, points is not None, len(images))
+    num_points = check_known(config, models_of(folder), points is not None, len(images))
     start_server("pipeline.cad.exchange.files", "pipeline.generation.select", "pipeline.generation.search.search")
     first = None if start is None else read_start(start, steps)
     given = read_inputs(caption, points, images, num_points, _say)
@@ -149,7 +149,7 @@ def _load(folder: Path, given: "UserInputs", p: Params) -> "CadMllm":
     """The checkpoint's model; what a user should know of it and of the inputs is said."""
     from pipeline.generation.pretrained import CadMllm
 
-    model = CadMllm.from_pretrained(folder, MODELS, p.training.device)
+    model = CadMllm.from_pretrained(folder, device=p.training.device)
     for note in _notes(model, given, folder):
         _say(f"note: {note}")
     _say(f"writing on {model.model.device}")

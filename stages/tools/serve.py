@@ -15,7 +15,7 @@ from pipeline.planning.params import Params
 from pipeline.runtime.commands import command
 from pipeline.runtime.errors import UserError
 from pipeline.settings import params
-from pipeline.settings.places import CHECKPOINTS, MODELS
+from pipeline.settings.places import CHECKPOINTS
 
 if TYPE_CHECKING:
     from pipeline.serving.api import Figures
@@ -105,7 +105,7 @@ def _load(folder: Path, device: str, figures: "Figures") -> "Batcher":
     from pipeline.generation.pretrained import CadMllm
     from pipeline.serving.batching import Batcher
 
-    return Batcher(CadMllm.from_pretrained(folder, MODELS, device), figures.batches.observe)
+    return Batcher(CadMllm.from_pretrained(folder, device=device), figures.batches.observe)
 
 
 def _listen(host: str, port: int) -> socket.socket:
