@@ -1,50 +1,91 @@
-"""The ``cadmllm`` app: one command for each pipeline stage, and the tools around them."""
+"""The ``cadmllm`` app: one command for each pipeline stage, and the tools around them.
+
+A command's module is imported when it is asked for, or when all are listed: what one imports costs no other.
+"""
 
 import functools
+import importlib
+import os
 from collections.abc import Callable
 from typing import Annotated, Any, ParamSpec
 
 import typer
+import typer.main
 from typer.core import TyperGroup
 
-from pipeline.planning.params import Params
-from pipeline.runtime.commands import command
-from stages.corpus import corpus
-from stages.evaluate import evaluate
-from stages.features import encode, features
-from stages.geometry import geometry
-from stages.models import models
-from stages.report import report
-from stages.retrieval import retrieval
-from stages.robustness import robustness
-from stages.tools.cad import cad
-from stages.tools.doctor import doctor
-from stages.tools.export import export
-from stages.tools.generate import generate
-from stages.tools.metrics import metrics
-from stages.tools.plan import plan
-from stages.tools.pretrain import pretrain
-from stages.tools.serve import demo, serve
-from stages.tools.status import status
-from stages.tools.study import study
-from stages.tools.upkeep import checkpoint, preset, verify
-from stages.train import train
-from stages.transfer import transfer
+from pipeline.runtime.commands import VERBOSE, command
+from pipeline.runtime.progress import QUIET
 
 P = ParamSpec("P")
+STAGES = "Pipeline stages, in order"
+TOOLS = "Tools"
+COMMANDS = {
+    STAGES: {
+        "models": "stages.models",
+        "corpus": "stages.corpus",
+        "geometry": "stages.geometry",
+        "features": "stages.features",
+        "train": "stages.train",
+        "evaluate": "stages.evaluate",
+        "robustness": "stages.robustness",
+        "retrieval": "stages.retrieval",
+        "transfer": "stages.transfer",
+        "report": "stages.report",
+    },
+    TOOLS: {
+        "generate": "stages.tools.generate",
+        "demo": "stages.tools.serve",
+        "serve": "stages.tools.serve",
+        "export": "stages.tools.export",
+        "metrics": "stages.tools.metrics",
+        "cad": "stages.tools.cad",
+        "plan": "stages.tools.plan",
+        "status": "stages.tools.status",
+        "doctor": "stages.tools.doctor",
+        "verify": "stages.tools.upkeep",
+        "preset": "stages.tools.upkeep",
+        "checkpoint": "stages.tools.upkeep",
+        "study": "stages.tools.study",
+        "pretrain": "stages.tools.pretrain",
+    },
+}
 
 
-class InOrder(TyperGroup):
-    """Lists commands and groups of commands as they are listed here; Typer would list groups first."""
+class Commands(TyperGroup):
+    """Commands and groups of commands, in the order of ``COMMANDS``."""
 
     def list_commands(self, _ctx: Any) -> list[str]:
         """As ``COMMANDS`` has them."""
         return [name for commands in COMMANDS.values() for name in commands]
 
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """One of them, imported."""
+        for panel, commands in COMMANDS.items():
+            if cmd_name in commands and cmd_name not in self.commands:
+                found = getattr(importlib.import_module(commands[cmd_name]), cmd_name)
+                self.add_command(_made(cmd_name, found, panel), cmd_name)
+        return super().get_command(ctx, cmd_name)
+
+
+def _made(name: str, found: "Callable[..., None] | typer.Typer", panel: str) -> Any:
+    """A function, or a group of them, as a command."""
+    if not isinstance(found, typer.Typer):
+        alone = typer.Typer(add_completion=False)
+        alone.command(name, rich_help_panel=panel)(checked(found) if panel == STAGES else found)
+        return typer.main.get_command(alone)
+    if name == "features":  # the pipeline stage itself is what it does without a subcommand
+        from stages.features import encode
+
+        found.callback()(checked(encode))
+    beside = typer.Typer(add_completion=False)
+    beside.add_typer(found, name=name, rich_help_panel=panel)
+    beside.callback()(lambda: None)
+    return typer.main.get_group(beside).commands[name]
+
 
 app = typer.Typer(
     name="cadmllm",
-    cls=InOrder,
+    cls=Commands,
     no_args_is_help=True,
     pretty_exceptions_show_locals=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -64,13 +105,25 @@ def main(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Say the version and stop.")
     ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes: results and errors.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="With an error, where it comes from.")] = False,
 ) -> None:
-    """Train and use language models that write parametric CAD programs."""
+    """Train and use language models that write parametric CAD programs.
+
+    Exit codes: 0 done, 1 something to put right (said in one line), 2 a command typed wrong, 130 stopped (what is
+    finished is kept).
+    """
+    assert not version, "it would have stopped"
+    for variable, wanted in ((QUIET, quiet), (VERBOSE, verbose)):
+        if wanted:
+            os.environ[variable] = "1"
 
 
 @command
 def check_params() -> None:
     """See to it that all of params.yaml is right, also what the command at hand does not read."""
+    from pipeline.planning.params import Params
+
     Params.load()
 
 
@@ -87,46 +140,6 @@ def checked(run_stage: Callable[P, None]) -> Callable[P, None]:
 
     return run
 
-
-STAGES = "Pipeline stages, in order"
-TOOLS = "Tools"
-COMMANDS: dict[str, dict[str, Callable[..., None] | typer.Typer]] = {
-    STAGES: {
-        "models": models,
-        "corpus": corpus,
-        "geometry": geometry,
-        "features": features,
-        "train": train,
-        "evaluate": evaluate,
-        "robustness": robustness,
-        "retrieval": retrieval,
-        "transfer": transfer,
-        "report": report,
-    },
-    TOOLS: {
-        "generate": generate,
-        "demo": demo,
-        "serve": serve,
-        "export": export,
-        "metrics": metrics,
-        "cad": cad,
-        "plan": plan,
-        "status": status,
-        "doctor": doctor,
-        "verify": verify,
-        "preset": preset,
-        "checkpoint": checkpoint,
-        "study": study,
-        "pretrain": pretrain,
-    },
-}
-features.callback()(checked(encode))  # a group: the pipeline stage itself is what it does without a subcommand
-for panel, commands in COMMANDS.items():
-    for name, each in commands.items():
-        if isinstance(each, typer.Typer):
-            app.add_typer(each, name=name, rich_help_panel=panel)
-        else:
-            app.command(name, rich_help_panel=panel)(checked(each) if panel == STAGES else each)
 
 if __name__ == "__main__":  # torchrun starts a module
     app(prog_name="cadmllm")

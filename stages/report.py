@@ -1,7 +1,11 @@
 """The ``report`` stage: metrics, plots and one page to look at."""
 
 import json
+import webbrowser
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from pipeline.report.settings import ReportSections
 from pipeline.runtime.atomic import atomic_folder, write_text
@@ -26,7 +30,9 @@ from pipeline.shards.manifest import Manifest, read_rejects, reasons
 
 
 @long_running
-def report() -> None:
+def report(
+    opened: Annotated[bool, typer.Option("--open", help="Then open it in a browser.")] = False,
+) -> None:
     """Write report/index.html, metrics/summary.json and the plots over all stages."""
     p = ReportSections.load()
     from pipeline.metrics.summary import summary
@@ -67,3 +73,5 @@ def report() -> None:
             write_text(folder / "index.html", page)
         took = "" if minutes is None else f"; what came before took {minutes:g} minutes"
         show.say(f"{REPORT / 'index.html'}: {len(page) >> 10} KiB{took}")
+    if opened:
+        webbrowser.open((REPORT / "index.html").absolute().as_uri())

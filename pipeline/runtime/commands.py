@@ -8,6 +8,7 @@ import shlex
 import sqlite3
 import sys
 import time
+import traceback
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -21,6 +22,7 @@ from pipeline.runtime.interrupt import Interrupted, listen
 P = ParamSpec("P")
 
 DURATIONS = Path("logs/durations.jsonl")  # how fast things went: part of no result
+VERBOSE = "CADMLLM_VERBOSE"  # variable: where an error comes from is told, too
 COMMAND = "CADMLLM_COMMAND"  # variable: what the user typed, for processes that are started to do the work
 
 
@@ -42,21 +44,30 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
         try:
             function(*args, **kwargs)
         except (UserError, RejectError) as error:
-            typer.secho(f"error: {error}", err=True, fg="red")
+            if os.environ.get(VERBOSE, "") not in ("", "0"):
+                traceback.print_exc()
+            typer.secho(f"error: {error}", err=True, fg=color("red"))
             raise typer.Exit(1) from None
         except (OSError, sqlite3.OperationalError) as error:
             if not _is_full(error):
                 raise
             where = getattr(error, "filename", None) or "this folder, or temporary files (TMPDIR says where they lie)"
-            typer.secho(f"error: no space is left for {where}; what is finished is kept", err=True, fg="red")
+            typer.secho(f"error: no space is left for {where}; what is finished is kept", err=True, fg=color("red"))
             raise typer.Exit(1) from None
         except Interrupted as stop:
             again = "dvc repro" if os.environ.get("DVC_STAGE") else os.environ.get(COMMAND, typed())
             if os.environ.get("RANK", "0") == "0":
-                typer.secho(f"stopped by {stop}; what is finished is kept. Go on with: {again}", err=True, fg="yellow")
+                typer.secho(
+                    f"stopped by {stop}; what is finished is kept. Go on with: {again}", err=True, fg=color("yellow")
+                )
             raise typer.Exit(130) from None
 
     return run
+
+
+def color(name: str) -> str | None:
+    """A color for text, or none where the user wants none (https://no-color.org)."""
+    return None if os.environ.get("NO_COLOR") else name
 
 
 def _is_full(error: OSError | sqlite3.OperationalError) -> bool:

@@ -1,5 +1,6 @@
 """How commands show progress: a bar in a terminal, plain lines elsewhere."""
 
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -8,7 +9,13 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+QUIET = "CADMLLM_QUIET"  # variable: progress is not shown, here and in the processes that are started
 console = Console(stderr=True, highlight=False)
+
+
+def quiet() -> bool:
+    """Whether results and errors alone are wanted."""
+    return os.environ.get(QUIET, "") not in ("", "0")
 
 
 class Display:
@@ -40,6 +47,7 @@ class Display:
 @contextmanager
 def display(title: str, shown: bool = True) -> Iterator[Display]:
     """A display for one command; silent in a process that only helps another."""
+    shown = shown and not quiet()
     if not (console.is_terminal and shown):
         yield Display(None, title, shown)
         return

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from pipeline.planning.params import Params
-from pipeline.runtime.commands import command
+from pipeline.runtime.commands import color, command
 from pipeline.runtime.errors import UserError
 from pipeline.weights.settings import Models
 
@@ -65,7 +65,7 @@ def doctor(
     except UserError as error:
         faults.append(str(error))
     for fault in faults:
-        typer.secho(f"problem: {fault}", fg="red")
+        typer.secho(f"problem: {fault}", fg=color("red"))
     if faults:
         raise typer.Exit(1)
     typer.echo("all is well")

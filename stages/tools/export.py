@@ -7,7 +7,6 @@ from typing import Annotated, Any
 import typer
 
 from pipeline.model.checkpoint_folder import check_checkpoint
-from pipeline.planning.params import Params
 from pipeline.runtime.commands import command
 from pipeline.runtime.errors import UserError
 from pipeline.settings.places import CHECKPOINTS, CORPUS, FEATURES, GEOMETRY, METRICS, MODELS
@@ -28,6 +27,8 @@ def export_model_folder(
     push: Push = None,
 ) -> None:
     """Write a checkpoint with the models that it needs, and a card: CadMllm.from_pretrained loads it anywhere."""
+    from pipeline.planning.params import Params
+
     p = Params.load()
     folder = checkpoint or CHECKPOINTS / list(p.curriculum)[-1]
     check_checkpoint(folder)

@@ -1,5 +1,6 @@
 """``cadmllm generate``: a model from a caption, a cloud and pictures."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,6 +16,7 @@ from pipeline.planning.params import Params
 from pipeline.runtime import interrupt
 from pipeline.runtime.commands import command
 from pipeline.runtime.errors import RejectError, UserError
+from pipeline.runtime.progress import quiet
 from pipeline.runtime.scratch import SCRATCH
 from pipeline.settings import memory, params
 from pipeline.settings.places import CHECKPOINTS
@@ -80,6 +82,7 @@ Beams = Annotated[
     int, typer.Option(min=1, help="Above 1: candidates are the likeliest of a beam search; at least as many.")
 ]
 Seed = Annotated[int, typer.Option(min=0, help="For sampling.")]
+AsJson = Annotated[bool, typer.Option("--json", help="What is known of the result, as one JSON object.")]
 MaxTokens = Annotated[int, typer.Option(min=16, help="Length limit of the program.")]
 
 
@@ -102,6 +105,7 @@ def generate(
     beams: Beams = 1,
     seed: Seed = 0,
     max_tokens: MaxTokens = 512,
+    as_json: AsJson = False,
 ) -> None:
     """Generate a CAD model and write it as a solid, a mesh, a picture or a program."""
     caption, images, searched = caption.strip(), image or [], search is not None or builds is not None
@@ -134,7 +138,7 @@ def generate(
         show=_show,
         scratch=SCRATCH / "search",
     )
-    _write_best(found, model.model.grammar.bits, out, p, best_of=candidates > 1 and not searched)
+    _write_best(found, model.model.grammar.bits, out, p, candidates > 1 and not searched, as_json)
 
 
 def _show(found: "Found") -> None:
@@ -157,7 +161,8 @@ def _load(folder: Path, given: "UserInputs", p: Params) -> "CadMllm":
 
 
 def _say(text: str) -> None:
-    typer.echo(text, err=True)
+    if not quiet():
+        typer.echo(text, err=True)
 
 
 def _check_given(
@@ -185,9 +190,12 @@ def _check_given(
         check_file(path)
 
 
-def _write_best(found: "list[Generated]", bits: int, out: Path, p: Params, best_of: bool) -> None:
+def _write_best(
+    found: "list[Generated]", bits: int, out: Path, p: Params, best_of: bool, as_json: bool = False
+) -> None:
     """Write the first of the candidates, and say what it is; after a search that was stopped the command ends so."""
     from pipeline.cad.exchange.files import WriteOptions
+    from pipeline.cad.parts.describe import describe
 
     best, options = found[0], WriteOptions(bits, p.codec.tolerance)
     try:
@@ -198,9 +206,16 @@ def _write_best(found: "list[Generated]", bits: int, out: Path, p: Params, best_
     solids = sum(candidate.is_valid for candidate in found)
     shown = f" (best of {count(len(found), 'different candidate')}, {solids} of them solid)" if best_of else ""
     facts = {"extrusions": len(best.program.extrudes), **facts}
-    typer.echo(f"{out}: {len(best.candidate.tokens)} tokens{shown}{facts_text(facts)}")
-    if (misfit := best.candidate.misfit) is not None:
-        typer.echo(f"misfit to the cloud: {misfit:.4f} of its longest half-side")
+    misfit = best.candidate.misfit
+    if as_json:
+        known = {"file": str(out), "tokens": len(best.candidate.tokens), **facts, "misfit": misfit}
+        known |= {"log_likelihood": best.candidate.log_likelihood, "candidates": len(found), "solids": solids}
+        typer.echo(json.dumps({**known, "steps": describe(best.program)}))
+    else:
+        typer.echo(f"{out}: {len(best.candidate.tokens)} tokens{shown}{facts_text(facts)}")
+    if misfit is not None:
+        if not as_json:
+            typer.echo(f"misfit to the cloud: {misfit:.4f} of its longest half-side")
         if misfit > ANOTHER_SHAPE:
             _say(
                 "note: this is another shape than the cloud's; more --candidates may find it, or a caption in the "

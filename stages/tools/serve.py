@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline.model.checkpoint_folder import check_checkpoint
-from pipeline.planning.params import Params
 from pipeline.runtime.commands import command
 from pipeline.runtime.errors import UserError
 from pipeline.settings import params
@@ -76,6 +75,8 @@ def _run(
     said: str,
     browser: bool = False,
 ) -> None:
+    from pipeline.planning.params import Params
+
     p = Params.load()
     folder = checkpoint or CHECKPOINTS / list(p.curriculum)[-1]
     config = check_checkpoint(folder)

@@ -1,26 +1,62 @@
 """``cadmllm status``: what is done, what is in scratch, what would run and why."""
 
+import json
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
-from pipeline.planning.params import Params
 from pipeline.runtime.commands import command
+from pipeline.runtime.errors import UserError
 from pipeline.runtime.scratch import RECORDS, SCRATCH
 
 BUSY = "runs now, or waits for what does"
 
 
 @command
-def status() -> None:
+def status(
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    watched: Annotated[
+        bool, typer.Option("--watch", help="Show what runs now and how far it is, until Ctrl-C.")
+    ] = False,
+) -> None:
     """Say for every pipeline stage whether it is done, half done in scratch, or would run, and why."""
+    if watched:
+        from stages.tools.watch import watch
+
+        watch()
+        return
+    from pipeline.planning.params import Params
+
+    p = Params.load()
+    names, changed = _stages()
+    told = {name: _reasons(changed[name]) if name in changed else [] for name in names}
+    partial = half_done(SCRATCH)
+    if as_json:
+        listed = [{"stage": name, "done": name not in changed, "reasons": told[name]} for name in names]
+        typer.echo(json.dumps({"preset": p.preset, "stages": listed, "scratch": partial}, indent=1))
+        return
+    typer.echo(f"preset {p.preset}, data {p.data.source}, curriculum {' -> '.join(p.curriculum)}")
+    width = max(len(name) for name in names)
+    for name, reasons in told.items():
+        would = BUSY if reasons == [BUSY] else "would run: " + "; ".join(reasons)
+        typer.echo(f"{name:{width}}  {would if name in changed else 'done'}")
+    if partial:
+        typer.echo("\nin scratch (work to go on from, where nothing it depends on has changed):")
+        for line in partial:
+            typer.echo(f"  {line}")
+    typer.echo(
+        f"\n{len(names) - len(changed)} of {len(names)} pipeline stages are done"
+        + ("; `dvc repro` runs the rest" if changed else "")
+    )
+
+
+def _stages() -> tuple[list[str], dict[str, list[Any]]]:
+    """All pipeline stages, and what DVC says of those that are not done."""
     from dvc.exceptions import DvcException
     from dvc.lock import LockError
     from dvc.repo import Repo
 
-    p = Params.load()
-    typer.echo(f"preset {p.preset}, data {p.data.source}, curriculum {' -> '.join(p.curriculum)}")
     try:
         repo = Repo()
         here = Path.cwd().resolve()  # pretraining/ is a pipeline of its own
@@ -32,27 +68,10 @@ def status() -> None:
                     changed |= each.status(check_updates=True)
                 except LockError:  # held by a command that writes what this one reads or writes
                     changed[each.addressing] = [BUSY]
-        names = [each.addressing for each in stages]
     except DvcException as error:
-        typer.secho(f"error: dvc: {error}", err=True, fg="red")
-        raise typer.Exit(1) from None
-    width = max(len(name) for name in names)
-    waiting: set[str] = set()
-    for name in names:
-        reasons = _reasons(changed.get(name, []))
-        if name in changed:
-            waiting.add(name)
-        would = BUSY if reasons == [BUSY] else "would run: " + "; ".join(reasons)
-        typer.echo(f"{name:{width}}  {would if name in changed else 'done'}")
-    partial = half_done(SCRATCH)
-    if partial:
-        typer.echo("\nin scratch (work to go on from, where nothing it depends on has changed):")
-        for line in partial:
-            typer.echo(f"  {line}")
-    typer.echo(
-        f"\n{len(names) - len(waiting)} of {len(names)} pipeline stages are done"
-        + ("; `dvc repro` runs the rest" if waiting else "")
-    )
+        raise UserError(f"dvc: {error}") from error
+    names = [each.addressing for each in stages]
+    return names, {name: changed[name] for name in names if name in changed}
 
 
 def _reasons(entries: list[Any]) -> list[str]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipeline.runtime.atomic import write_text
-from pipeline.runtime.commands import command
+from pipeline.runtime.commands import color, command
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.interrupt import stop_at_once
 
@@ -47,7 +47,7 @@ def study(
     if not collect:
         if changed := _call("git", "diff", "--name-only", "HEAD", "--", *CODE, capture=True).split():
             typer.secho(
-                f"warning: not committed, so not part of the study: {', '.join(changed)}", err=True, fg="yellow"
+                f"warning: not committed, so not part of the study: {', '.join(changed)}", err=True, fg=color("yellow")
             )
         for number, trial in enumerate(wanted, start=1):
             if trial.name in known:

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -62,7 +63,7 @@ class Project:
         handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         deterministic = torch.are_deterministic_algorithms_enabled()
         filled = torch.utils.deterministic.fill_uninitialized_memory
-        with contextlib.chdir(self.folder):
+        with contextlib.chdir(self.folder), mock.patch.dict(os.environ):
             result = CliRunner(env=self.env).invoke(app, args)
         for number, handler in handlers.items():
             signal.signal(number, handler)
