@@ -35,8 +35,54 @@ OUTSIDE = (
     "studies/order/table.md",
 )
 COMMENT = re.compile(r"^(?P<indent> *)(?P<key>[\w+]+):(?P<value>[^#]*?)(?: +# (?P<comment>.*))?$")
+CHOICES = re.compile(r"[\w-]+( \| [\w-]+)+")  # a comment that says what the column `takes` says
 NUMBERS = {"integer": "integer", "number": "number", "string": "text", "boolean": "true or false", "null": "null"}
 BOUNDS = (("minimum", "≥"), ("exclusiveMinimum", ">"), ("maximum", "≤"), ("exclusiveMaximum", "<"))
+
+
+# Of what has neither a description nor a comment.
+MEANINGS = {
+    "seed": "of everything that is random; training.seed may be another",
+    "curriculum": "The stages, by name, in the order of training.",
+    "data.source": "synthetic: parts that the project makes; omnicad: the dataset at data.path",
+    "data.split.validation": "share of the base models",
+    "data.split.test": "share of the base models",
+    "kernel.timeout_s": "seconds that one model may take in the CAD kernel",
+    "kernel.memory_mib": "MiB that one model may take there",
+    "geometry.num_views": "shaded views of each solid",
+    "features.point_cloud.tokens": "all: the global token and the latents; latents, or global, alone",
+    "features.point_cloud.dtype": "of the stored embeddings; int8 has a scale for each token",
+    "model.lora.r": "rank",
+    "model.lora.alpha": "scale: the adapter's output is multiplied by alpha / r",
+    "model.lora.dropout": "share of the adapter's inputs left out in training",
+    "model.lora.target_modules": "layers of the language model that have an adapter",
+    "model.projectors.point_cloud.hidden": "width of the hidden layer",
+    "model.projectors.image.hidden": "width of the hidden layer",
+    "training.projector_lr_multiplier": "the projectors' learning rate, over the stage's lr",
+    "training.schedule": "how the learning rate decays after its warm-up",
+    "training.warmup_fraction": "share of a stage's steps in which the rate rises",
+    "training.weight_decay": "of AdamW",
+    "training.max_grad_norm": "longer gradients are scaled down to it",
+    "training.max_validation_samples": "validation models that the loss is measured on",
+    "curriculum.<stage>.modality_sample_probs": "how often a sample shows which combination of modalities; they add up to 1",
+    "curriculum.<stage>.lr": "learning rate at its highest",
+    "evaluation.max_new_tokens": "length limit of a generated program",
+    "evaluation.batch_size": "programs that are written at once",
+    "tracking.wandb_mode": "Weights & Biases: without a network, with one, or not at all",
+    "tracking.wandb_project": "project of the runs",
+    "tracking.wandb_entity": "user or team that the runs belong to; null: the account's own",
+}
+RECIPE = {  # of whatever is pretrained
+    "steps": "optimizer steps",
+    "batch_size": "samples of a step",
+    "lr": "learning rate at its highest",
+    "warmup_fraction": "share of the steps in which the rate rises",
+    "weight_decay": "of AdamW",
+    "save_every": "steps between resumable states",
+    "log_every": "steps between lines of the log",
+    "kl_weight": "of the bottleneck's Kullback-Leibler divergence in the loss",
+    "contrastive_weight": "of the alignment's loss",
+}
 
 
 # -- commands ----------------------------------------------------------------------------------------------------------
@@ -126,12 +172,23 @@ def _given(param: Any) -> str:
 
 
 def parameters() -> Iterator[tuple[str, dict[str, Any], str]]:
-    """Every parameter: its dotted key, its schema, and its description; sections too, before what is in them.
+    """Every parameter: its dotted key, its schema, and what it means; sections too, before what is in them.
 
-    A stage of the curriculum is ``<stage>``, whatever it is called.
+    In the order of the default preset. A stage of the curriculum is ``<stage>``, whatever it is called.
     """
-    schema = Params.model_json_schema()
-    yield from _properties(schema, schema["$defs"], "")
+    schema, said = Params.model_json_schema(), comments()
+    order = [*plain(read_yaml(DEFAULT))]
+    found = list(_properties(schema, schema["$defs"], ""))
+    for key, each, described in sorted(found, key=lambda given: _rank(given[0].partition(".")[0], order)):
+        own = _first(each) if "properties" in each or key == "curriculum" else ""
+        comment = said.get(key, "")
+        recipe = RECIPE.get(key.rpartition(".")[2], "") if key.startswith("pretraining.") else ""
+        comment = "" if CHOICES.fullmatch(comment) else comment
+        yield key, each, MEANINGS.get(key) or described or own or comment or recipe
+
+
+def _rank(name: str, order: list[str]) -> int:
+    return order.index(name) if name in order else len(order)
 
 
 def _properties(
@@ -173,7 +230,7 @@ def comments() -> dict[str, str]:
 
 def parameters_page() -> str:
     """Markdown: all parameters, with default, type and meaning."""
-    document, said = plain(read_yaml(DEFAULT)), comments()
+    document = plain(read_yaml(DEFAULT))
     document["pretraining"] = plain(read_yaml(PRESETS / "pretraining.yaml"))["pretraining"]
     lines = [
         "# Parameters",
@@ -186,47 +243,25 @@ def parameters_page() -> str:
         "",
         *HEAD,
     ]
-    for key, schema, description in parameters():
-        if "." not in key and (_is_section(schema) or key == "curriculum"):
-            purpose = "The stages, by name, in the order of training." if key == "curriculum" else _first(schema)
-            note = said.get(key, "")
-            lines += ["", f"## {key}", "", " ".join(filter(None, (purpose, f"{note[:1].upper()}{note[1:]}." * bool(note))))]
-            lines += ["", *HEAD]
+    for key, schema, meaning in parameters():
+        if "." not in key and ("properties" in schema or key == "curriculum"):
+            lines += ["", f"## {key}", "", meaning, "", *HEAD]
             continue
-        if _is_section(schema):
-            note = said.get(key, "")
-            lines.append(f"| **`{key}`** | {_section_default(schema)} | section | {_cell(_meaning(_first(schema), note))} |")
-            continue
-        meaning = _meaning(description, said.get(key, ""))
-        lines.append(f"| `{key}` | {_default(document, key, schema)} | {_cell(type_text(schema))} | {_cell(meaning)} |")
+        takes = "section" if "properties" in schema else _cell(type_text(schema))
+        lines.append(f"| `{key}` | {_default(document, key, schema)} | {takes} | {_cell(meaning)} |")
     return "\n".join(lines) + "\n"
 
 
 HEAD = ("| parameter | default | takes | |", "|---|---|---|---|")
 
 
-def _is_section(schema: dict[str, Any]) -> bool:
-    return "properties" in schema
-
-
 def _first(schema: dict[str, Any]) -> str:
     return str(schema.get("description", "")).partition("\n\n")[0].replace("\n", " ")
 
 
-def _meaning(description: str, comment: str) -> str:
-    """Both, where they say different things."""
-    if not description or description.rstrip(".").lower() in comment.lower():
-        return comment
-    if not comment or comment.lower() in description.lower():
-        return description
-    return f"{description.rstrip('.')}. In the file: {comment}"
-
-
-def _section_default(schema: dict[str, Any]) -> str:
-    return "`null`" if "default" in schema and schema["default"] is None else ""
-
-
 def _default(document: Any, key: str, schema: dict[str, Any]) -> str:
+    if "properties" in schema:
+        return "`null`" if schema.get("default", ...) is None else ""
     value: Any = document
     for part in key.split("."):
         value = value.get(part, ...) if isinstance(value, dict) else ...
@@ -260,9 +295,13 @@ def type_text(schema: dict[str, Any]) -> str:
             inner = schema.get("additionalProperties")
             return f"mapping to {type_text(inner)}" if isinstance(inner, dict) else "mapping"
         case str() as kind:
-            bounds = [f"{sign} {schema[name]:g}" for name, sign in BOUNDS if name in schema]
+            bounds = [f"{sign} {_bound(schema[name])}" for name, sign in BOUNDS if name in schema]
             return ", ".join([NUMBERS[kind], *bounds])
     return "any"
+
+
+def _bound(value: float) -> str:
+    return "2^63" if value == 1 << 63 else f"{value:g}"
 
 
 def _cell(text: str) -> str:
