@@ -191,9 +191,7 @@ def _rank(name: str, order: list[str]) -> int:
     return order.index(name) if name in order else len(order)
 
 
-def _properties(
-    schema: dict[str, Any], known: dict[str, Any], place: str
-) -> Iterator[tuple[str, dict[str, Any], str]]:
+def _properties(schema: dict[str, Any], known: dict[str, Any], place: str) -> Iterator[tuple[str, dict[str, Any], str]]:
     for name, given in schema["properties"].items():
         found = _resolved(given, known)
         key = f"{place}{name}"
