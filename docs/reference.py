@@ -1,7 +1,7 @@
 """The pages of the site that are made from the code: every command, and every parameter of params.yaml.
 
-A hook of MkDocs (``mkdocs.yml``): ``on_files`` adds the pages. What they say comes from Typer's objects, from the schema
-of the parameters and from the comments of the default preset, so that they cannot tell of what is not there.
+A hook of MkDocs (``mkdocs.yml``): ``on_files`` adds the pages. What they say comes from Typer's objects, from the
+schema of the parameters and from the comments of the default preset, so that they cannot tell of what is not there.
 """
 
 import json
@@ -64,7 +64,7 @@ MEANINGS = {
     "training.weight_decay": "of AdamW",
     "training.max_grad_norm": "longer gradients are scaled down to it",
     "training.max_validation_samples": "validation models that the loss is measured on",
-    "curriculum.<stage>.modality_sample_probs": "how often a sample shows which combination of modalities; they add up to 1",
+    "curriculum.<stage>.modality_sample_probs": "how often a sample shows which combination; they add up to 1",
     "curriculum.<stage>.lr": "learning rate at its highest",
     "evaluation.max_new_tokens": "length limit of a generated program",
     "evaluation.batch_size": "programs that are written at once",
@@ -103,8 +103,8 @@ def commands_page() -> str:
     lines = [
         "# Commands",
         "",
-        "Every command says the same with `--help`. Pipeline stages are what `dvc repro` runs; all of them can be run by",
-        "hand. A mistake is told in one line and ends a command with 1, a stop with 130.",
+        "Every command says the same with `--help`. Pipeline stages are what `dvc repro` runs; all of them can be run",
+        "by hand. A mistake is told in one line and ends a command with 1, a stop with 130.",
     ]
     panel = ""
     for path, command in commands():
