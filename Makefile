@@ -32,7 +32,7 @@ unit: $(TOOLS)
 shapes: $(TOOLS)
 	$(BIN)/python -m pytest tests/unit/test_feature_shapes.py
 
-# The site of docs/, in site/. Material warns of what MkDocs may be one day; MkDocs is held below that.
+# The site of docs/, in site/. The variable silences a notice of Material of its successor.
 docs: $(READY)
 	$(INSTALL) --editable '.[docs]'
 	PYTHONPATH="$(CURDIR)" NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
