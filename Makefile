@@ -12,7 +12,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --co
 
 PYTEST := PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4
 
-.PHONY: repro study test unit shapes libraries lint types check machine doctor lock clean
+.PHONY: repro study test unit shapes libraries docs lint types check machine doctor lock clean
 
 repro: doctor
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/dvc repro
@@ -31,6 +31,12 @@ unit: $(TOOLS)
 # What the features stage writes, for every encoder and setting.
 shapes: $(TOOLS)
 	$(BIN)/python -m pytest tests/unit/test_feature_shapes.py
+
+# The site of docs/, in site/. The variable silences a notice of Material of its successor.
+docs: $(READY)
+	$(INSTALL) --editable '.[docs]'
+	PYTHONPATH="$(CURDIR)" NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "The documentation is site/index.html"
 
 # CAD libraries that scripts are written for, each in an environment of its own: CadQuery has another version of the kernel.
 libraries: .venv-cadquery/.ready .venv-build123d/.ready

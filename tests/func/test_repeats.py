@@ -1,4 +1,4 @@
-"""What DVC asks for after edits, and the README's way to keep results that an edit does not change."""
+"""What DVC asks for after edits, and the documentation's way to keep results that an edit does not change."""
 
 import json
 import re
@@ -26,10 +26,9 @@ def asked_for(project):
 
 
 def commands(heading):
-    """Of the README's first block of commands below a heading."""
-    block = (
-        (ROOT / "README.md").read_text().partition(f"### {heading}\n")[2].partition("```bash\n")[2].partition("```")[0]
-    )
+    """Of the first block of commands below a heading of docs/pipeline.md."""
+    page = (ROOT / "docs/pipeline.md").read_text()
+    block = page.partition(f"## {heading}\n")[2].partition("```bash\n")[2].partition("```")[0]
     return [line.partition("#")[0].split() for line in block.splitlines()]
 
 

@@ -184,9 +184,10 @@ def test_own_changes_are_not_overwritten_by_a_preset(tmp_path, monkeypatch):
     assert "no preset 'huge'" in use("huge").output
 
 
-def test_every_parameter_that_the_readme_names_exists():
+def test_every_parameter_that_the_documentation_names_exists():
     sections = document()
-    dotted = re.findall(r"`([a-z_]+\.[a-z0-9_.]+)`", (ROOT / "README.md").read_text())
+    pages = "\n".join(page.read_text() for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")))
+    dotted = re.findall(r"`([a-z_]+\.[a-z0-9_.]+)`", pages)
     named = {name for name in dotted if name.partition(".")[0] in sections}
     assert len(named) > 10
     keys = presets.flatten(sections)

@@ -12,7 +12,7 @@ from pipeline.metrics.summary import stage_summary, summary
 
 ROOT = Path(__file__).resolve().parents[2]
 WIDTH = 140
-DROP = "Created|.*/|checkpoints|evaluations|models"  # as in the README: DVC shows whole hashes of what stages read
+DROP = "Created|.*/|checkpoints|evaluations|models"  # as in docs/presets.md: DVC shows whole hashes of what stages read
 PIPELINE = """
 stages:
   report:
@@ -101,7 +101,7 @@ def experiment(tmp_path):
 
 @pytest.mark.slow
 def test_what_dvc_prints_fits_a_screen(experiment):
-    assert f"--drop '{DROP}'" in (ROOT / "README.md").read_text()
+    assert f"--drop '{DROP}'" in (ROOT / "docs/presets.md").read_text()
     found = summary(evaluation(), evaluation())
     assert numbers(found) <= 20
     for command, count in ((("metrics", "show"), 1), (("metrics", "diff"), numbers(found))):
