@@ -32,9 +32,10 @@ unit: $(TOOLS)
 shapes: $(TOOLS)
 	$(BIN)/python -m pytest tests/unit/test_feature_shapes.py
 
-# The site of docs/, in site/. The variable silences a notice of Material of its successor.
+# The notebook runs to its end; then the site of docs/, in site/. The variable silences a notice of Material of its successor.
 docs: $(READY)
 	$(INSTALL) --editable '.[docs]'
+	cd docs && PATH="$(abspath $(BIN)):$$PATH" jupyter execute --output $(abspath $(VENV))/tour.ipynb tour.ipynb 2>/dev/null
 	PYTHONPATH="$(CURDIR)" NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "The documentation is site/index.html"
 

@@ -94,7 +94,7 @@ def commands(group: Any = None, path: tuple[str, ...] = ("cadmllm",)) -> Iterato
     yield path, group
     if hasattr(group, "commands"):
         for name in group.list_commands(None):
-            yield from commands(group.commands[name], (*path, name))
+            yield from commands(group.get_command(None, name), (*path, name))
 
 
 def commands_page() -> str:

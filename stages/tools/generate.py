@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.cad.exchange.formats import SCANS, check_file, check_program, check_writable
+from pipeline.cad.exchange.formats import SCANS, check_file, check_writable
 from pipeline.cad.parts.captions import count
 from pipeline.cad.solids.sandbox import start_server
 from pipeline.generation.candidates import decodings
@@ -109,7 +109,7 @@ def generate(
 ) -> None:
     """Generate a CAD model and write it as a solid, a mesh, a picture or a program."""
     caption, images, searched = caption.strip(), image or [], search is not None or builds is not None
-    _check_given(out, caption, points, images, start, steps, searched)
+    first = _check_given(out, caption, points, images, start, steps, searched)
     decodings(candidates, max_tokens, temperature, top_p, beams, seed)
     p = Params.load()
     config = check_checkpoint(folder := checkpoint or CHECKPOINTS / list(p.curriculum)[-1])
@@ -117,7 +117,6 @@ def generate(
 
     num_points = check_known(config, models_of(folder), points is not None, len(images))
     start_server("pipeline.cad.exchange.files", "pipeline.generation.select", "pipeline.generation.search.search")
-    first = None if start is None else read_start(start, steps)
     given = read_inputs(caption, points, images, num_points, _say)
     model = _load(folder, given, p)
     if searched:
@@ -173,8 +172,12 @@ def _check_given(
     start: Path | None,
     steps: int | None,
     searched: bool,
-) -> None:
-    """Raise ``UserError`` where nothing is asked for, or a file is not there or of no known kind."""
+) -> "CadProgram | None":
+    """The program that is gone on from.
+
+    Raises:
+        UserError: nothing is asked for, or a file is not there or of no known kind.
+    """
     check_writable(out)
     if not caption and points is None and not images and start is None:
         raise UserError("what is to be built? Give a caption, --points, --image or --start")
@@ -182,12 +185,11 @@ def _check_given(
         raise UserError("--search and --builds change programs until they explain a cloud; give --points too")
     if steps is not None and start is None:
         raise UserError("--steps says how much of --start is taken; give --start too")
-    if start is not None:
-        check_program(start)
     if points is not None:
         check_file(points, SCANS)
     for path in images:
         check_file(path)
+    return None if start is None else read_start(start, steps)
 
 
 def _write_best(

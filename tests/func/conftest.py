@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from stages.cli import app
 from tests.func.forked import Forked, for_dvc
+from tests.func.served import Server
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
@@ -142,3 +143,11 @@ def copy(done, tmp_path) -> Project:
     """The finished project, to be changed."""
     shutil.copytree(done.folder, tmp_path / "copy", symlinks=True)
     return Project(tmp_path / "copy")
+
+
+@pytest.fixture(scope="session")
+def server(done):
+    """The finished project's last checkpoint, served; tests of the group ``serving`` share it."""
+    server = Server(done)
+    yield server
+    server.close()

@@ -14,7 +14,6 @@ from pipeline.cad.exchange.scripts import read_script, script
 from pipeline.cad.omnicad import documents
 from pipeline.cad.parts import synthesis
 from pipeline.cad.solids import kernel
-from tests.func.served import Server
 
 sync_api = pytest.importorskip("playwright.sync_api")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -24,13 +23,6 @@ pytestmark = [
 ]
 CLEVIS = synthesis.make_part(0, 3, ("clevis",))
 WEBGL = ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
-
-
-@pytest.fixture(scope="module")
-def server(done):
-    server = Server(done)
-    yield server
-    server.close()
 
 
 @pytest.fixture(scope="module")

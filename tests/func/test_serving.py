@@ -25,13 +25,6 @@ CAPTION = {"caption": "A plate with four holes.", "max_tokens": 96}
 
 
 @pytest.fixture(scope="module")
-def server(done):
-    server = Server(done)
-    yield server
-    server.close()
-
-
-@pytest.fixture(scope="module")
 def stl(tmp_path_factory):
     path = tmp_path_factory.mktemp("scan") / "clevis.stl"
     convert(ConvertTask(CLEVIS.program, path))

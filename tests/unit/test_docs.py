@@ -104,8 +104,10 @@ def mistake(line):
     words = words[words.index("cadmllm") + 1 :]
     end = next((i for i, word in enumerate(words) if word in ("&&", "|", ";", ">", "2>", "&", "||")), len(words))
     words, command = words[:end], get_command(app)
-    while hasattr(command, "commands") and words and words[0] in command.commands:
-        command = command.commands[words.pop(0)]
+    for switch in ("-q", "--quiet", "-v", "--verbose"):  # before the command
+        words = words[1:] if words[:1] == [switch] else words
+    while hasattr(command, "commands") and words and words[0] in command.list_commands(None):
+        command = command.get_command(None, words.pop(0))
     if hasattr(command, "commands") and words and not words[0].startswith("-"):
         return f"no command {words[0]}"
     options = {name: each for each in command.params for name in (*each.opts, *each.secondary_opts)}
