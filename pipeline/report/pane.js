@@ -142,6 +142,11 @@ const Solids = (() => {
         event.preventDefault();
       });
     }
+    // As far off as it takes to see what reaches so far from the middle.
+    fit(reach) {
+      this.size = Math.max(1.78, 1.78 * reach);
+      this.draw();
+    }
     reset() {
       [this.yaw, this.pitch, this.size] = [Math.PI / 4, Math.asin(1 / Math.sqrt(3)), 1.78];
     }
@@ -163,5 +168,5 @@ const Solids = (() => {
     }
   }
 
-  return { Pane, Turntable, bytes, dots };
+  return { Pane, Turntable, bytes, dots, lengths };
 })();

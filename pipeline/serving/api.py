@@ -5,25 +5,28 @@ import json
 import sys
 import time
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 from fastapi import FastAPI, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 from fastapi.staticfiles import StaticFiles
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.exceptions import HTTPException
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pipeline import report
 from pipeline.runtime.errors import RejectError, UserError
 from pipeline.serving import words
 from pipeline.serving.examples import Examples
-from pipeline.serving.service import BusyError, GoneError, Service
+from pipeline.serving.service import Service
 from pipeline.serving.settings import Limits
+from pipeline.serving.waiting import BusyError, GoneError, in_thread
 
 PAGE = Path(__file__).with_name("page")
 PANE = Path(report.__file__).with_name("pane.js")  # what the report draws with
@@ -70,14 +73,15 @@ class Figures:
             "batch_programs", "Programs that were written at once.", buckets=(1, 2, 4, 8, 16, 32), **own
         )
         self.waiting = Gauge("waiting_programs", "Programs that wait to be written.", **own)
+        self.kernel_waiting = Gauge("waiting_kernel_work", "Work that waits for the CAD kernel.", **own)
         self.gone = Counter("gone_clients", "Clients that went before their answer.", **own)
 
 
 class Watched:
     """Around every request: its size is bounded, its answer logged as a line of JSON, counted and timed."""
 
-    def __init__(self, app: ASGIApp, figures: Figures, limits: Limits, logged: bool) -> None:
-        self.app, self.figures, self.limits, self.logged = app, figures, limits, logged
+    def __init__(self, app: ASGIApp, figures: Figures, limits: Limits, hosts: tuple[str, ...], logged: bool) -> None:
+        self.app, self.figures, self.limits, self.hosts, self.logged = app, figures, limits, hosts, logged
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
@@ -102,9 +106,35 @@ class Watched:
             await send(message)
 
         try:
+            if foreign := self._foreign(scope):
+                await JSONResponse({"detail": foreign}, 400)(scope, receive, answered)
+                return
             await self.app(scope, bounded, answered)
+        except Exception:
+            status = 500
+            raise
         finally:
             self._note(scope, status, time.monotonic() - begun)
+
+    def _foreign(self, scope: Scope) -> str:
+        """Why a request is refused that another site's page may have made; nothing for one of ours.
+
+        A page cannot choose ``Host`` nor ``Origin``, which names what it is from.
+        """
+        if "*" in self.hosts:
+            return ""
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        for header in ("host", "origin"):
+            text = headers.get(header, "")
+            if header == "origin" and not text:
+                continue
+            try:
+                name = urlsplit(text if "//" in text else f"//{text}").hostname
+            except ValueError:
+                name = None
+            if name not in self.hosts:
+                return f"{header} {text[:100]!r} is not this service"
+        return ""
 
     def _most(self, scope: Scope) -> int:
         return (self.limits.upload_mib if scope["path"] == "/v1/uploads" else JSON_MIB) << 20
@@ -138,6 +168,9 @@ def make_app(
 
     @asynccontextmanager
     async def life(_: FastAPI) -> AsyncIterator[None]:
+        # Threads wait for the kernel's processes, so there may be many.
+        threads = ThreadPoolExecutor(service.limits.kernel_waiting + 64, "request")
+        asyncio.get_running_loop().set_default_executor(threads)
         yield
         await asyncio.to_thread(service.close)
 
@@ -150,8 +183,7 @@ def make_app(
         redoc_url=None,
         docs_url=None,
     )
-    app.add_middleware(TrustedHostMiddleware, allowed_hosts=["*"] if "*" in hosts else [*hosts])
-    app.add_middleware(Watched, figures=figures, limits=service.limits, logged=logged)
+    app.add_middleware(Watched, figures=figures, limits=service.limits, hosts=hosts, logged=logged)
     _add_errors(app, figures)
     _add_model_routes(app, service, figures)
     _add_kernel_routes(app, service)
@@ -177,6 +209,14 @@ def _add_page(app: FastAPI, service: Service) -> None:
 def _add_errors(app: FastAPI, figures: Figures) -> None:
     async def refused(_: Request, error: Exception) -> Response:
         return JSONResponse({"detail": str(error)}, 400)
+
+    async def invalid(_: Request, error: Exception) -> Response:
+        """Pydantic's reasons without what was sent, which need not be JSON."""
+        assert isinstance(error, RequestValidationError)
+        told = [{"type": each["type"], "loc": each["loc"], "msg": each["msg"]} for each in error.errors()]
+        return Response(json.dumps({"detail": told}), 422, media_type="application/json")
+
+    app.add_exception_handler(RequestValidationError, invalid)
 
     async def busy(_: Request, error: Exception) -> Response:
         return JSONResponse({"detail": str(error)}, 503, {"Retry-After": "2"})
@@ -241,16 +281,18 @@ def _add_kernel_routes(app: FastAPI, service: Service) -> None:
         },
     )
     async def upload(
-        request: Request, name: Annotated[str, Query(max_length=200, description="Of the file, with its suffix.")]
+        request: Request,
+        name: Annotated[str, Query(max_length=200, description="Of the file, with its suffix.")],
+        unit: Annotated[words.Unit, Query(description="Of the numbers in a cloud or a mesh.")] = "m",
     ) -> Any:
         """Send a scan, a mesh, a solid, a picture or a program, which other requests then name by its id."""
         data = await request.body()
-        return await asyncio.to_thread(service.upload, name, data)
+        return await in_thread(request.is_disconnected, service.upload, name, data, unit)
 
     @app.post("/v1/build", tags=["programs"], response_model=words.Part)
-    async def build(body: words.BuildRequest) -> Any:
+    async def build(body: words.BuildRequest, request: Request) -> Any:
         """Build a program, after one change where one is given."""
-        return await asyncio.to_thread(service.build, body)
+        return await in_thread(request.is_disconnected, service.build, body)
 
     @app.post(
         "/v1/convert",
@@ -258,9 +300,9 @@ def _add_kernel_routes(app: FastAPI, service: Service) -> None:
         response_class=Response,
         responses={200: {"content": {"application/octet-stream": {}}, "description": "The file."}},
     )
-    async def convert(body: words.ConvertRequest) -> Response:
+    async def convert(body: words.ConvertRequest, request: Request) -> Response:
         """Write a program as a file."""
-        name, data = await asyncio.to_thread(service.convert, body)
+        name, data = await in_thread(request.is_disconnected, service.convert, body)
         kind = TYPES.get(body.format, "application/octet-stream")
         return Response(data, media_type=kind, headers={"Content-Disposition": f'attachment; filename="{name}"'})
 
@@ -279,6 +321,7 @@ def _add_state_routes(app: FastAPI, service: Service, figures: Figures, checkpoi
             combinations=list(service.config.combinations),
             views=service.views,
             waiting=service.num_waiting,
+            kernel_waiting=service.pool.num_waiting,
             limits={"upload_mib": limits.upload_mib, "candidates": limits.candidates, "search_s": limits.search_s},
         )
 
@@ -286,4 +329,5 @@ def _add_state_routes(app: FastAPI, service: Service, figures: Figures, checkpoi
     async def metrics() -> Response:
         """Figures for Prometheus."""
         figures.waiting.set(service.num_waiting)
+        figures.kernel_waiting.set(service.pool.num_waiting)
         return Response(generate_latest(figures.registry), media_type=CONTENT_TYPE_LATEST)

@@ -130,7 +130,10 @@ class Batcher:
             row.job.found[row.candidate] = tokens
         for job in {row.job for row in rows}:
             if len(job.found) == job.num_candidates and not job.gone.is_set():
-                self._finish(job)
+                try:
+                    self._finish(job)
+                except Exception as error:  # costs this one alone
+                    job.result.set_exception(error)
 
     def _finish(self, job: Job) -> None:
         programs = [job.found[i] for i in range(job.num_candidates)]

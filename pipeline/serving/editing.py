@@ -199,7 +199,10 @@ def _resized(loop: Loop, name: str, value: float, centre: Point2, size: Point2) 
         raise LookupError(name)
     if isinstance(first, Circle):
         return Loop((Circle(first.centre, value / 2),))
-    factor = value / {"width": size[0], "height": size[1]}[name]
+    before = {"width": size[0], "height": size[1]}[name]
+    if before < SMALLEST:
+        raise UserError(f"the outline's {name} is nothing, and cannot be made larger")
+    factor = value / before
     has_arcs = any(isinstance(edge, Arc) for edge in loop.edges)
     fx = factor if has_arcs or name == "width" else 1.0
     fy = factor if has_arcs or name == "height" else 1.0

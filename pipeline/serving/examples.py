@@ -25,16 +25,16 @@ class Examples:
     def listed(self) -> list[words.Example]:
         """All of them. A scan or picture is among the uploads, as if a user had sent it."""
         with self._lock:
+            uploads = self.service.uploads
+            if not all(each.upload is None or uploads.has(each.upload.id) for each in self._made):
+                self._made = []  # forgotten, since others needed the room
+            views, points = self.service.views, "point_cloud" in self.service.config.features
             self._made = self._made or [
                 *(self._said(family) for family in SAID),
-                *(self._sent(family, "scan of a", ".stl") for family in SCANNED),
-                *(self._sent(family, "picture of a", ".png") for family in PICTURED),
+                *(self._sent(family, "scan of a", ".stl") for family in SCANNED if points),
+                *(self._sent(family, "picture of a", ".png") for family in PICTURED if views),
             ]
-        uploads = self.service.uploads
-        if not all(each.upload is None or uploads.has(each.upload.id) for each in self._made):
-            self._made = []
-            return self.listed()
-        return self._made
+            return self._made
 
     def _said(self, family: str) -> words.Example:
         return words.Example(title=_name(family), caption=_part(family).caption)

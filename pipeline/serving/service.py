@@ -1,22 +1,24 @@
 """What requests ask for, done: prompts into programs, programs into solids, and search, for many users at once."""
 
 import asyncio
+import contextlib
+import functools
 import math
 import tempfile
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline.cad.exchange.files import ConvertTask, WriteOptions
+from pipeline.cad.exchange.formats import MESHES
 from pipeline.cad.language.codec import Codec
 from pipeline.cad.language.program import CadProgram, Frame
 from pipeline.cad.language.tokens import TOKEN
 from pipeline.cad.omnicad import documents
 from pipeline.cad.parts.captions import count
-from pipeline.cad.parts.describe import describe_extrude
 from pipeline.generation.inputs import UserInputs
 from pipeline.generation.search.search import Budget, search
 from pipeline.generation.search.state import Found
@@ -24,25 +26,19 @@ from pipeline.metrics.compact import MAX_POINTS, packed
 from pipeline.model.checkpoint_folder import CheckpointConfig
 from pipeline.runtime.errors import RejectError, UserError
 from pipeline.serving import words
-from pipeline.serving.editing import changed, groups, without
+from pipeline.serving.editing import changed, without
 from pipeline.serving.jobs import Job, Written
-from pipeline.serving.pool import KernelPool
+from pipeline.serving.pool import KernelPool, never
 from pipeline.serving.settings import Limits
 from pipeline.serving.tasks import ShapeTask
 from pipeline.serving.uploads import NUM_POINTS, Uploads
+from pipeline.serving.waiting import BusyError, unless
 
 if TYPE_CHECKING:
     from pipeline.serving.batching import Batcher
 
 MM = 1000.0
-
-
-class BusyError(Exception):
-    """More is asked for than may wait, or the model is not loaded yet."""
-
-
-class GoneError(Exception):
-    """The client has gone."""
+MAX_START = 1024  # tokens of a program that is gone on from
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +63,7 @@ class Service:
     ) -> None:
         self.config, self.limits, self.num_workers = config, limits, num_workers
         self.codec = Codec(config.bits)
-        self.pool = KernelPool(num_workers, limits.timeout_s, limits.memory_mib)
+        self.pool = KernelPool(num_workers, limits.kernel_waiting, limits.timeout_s, limits.memory_mib)
         points = config.features.get("point_cloud")
         number = NUM_POINTS if points is None else int(points.details["geometry"]["num_points"])
         self.uploads = Uploads(self.pool, limits.kept_mib << 20, number)
@@ -105,22 +101,30 @@ class Service:
     # -- programs --------------------------------------------------------------------------------------------------
 
     def part(
-        self, program: CadProgram, scan: str | None = None, written: Written | None = None, frame: Frame | None = None
+        self,
+        program: CadProgram,
+        scan: str | None = None,
+        written: Written | None = None,
+        frame: Frame | None = None,
+        is_gone: Callable[[], bool] = never,
     ) -> words.Part:
         """A program in words, and built.
 
         Args:
             scan: an upload that it is compared with.
             frame: in which it is shown, where there is no scan.
+            is_gone: whether nobody waits for it any more.
 
         Raises:
-            UserError: there is no such upload.
+            UserError: there is no such upload. BusyError, GoneError: as ``KernelPool.run``.
         """
         seen = None if scan is None else self.uploads.scan(scan)
-        task = ShapeTask(program, frame, None) if seen is None else ShapeTask(program, seen.frame, seen.points)
+        task = ShapeTask(program, frame)
+        if seen is not None:
+            task = ShapeTask(program, seen.frame, seen.points[:MAX_POINTS])
         solid, failure = None, None
         try:
-            built = self.pool.run(task)
+            built = self.pool.run(task, is_gone)
             x, y, z = (length * MM for length in built.pop("size"))
             at = words.FrameView(centre=built["frame"].centre, scale=built["frame"].scale)
             measures = {"volume": built.pop("volume") * MM**3, "area": built.pop("area") * MM**2}
@@ -129,20 +133,40 @@ class Service:
             failure = str(error)
         return words.Part(
             program=documents.to_document(program),
-            steps=[_step(program, i) for i in range(len(program.extrudes))],
+            steps=[words.StepView.of(program, i) for i in range(len(program.extrudes))],
             solid=solid,
             failure=failure,
             tokens=len(written.tokens) if written else None,
             log_likelihood=written.log_likelihood if written else None,
         )
 
-    def build(self, request: words.BuildRequest) -> words.Part:
+    def program(self, document: dict[str, Any]) -> CadProgram:
+        """A program that was sent.
+
+        Raises:
+            UserError, RejectError: it is none, or too long.
+        """
+        sequence = document.get("sequence")
+        if isinstance(sequence, list) and len(sequence) > 3 * self.limits.extrudes:  # before it is read
+            raise UserError(
+                f"{len(sequence)} entries in `sequence`; {self.limits.extrudes} extrusions are built at most"
+            )
+        return self._bounded(documents.from_document(document))
+
+    def _bounded(self, program: CadProgram) -> CadProgram:
+        most, curves = self.limits.extrudes, self.limits.curves
+        if len(program.extrudes) > most or program.num_curves > curves:
+            size = f"{len(program.extrudes)} extrusions of {program.num_curves} curves"
+            raise UserError(f"{size}; {most} of {curves} are built at most")
+        return program
+
+    def build(self, request: words.BuildRequest, is_gone: Callable[[], bool] = never) -> words.Part:
         """A program after a change, built.
 
         Raises:
             UserError, RejectError: the program or the change is none.
         """
-        program = documents.from_document(request.program)
+        program = self.program(request.program)
         change = request.change
         if change is not None:
             if (change.delete is None) == (change.parameter is None) or (change.parameter is None) != (
@@ -153,9 +177,9 @@ class Service:
                 program = without(program, change.delete - 1)
             elif change.parameter is not None and change.value is not None:
                 program = changed(program, change.parameter, change.value / MM)
-        return self.part(program, request.scan)
+        return self.part(program, request.scan, is_gone=is_gone)
 
-    def convert(self, request: words.ConvertRequest) -> tuple[str, bytes]:
+    def convert(self, request: words.ConvertRequest, is_gone: Callable[[], bool] = never) -> tuple[str, bytes]:
         """A file's name and content.
 
         Raises:
@@ -164,28 +188,35 @@ class Service:
         if (request.program is None) == (request.upload is None):
             raise UserError("either a `program` or an `upload` is written")
         if request.program is not None:
-            source = documents.from_document(request.program)
+            source = self.program(request.program)
         else:
             content = self.uploads.content(str(request.upload))
             if not isinstance(content, CadProgram):
                 raise UserError("only programs are converted; this upload is none")
             source = content
+        if request.unit == "mm" and f".{request.format}" in MESHES:
+            source = source.restored(Frame((0.0, 0.0, 0.0), MM))
         with tempfile.TemporaryDirectory() as folder:
             target = Path(folder) / f"{request.name}.{request.format}"
             options = WriteOptions(self.codec.bits, self.codec.tolerance, request.library)
-            self.pool.run(ConvertTask(source, target, options))
+            self.pool.run(ConvertTask(source, target, options), is_gone)
             return target.name, target.read_bytes()
 
-    def upload(self, name: str, data: bytes) -> words.UploadView:
+    def upload(
+        self, name: str, data: bytes, unit: words.Unit = "m", is_gone: Callable[[], bool] = never
+    ) -> words.UploadView:
         """Read a user's file, and show what is in it.
+
+        Args:
+            unit: of the numbers in a cloud or mesh.
 
         Raises:
             UserError, RejectError: it cannot be used.
         """
-        added = self.uploads.add(name, data)
+        added = self.uploads.add(name, data, unit, is_gone)
         view = words.UploadView(id=added.id, name=added.name, kind=added.kind)
         if isinstance(added.content, CadProgram):
-            view.part = self.part(added.content)
+            view.part = self.part(self._bounded(added.content), is_gone=is_gone)
         if added.kind == "scan":
             scan = self.uploads.scan(added.id)
             view.points = packed(scan.points[:MAX_POINTS, :3])
@@ -209,9 +240,18 @@ class Service:
         job, frame = await asyncio.to_thread(self._job, prompt)
         written = await self._written(job, is_gone)
         programs = [self.codec.decode(each.tokens).restored(frame) for each in written]
-        parts = await asyncio.gather(
-            *(asyncio.to_thread(self.part, p, prompt.scan, w, frame) for p, w in zip(programs, written, strict=True))
-        )
+
+        def built(program: CadProgram, own: Written) -> asyncio.Future[words.Part]:
+            call = functools.partial(self.part, program, prompt.scan, own, frame, job.gone.is_set)
+            return asyncio.ensure_future(asyncio.to_thread(call))
+
+        futures = asyncio.gather(*(built(p, own) for p, own in zip(programs, written, strict=True)))
+        try:
+            await unless(is_gone, futures)
+        finally:
+            if not futures.done():
+                job.gone.set()
+        parts = futures.result()
         return words.Parts(parts=sorted(parts, key=_rank), notes=self._notes(job.given))
 
     async def search(
@@ -224,8 +264,18 @@ class Service:
         """
         if self._searching >= self.limits.searches:
             raise BusyError(f"{self._searching} searches wait already")
-        job, frame = await asyncio.to_thread(self._job, prompt)
         self._searching += 1
+        try:
+            job, frame = await asyncio.to_thread(self._job, prompt)
+            async with contextlib.aclosing(self._events(prompt, job, frame, is_gone)) as events:
+                async for event in events:
+                    yield event
+        finally:
+            self._searching -= 1
+
+    async def _events(
+        self, prompt: words.SearchPrompt, job: Job, frame: Frame, is_gone: Callable[[], Awaitable[bool]]
+    ) -> AsyncGenerator[words.Event, None]:
         events: asyncio.Queue[Found | words.Event | _End] = asyncio.Queue()
         loop = asyncio.get_running_loop()
 
@@ -244,7 +294,6 @@ class Service:
             yield last.model_copy(update={"notes": self._notes(job.given)})
         finally:
             job.gone.set()
-            self._searching -= 1
 
     async def _seen(
         self, event: Literal["found", "done"], found: Found, prompt: words.SearchPrompt, frame: Frame
@@ -283,21 +332,13 @@ class Service:
         if self.num_waiting + job.num_candidates > self.limits.waiting:
             raise BusyError(f"{self.num_waiting} programs wait already")
         try:
-            await self._unless(is_gone, asyncio.wrap_future(self.batcher))
+            await unless(is_gone, asyncio.wrap_future(self.batcher))
             self.batcher.result().submit(job)
-            await self._unless(is_gone, asyncio.wrap_future(job.result))
+            await unless(is_gone, asyncio.wrap_future(job.result))
         finally:
             if not job.result.done():
                 job.gone.set()
         return job.result.result()
-
-    async def _unless(self, is_gone: Callable[[], Awaitable[bool]], future: asyncio.Future[Any]) -> None:
-        """Wait for a result as long as there is somebody who wants it."""
-        while not future.done():
-            await asyncio.wait([future], timeout=0.25)
-            if not future.done() and await is_gone():
-                raise GoneError
-        future.result()
 
     def _job(self, prompt: words.Prompt) -> tuple[Job, Frame]:
         """A prompt's inputs and the frame of what is written."""
@@ -324,12 +365,14 @@ class Service:
             frame = Frame((0.0, 0.0, 0.0), prompt.size_mm / 2 / MM)
         first: list[int] = [] if start is None else self.codec.encode(start.normalised(frame)).tolist()
         tokens = [token for token in first if token != TOKEN["END"]]
+        if len(tokens) > MAX_START:
+            raise UserError(f"`start` has {len(tokens):,} tokens; {MAX_START:,} are gone on from at most")
         once = prompt.temperature == 0
         job = Job(given, tokens, 1 if once else prompt.candidates, prompt.seed, prompt.temperature, prompt.max_tokens)
         return job, frame
 
     def _start(self, prompt: words.Prompt) -> CadProgram:
-        program = documents.from_document(prompt.start)
+        program = self.program(prompt.start or {})
         if prompt.steps is not None and prompt.steps > len(program.extrudes):
             raise UserError(f"{prompt.steps} steps; `start` has {count(len(program.extrudes), 'extrusion')}")
         return CadProgram(program.extrudes[: prompt.steps])
@@ -339,24 +382,6 @@ class Service:
             return []
         known = ", ".join(self.config.combinations)
         return [f"this checkpoint was trained on {known}, never on {given.combination or 'no input'}"]
-
-
-def _step(program: CadProgram, number: int) -> words.StepView:
-    extrude = program.extrudes[number]
-    return words.StepView(
-        text=describe_extrude(extrude),
-        operation=extrude.operation,
-        groups=[
-            words.GroupView(
-                label=group.label,
-                parameters=[
-                    words.ParameterView(key=each.key, label=each.label, value=round(each.value * MM, 6))
-                    for each in group.parameters
-                ],
-            )
-            for group in groups(extrude, number)
-        ],
-    )
 
 
 def _rank(part: words.Part) -> tuple[bool, float, float]:

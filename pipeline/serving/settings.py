@@ -14,6 +14,8 @@ class Limits:
         search_s: seconds that one search may take.
         waiting: programs that may wait to be written; who comes then is asked to come again.
         searches: that may wait for their turn.
+        extrudes, curves: of a program that is sent.
+        kernel_waiting: pieces of work that may wait for the CAD kernel.
         timeout_s, memory_mib: of one piece of work in the CAD kernel.
     """
 
@@ -23,5 +25,8 @@ class Limits:
     search_s: float = 120.0
     waiting: int = 1024
     searches: int = 16
+    extrudes: int = 500
+    curves: int = 10_000
+    kernel_waiting: int = 256
     timeout_s: float = 30.0
     memory_mib: int = 4096

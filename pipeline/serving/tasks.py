@@ -67,8 +67,9 @@ def shape_of(task: ShapeTask) -> dict[str, Any]:
     """A solid: what is known of it, and its surface as text for a viewer.
 
     Returns:
-        ``size``, ``area``, ``volume`` in metres; ``frame`` in which ``mesh`` is (``metrics.compact``; None where the
-        solid has too many faces for it); with a cloud ``errors``, distances of its first points, and ``misfit``.
+        ``size``, ``area``, ``volume`` in metres; ``bodies``; ``frame`` in which ``mesh`` is (``metrics.compact``; None
+        where the solid has too many faces for it); with a cloud ``errors``, distances of its first points,
+        and ``misfit``.
 
     Raises:
         RejectError: the program makes no watertight solid.
@@ -80,7 +81,7 @@ def shape_of(task: ShapeTask) -> dict[str, Any]:
     frame = task.frame or own
     mesh = kernel.tessellate(shape, DEFLECTION * own.scale)
     surface = watertight(mesh)
-    found: dict[str, Any] = {**solid_facts(shape), "frame": frame, "mesh": None}
+    found: dict[str, Any] = {**solid_facts(shape), "bodies": kernel.num_solids(shape), "frame": frame, "mesh": None}
     if task.cloud is not None:
         seen = mesh.normalised(frame)
         found["errors"] = packed(to_surface(task.cloud[:MAX_POINTS], seen))

@@ -1,25 +1,28 @@
 """Files that users sent, read once and kept in memory under the digest of their bytes."""
 
 import hashlib
+import io
 import tempfile
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Literal
 
 from PIL import Image
 
-from pipeline.cad.exchange.formats import PROGRAMS, SCANS
+from pipeline.cad.exchange.formats import PROGRAMS, SCANS, SOLIDS
 from pipeline.cad.exchange.scans import Scan
-from pipeline.cad.language.program import CadProgram
+from pipeline.cad.language.program import CadProgram, Frame
 from pipeline.cad.solids.rendering import read_image
 from pipeline.runtime.errors import RejectError, UserError
-from pipeline.serving.pool import KernelPool
+from pipeline.serving.pool import KernelPool, never
 from pipeline.serving.tasks import ReadTask
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 ACCEPTED = (*PROGRAMS, *SCANS, *PICTURES)
+MAX_PIXELS, KEPT_PIXELS = 25_000_000, 1024  # of a picture that is sent; along a side of what is kept
 NUM_POINTS = 8192  # of a surface, where the checkpoint does not say
 
 
@@ -61,11 +64,15 @@ class Uploads:
         self._kept: OrderedDict[str, Upload] = OrderedDict()
         self._lock = threading.Lock()
 
-    def add(self, name: str, data: bytes) -> Upload:
+    def add(
+        self, name: str, data: bytes, unit: Literal["m", "mm"] = "m", is_gone: Callable[[], bool] = never
+    ) -> Upload:
         """Read a file.
 
         Args:
             name: of the file; its suffix says what it is.
+            unit: of the numbers in a cloud or a mesh.
+            is_gone: whether nobody waits for it any more.
 
         Raises:
             UserError, RejectError: it cannot be used.
@@ -75,13 +82,16 @@ class Uploads:
             raise UserError(f"{name[-80:]}: one of {', '.join(dict.fromkeys(ACCEPTED))} is needed")
         if not data:
             raise UserError(f"{name[-80:]} is empty")
-        upload_id = hashlib.sha256(suffix.encode() + b"\n" + data).hexdigest()[:32]
+        upload_id = hashlib.sha256(f"{suffix} {unit}\n".encode() + data).hexdigest()[:32]
         with self._lock:
             if upload_id in self._kept:
                 self._kept.move_to_end(upload_id)
                 return self._kept[upload_id]
-        content = self._read(name, suffix, data)
-        size = max(len(data), content.points.nbytes if isinstance(content, Scan) else 0)
+        content = self._read(name, suffix, data, is_gone)
+        if unit == "mm" and isinstance(content, Scan) and suffix not in SOLIDS:
+            x, y, z = (length / 1000 for length in content.frame.centre)
+            content = Scan(content.points, Frame((x, y, z), content.frame.scale / 1000))
+        size = max(len(data), _size(content))
         upload = Upload(upload_id, PurePath(name).name, content, size)
         with self._lock:
             self._kept[upload_id] = upload
@@ -89,14 +99,16 @@ class Uploads:
                 self._kept.popitem(last=False)
         return upload
 
-    def _read(self, name: str, suffix: str, data: bytes) -> CadProgram | Scan | Image.Image:
+    def _read(
+        self, name: str, suffix: str, data: bytes, is_gone: Callable[[], bool]
+    ) -> CadProgram | Scan | Image.Image:
         if suffix in PICTURES:
-            return Image.fromarray(read_image(data, name, None))
+            return _picture(name, data)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / f"upload{suffix}"
             path.write_bytes(data)
             try:
-                found: CadProgram | Scan = self.pool.run(ReadTask(path, self.num_points))
+                found: CadProgram | Scan = self.pool.run(ReadTask(path, self.num_points), is_gone)
             except RejectError as error:
                 detail = error.detail.replace(str(path), name).replace(path.name, name)
                 raise RejectError(error.reason, detail if name in detail else f"{name}: {detail}") from error
@@ -134,3 +146,27 @@ class Uploads:
                 raise UserError(f"upload {upload_id[:40]} is not here, or no longer; send the file again")
             self._kept.move_to_end(upload_id)
             return self._kept[upload_id]
+
+
+def _picture(name: str, data: bytes) -> Image.Image:
+    """A picture, small: encoders look at no more. Its size is looked at before it is unpacked."""
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            width, height = image.size
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise RejectError("bad_image", f"{name} is no picture of a kind that is known") from error
+    if width * height > MAX_PIXELS:
+        raise UserError(f"{name} has {width} x {height} pixels; {MAX_PIXELS / 1e6:g} million are read at most")
+    picture = Image.fromarray(read_image(data, name, None))
+    picture.thumbnail((KEPT_PIXELS, KEPT_PIXELS))
+    return picture
+
+
+def _size(content: CadProgram | Scan | Image.Image) -> int:
+    """Bytes in memory, about."""
+    match content:
+        case CadProgram():
+            return 400 * content.num_curves
+        case Scan():
+            return int(content.points.nbytes)
+    return content.width * content.height

@@ -5,9 +5,13 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline.cad.exchange.formats import Library
+from pipeline.cad.language.program import CadProgram
+from pipeline.cad.parts.describe import describe_extrude
+from pipeline.serving.editing import groups
 
 Document = Annotated[dict[str, Any], Field(description="A program as an Omni-CAD document; its lengths are metres.")]
 UploadId = Annotated[str, Field(pattern="^[0-9a-f]{32}$", description="What `POST /v1/uploads` gave for a file.")]
+Unit = Literal["m", "mm"]
 Format = Literal["step", "stl", "ply", "obj", "glb", "png", "json", "tokens", "py"]
 
 
@@ -78,7 +82,8 @@ class ConvertRequest(Body):
     upload: UploadId | None = None
     format: Format
     library: Library = Field(default=Library.CADQUERY, description="What a `py` is written for.")
-    name: str = Field("part", max_length=60, pattern=r"^[\w .-]+$", description="Of the file, without suffix.")
+    unit: Unit = Field(default="m", description="Of a mesh; other formats have a unit of their own.")
+    name: str = Field(default="part", pattern="^[A-Za-z0-9_ -]{1,60}$", description="Of the file, without suffix.")
 
 
 class ParameterView(BaseModel):
@@ -103,6 +108,22 @@ class StepView(BaseModel):
     operation: str
     groups: list[GroupView]
 
+    @classmethod
+    def of(cls, program: CadProgram, number: int) -> "StepView":
+        """A step of a program, counted from 0."""
+        extrude = program.extrudes[number]
+        found = [
+            GroupView(
+                label=group.label,
+                parameters=[
+                    ParameterView(key=each.key, label=each.label, value=round(each.value * 1000, 6))
+                    for each in group.parameters
+                ],
+            )
+            for group in groups(extrude, number)
+        ]
+        return cls(text=describe_extrude(extrude), operation=extrude.operation, groups=found)
+
 
 class Mesh(BaseModel):
     """A surface: int16 positions in steps of 1/8192 of the frame, and uint16 indices, little-endian, in base64."""
@@ -124,6 +145,7 @@ class SolidView(BaseModel):
     size: tuple[float, float, float]
     volume: float = Field(description="Cubic millimetres.")
     area: float = Field(description="Square millimetres.")
+    bodies: int = Field(description="Solids that touch nowhere.")
     frame: FrameView
     mesh: Mesh | None = Field(description="None where it has too many faces.")
     errors: str | None = Field(
@@ -190,7 +212,8 @@ class Health(BaseModel):
     checkpoint: str
     combinations: list[str]
     views: int = Field(description="Pictures that it takes at most.")
-    waiting: int
+    waiting: int = Field(description="Programs that wait to be written.")
+    kernel_waiting: int = Field(description="Pieces of work that wait for the CAD kernel.")
     limits: dict[str, float]
 
 

@@ -220,8 +220,8 @@ def _write_best(
             typer.echo(f"misfit to the cloud: {misfit:.4f} of its longest half-side")
         if misfit > ANOTHER_SHAPE:
             _say(
-                "note: this is another shape than the cloud's; more --candidates may find it, or a caption in the "
-                "words of the corpus"
+                "note: this is another shape than the cloud's; more --candidates or --search may find it, or a "
+                "caption in the words of the corpus"
             )
     if interrupt.requested():
         _say(f"stopped before the search was over: {out} has the best that was found until then")

@@ -5,6 +5,7 @@ import signal
 import socket
 import threading
 import webbrowser
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -90,9 +91,11 @@ def _run(
     start_server("pipeline.serving.tasks", "pipeline.generation.search.search")
     figures = Figures()
     service = Service(config, lambda: _load(folder, device or p.training.device, figures), limits, params.num_workers())
-    hosts = LOOPBACK if host in LOOPBACK else ("*",)
+    own = host == "localhost" or ((host.replace(".", "").isdigit() or ":" in host) and ip_address(host).is_loopback)
+    hosts = (*LOOPBACK, host) if own else ("*",)
     app = make_app(service, figures, folder.name, hosts, logs)
-    url = f"http://{'localhost' if host in LOOPBACK else host}:{listener.getsockname()[1]}"
+    name = "localhost" if host in LOOPBACK else f"[{host}]" if ":" in host else host
+    url = f"http://{name}:{listener.getsockname()[1]}"
     typer.echo(f"{said}{url} (Ctrl-C ends it)", err=True)
     if browser:
         threading.Timer(0.5, webbrowser.open, (url,)).start()

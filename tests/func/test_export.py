@@ -95,24 +95,25 @@ def test_the_dataset_is_read_by_webdataset_alone(done, tmp_path):
     assert "| `features/image/` | 36 | `image.npy` 2 x 4 x 16 float16 |" in card
 
 
-@pytest.mark.parametrize("merged", [False, True])
-def test_a_model_that_writes_text_is_plain_transformers_and_peft(copy, tmp_path, merged):
-    """Every stage begins anew: a stage of text alone, in the language model's own tokens, its embeddings trained."""
+def test_a_model_that_writes_text_is_plain_transformers_and_peft(copy, tmp_path):
+    """A stage of text alone, in the language model's own tokens, its embeddings trained."""
     shutil.rmtree(copy.folder / "checkpoints")
     copy.change("vocabulary: cad", "vocabulary: text")
     copy.run("cadmllm", "train", "stage1_text")
     checkpoint = copy.folder / "checkpoints/stage1_text"
-    arguments = ("--checkpoint", str(checkpoint), *(["--merged"] if merged else []))
-    copy.call("export", "model", str(tmp_path / "model"), *arguments)
-    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "model/models/llm", dtype=torch.float32)
-    if not merged:
-        plain = PeftModel.from_pretrained(plain, str(tmp_path / "model"))
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
-    ids = torch.tensor([tokenizer(f"CAD program: {CAPTION}", add_special_tokens=False)["input_ids"]])
     ours = CadMllm.from_pretrained(checkpoint, copy.folder / "models").model.eval()
+    ids = torch.tensor([ours.tokenizer(f"CAD program: {CAPTION}", add_special_tokens=False)["input_ids"]])
     with torch.inference_mode():
-        embedded = ours.text_embedding(ids)
-        expected = ours.causal_lm(inputs_embeds=embedded).logits
-        torch.testing.assert_close(plain.eval()(ids).logits, expected, rtol=1e-4, atol=1e-4)
-    assert json.loads((tmp_path / "model/config.json").read_text())["model"]["vocabulary"] == "text"
-    assert "AutoModelForCausalLM" in (tmp_path / "model/README.md").read_text()
+        expected = ours.causal_lm(inputs_embeds=ours.text_embedding(ids)).logits
+    for name, merged in (("model", False), ("merged", True)):
+        folder = tmp_path / name
+        copy.call("export", "model", str(folder), "--checkpoint", str(checkpoint), *(["--merged"] if merged else []))
+        plain = AutoModelForCausalLM.from_pretrained(folder / "models/llm", dtype=torch.float32)
+        if not merged:
+            plain = PeftModel.from_pretrained(plain, str(folder))
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        assert tokenizer.decode(ids[0]) == ours.tokenizer.decode(ids[0])
+        with torch.inference_mode():
+            torch.testing.assert_close(plain.eval()(ids).logits, expected, rtol=1e-4, atol=1e-4)
+        assert json.loads((folder / "config.json").read_text())["model"]["vocabulary"] == "text"
+        assert "AutoModelForCausalLM" in (folder / "README.md").read_text()

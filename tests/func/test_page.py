@@ -63,8 +63,13 @@ def open_program(page, files):
 
 def numbers(page):
     """What the line beneath the picture says of the solid: sizes and volume."""
-    size, volume = page.inner_text("#facts").split("; ")[:2]
-    return [float(each) for each in re.findall(r"[\d.]+", size)], float(volume.split()[0])
+    return page.inner_text("#facts").split("; ")[:2]
+
+
+def send(page, path):
+    """Give the page a file whose numbers are metres."""
+    page.get_by_label("Numbers of scans and meshes are").select_option("m")
+    page.get_by_label("Scan, mesh, pictures or a program").set_input_files(path)
 
 
 def colours(page):
@@ -96,14 +101,14 @@ def test_words_and_examples(page):
 
 
 def test_a_scan_is_explained_while_one_watches(page, files):
-    page.get_by_label("Scan, mesh, pictures or a program").set_input_files(files / "clevis.stl")
+    send(page, files / "clevis.stl")
     page.wait_for_selector("#given li:has-text('scan: clevis.stl')")
     assert page.get_by_label("Search, seconds").input_value() == "10"
     assert colours(page) > 20
     page.get_by_label("Search, seconds").fill("4")
     page.get_by_role("button", name="Generate").click()
     page.wait_for_selector("#facts:has-text('search is over')", timeout=60_000)
-    assert float(re.search(r"misfit to the scan ([\d.]+) %", page.inner_text("#facts"))[1]) < 5
+    assert float(re.search(r"([\d.]+) mm off the scan in the mean", page.inner_text("#facts"))[1]) < 1.5
     assert page.get_attribute("#view", "data-shown") == "solid"
     page.get_by_label("error on the part").check()
     assert page.get_attribute("#view", "data-shown") == "error"
@@ -113,11 +118,11 @@ def test_a_scan_is_explained_while_one_watches(page, files):
 
 
 def test_a_search_is_stopped(page, files):
-    page.get_by_label("Scan, mesh, pictures or a program").set_input_files(files / "clevis.stl")
+    send(page, files / "clevis.stl")
     page.wait_for_selector("#given li")
     page.get_by_label("Search, seconds").fill("100")
     page.get_by_role("button", name="Generate").click()
-    page.wait_for_selector("#facts:has-text('fit')", timeout=60_000)
+    page.wait_for_selector("#facts:has-text('programs judged')", timeout=60_000)
     page.get_by_role("button", name="Stop").click()
     idle(page)
     assert page.locator("#steps li").count() >= 1
@@ -149,6 +154,38 @@ def test_a_changed_number_is_seen_and_taken_back(page, files):
     page.keyboard.press("Control+z")
     page.wait_for_selector(f"#steps li:nth-child({steps}):last-child")
     assert numbers(page) == before
+
+
+def test_edits_that_come_faster_than_they_are_built_are_all_there(page, files):
+    def late(route):
+        page.wait_for_timeout(300)
+        route.continue_()
+
+    open_program(page, files)
+    page.route("**/v1/build", late)
+    for summary in page.locator("#steps summary").all():
+        summary.click()
+    fields = [page.get_by_label(re.compile(f"step {step}, extrusion: ")).first for step in (1, 2)]
+    wanted = [str(round(float(field.input_value()) * 1.25, 3)) for field in fields]
+    for field, value in zip(fields, wanted, strict=True):
+        field.fill(value)
+    page.wait_for_timeout(1500)
+    assert [float(field.input_value()) for field in fields] == pytest.approx([float(value) for value in wanted])
+    page.get_by_role("button", name="Undo").click()  # the second alone
+    assert float(fields[0].input_value()) == pytest.approx(float(wanted[0]))
+    assert float(fields[1].input_value()) != pytest.approx(float(wanted[1]))
+
+
+def test_a_scan_in_millimetres_is_as_large_as_it_is(page, files):
+    page.get_by_label("Scan, mesh, pictures or a program").set_input_files(files / "clevis.stl")
+    page.wait_for_selector("#given li")
+    thousandth = page.inner_text("#facts")
+    page.get_by_label("Numbers of scans and meshes are").select_option("m")
+    page.wait_for_selector(f"#facts:not(:has-text('{thousandth}'))")
+    sizes = [
+        [float(each) for each in re.findall(r"[0-9][0-9.]*", text)] for text in (thousandth, page.inner_text("#facts"))
+    ]
+    assert sizes[1] == pytest.approx([1000 * each for each in sizes[0]], rel=0.01)
 
 
 def test_a_half_finished_part_is_gone_on_from(page, files):

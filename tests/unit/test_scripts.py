@@ -55,12 +55,13 @@ def test_the_same_solid(library):
         assert volume(read_script(script(program, library))) == pytest.approx(volume(program), rel=1e-6)
 
 
-@LIBRARIES
 @pytest.mark.slow
-def test_real_models_too(real_models, library):
-    for path in real_models[::6]:
+def test_real_models_too(real_models):
+    for path in real_models[::9]:
         program = documents.loads(path.read_bytes())
-        assert volume(read_script(script(program, library))) == pytest.approx(volume(program), rel=1e-6)
+        truth = volume(program)
+        for library in Library:
+            assert volume(read_script(script(program, library))) == pytest.approx(truth, rel=1e-6)
 
 
 @LIBRARIES
@@ -122,6 +123,13 @@ def test_a_number_changed_by_hand(library):
         (Library.CADQUERY, "x = cq.Workplane('XY').lineTo(1, 0).extrude(1)", "`extrude` before `close`"),
         (Library.CADQUERY, "x = cq.Workplane('XY').lineTo(1, 0).fillet(1)", "`fillet` is not known"),
         (Library.CADQUERY, "x = cq.Plane((0, 0, 0), (0, 0, 1), (0, 0, 2))", "a plane's axes are parallel"),
+        (Library.CADQUERY, "x = cq.Workplane('XY').circle(5).moveTo(20, 0).circle(1).extrude(1)", "beside another"),
+        (Library.CADQUERY, "x = cq.Workplane('XY').circle(5).extrude(5, both=1)", "1.0 is neither True nor False"),
+        (
+            Library.CADQUERY,
+            "x = cq.Workplane('XY').circle(5).extrude(5, **{'both': True})",
+            "`**` is more",
+        ),
         (Library.CADQUERY, "part = 3", "no_geometry"),
         (Library.CADQUERY, "part = (", "line 2: '(' was never closed"),
         (Library.BUILD123D, "part = extrude(Rectangle(1, 1), amount=1)", "`extrude` takes a plane times a sketch"),

@@ -20,6 +20,7 @@ from pipeline.cad.exchange.script_values import (
     point2,
     profile,
     rectangle,
+    switch,
 )
 from pipeline.cad.exchange.script_writer import box, drawn, headline, numbered, planes, reach, regions, text, tuple_text
 from pipeline.cad.language.program import (
@@ -136,7 +137,7 @@ def _extrude(to_extrude: Any, amount: Any, both: bool = False) -> Body:
     if not isinstance(to_extrude, _Region) or to_extrude.on is None:
         raise ScriptError("`extrude` takes a plane times a sketch")
     on = to_extrude.on
-    return extruded((profile(to_extrude.loops),), on.plane, on.offset, number(amount), both is True)
+    return extruded((profile(to_extrude.loops),), on.plane, on.offset, number(amount), switch(both))
 
 
 def _line(start: Any, end: Any) -> Edge:

@@ -19,6 +19,7 @@ from pipeline.cad.exchange.script_values import (
     point2,
     profile,
     rectangle,
+    switch,
 )
 from pipeline.cad.exchange.script_writer import box, drawn, headline, planes, reach, regions, text, tuple_text
 from pipeline.cad.language.program import (
@@ -159,7 +160,7 @@ class Workplane:
         if self.edges:
             raise ScriptError("`extrude` before `close`")
         profiles = (profile(self.loops),) if self.loops else ()
-        return extruded(profiles, self.plane, self.offset, number(until), both is True)
+        return extruded(profiles, self.plane, self.offset, number(until), switch(both))
 
 
 def _same(a: Point2, b: Point2) -> bool:

@@ -160,6 +160,8 @@ def _apply(
 ) -> Any:
     if not callable(function):
         raise ScriptError(f"`{name[:40]}` is not known")
+    if any(word.arg is None for word in call.keywords):
+        raise ScriptError("`**` is more than is read of a script")
     args = [_value(arg, values, dialect) for arg in call.args]
     named = {word.arg: _value(word.value, values, dialect) for word in call.keywords if word.arg}
     try:

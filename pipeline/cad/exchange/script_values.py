@@ -23,6 +23,7 @@ from pipeline.cad.language.program import (
 )
 
 MAX_MM = 1e9
+MAX_EXTRUDES = 1000
 TOUCH_MM = 1e-6  # points nearer than that are one
 
 
@@ -62,6 +63,8 @@ class Body:
         adds = all(extrude.operation in (Operation.NEW, Operation.JOIN) for extrude in other.extrudes)
         if len(other.extrudes) > 1 and not (operation is Operation.JOIN and adds):
             raise ScriptError(f"only a single extrusion can {operation}")
+        if len(self.extrudes) + len(other.extrudes) > MAX_EXTRUDES:
+            raise ScriptError(f"more than {MAX_EXTRUDES} extrusions")
         return Body(self.extrudes + tuple(replace(extrude, operation=operation) for extrude in other.extrudes))
 
 
@@ -179,9 +182,28 @@ def closed_loop(edges: tuple[Edge, ...]) -> Loop:
 
 
 def profile(loops: tuple[Loop, ...]) -> Profile:
-    """A region: the largest of the loops less the others."""
+    """A region: the largest of the loops less the others, which lie within it."""
     outer = max(loops, key=lambda loop: abs(loop.signed_area))
-    return Profile(outer, tuple(loop for loop in loops if loop is not outer))
+    holes = tuple(loop for loop in loops if loop is not outer)
+    (left, low), (right, high) = _box(outer)
+    reach = TOUCH_MM + 1e-3 * max(right - left, high - low)  # arcs are looked at by some of their points
+    for hole in holes:
+        (x0, y0), (x1, y1) = _box(hole)
+        if x0 < left - reach or x1 > right + reach or y0 < low - reach or y1 > high + reach:
+            raise ScriptError("a loop beside another in one sketch: give each an extrusion of its own")
+    return Profile(outer, holes)
+
+
+def _box(loop: Loop) -> tuple[Point2, Point2]:
+    xs, ys = zip(*loop.outline(), strict=True)
+    return (min(xs), min(ys)), (max(xs), max(ys))
+
+
+def switch(value: Any) -> bool:
+    """``True`` or ``False``, checked."""
+    if not isinstance(value, bool):
+        raise ScriptError(f"{shown(value)} is neither True nor False")
+    return value
 
 
 def shown(value: Any) -> str:

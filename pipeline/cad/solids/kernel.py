@@ -280,6 +280,15 @@ def area(shape: TopoDS_Shape) -> float:
     return float(properties.Mass())
 
 
+def num_solids(shape: TopoDS_Shape) -> int:
+    """Bodies that touch nowhere."""
+    count, explorer = 0, TopExp_Explorer(shape, TopAbs_SOLID)
+    while explorer.More():
+        count += 1
+        explorer.Next()
+    return count
+
+
 def bounding_box(shape: TopoDS_Shape) -> tuple[Vec3, Vec3]:
     """Lowest and highest corner of the exact axis-aligned box."""
     box = Bnd_Box()

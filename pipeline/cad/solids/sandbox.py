@@ -85,6 +85,16 @@ class Sandbox(Generic[T, R]):
     def __enter__(self) -> "Sandbox[T, R]":
         return self
 
+    def start(self) -> None:
+        """Start a process, where there is none yet: otherwise the first task does."""
+        if not self._workers:
+            self._start()
+
+    def kill(self) -> None:
+        """Kill the processes, whatever they are at, from any thread: their tasks fail as if they had crashed."""
+        for worker in list(self._workers):
+            worker.process.kill()
+
     def __exit__(self, *_: object) -> None:
         for worker in self._workers:
             _stop(worker)

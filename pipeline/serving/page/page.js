@@ -4,7 +4,8 @@
   const $ = (id) => document.getElementById(id);
   const given = []; // uploads: { id, name, kind, points, frame }
   let health = null, choices = [], history = [], at = -1, stop = null;
-  let asked = 0, answered = 0, typing = null; // edits, by number, and the timer of one that is still typed
+  // An edit that is still typed, those to come, whether one is built, and what takes all of them back.
+  let typing = null, edits = [], editing = false, era = 0;
 
   // -- the service ------------------------------------------------------------------------------------------------
 
@@ -44,8 +45,11 @@
     try {
       health = await (await ask("health")).json();
       const known = health.combinations.join(", ").replaceAll("_", " ");
+      const kinds = [["text", "words"], ["point_cloud", "scans"], ["image", "pictures"]]
+        .filter(([kind]) => health.combinations.some((one) => one.split("+").includes(kind))).map(([, word]) => word);
+      $("state").title = `${health.checkpoint}, trained on ${known}`;
       $("state").textContent = {
-        ok: `${health.checkpoint}: takes ${known}`,
+        ok: `ready for ${kinds.join(", ")}`,
         loading: "the model is loading; programs can be edited already",
         failed: `the model cannot be loaded: ${health.detail}`,
       }[health.status];
@@ -66,13 +70,14 @@
       await guarded(async () => {
         if (health && file.size > health.limits.upload_mib * 2 ** 20)
           throw new Error(`${file.name} is larger than ${health.limits.upload_mib} MiB.`);
-        $("facts").textContent = `reading ${file.name}`;
-        const sent = await ask(`v1/uploads?name=${encodeURIComponent(file.name)}`, {
+        $("doing").textContent = `reading ${file.name}`;
+        const sent = await ask(`v1/uploads?name=${encodeURIComponent(file.name)}&unit=${$("unit").value}`, {
           method: "POST", body: file, headers: { "Content-Type": "application/octet-stream" },
         });
-        use(await sent.json());
+        use({ ...(await sent.json()), file });
       });
     }
+    $("doing").textContent = "";
     $("files").value = "";
     show();
   }
@@ -92,7 +97,6 @@
     listGiven();
     if (upload.kind === "scan") {
       if (Number($("seconds").value) === 0) $("seconds").value = 10;
-      $("facts").textContent = `${upload.name}: ${upload.size.map(short).join(" x ")} mm`;
       look("scan");
     }
   }
@@ -134,6 +138,9 @@
   function busy(now) {
     $("go").disabled = now;
     $("stop").hidden = !now;
+    $("doing").textContent = "";
+    $("progress").hidden = true;
+    if (now && innerWidth < 700) $("part").scrollIntoView();
     $("part").classList.toggle("busy", now);
     $("part").setAttribute("aria-busy", now);
     buttons();
@@ -142,31 +149,48 @@
   async function generate(signal, start) {
     const asked = { ...prompt(), ...(start && { start }) };
     if (number("seconds") > 0 && asked.scan) return search({ ...asked, seconds: number("seconds") }, signal);
-    $("facts").textContent = health && health.status === "ok" ? "writing" : "waiting for the model";
+    $("doing").textContent = health && health.status === "ok" ? "writing" : "waiting for the model";
     const answer = await (await post(start ? "v1/complete" : "v1/generate", asked, signal)).json();
     choose(answer.parts, 0, answer.notes);
   }
 
   // Lines of JSON, each as soon as it is there.
   async function search(asked, signal) {
-    $("facts").textContent = "writing, then searching";
-    const reader = (await post("v1/search", asked, signal)).body.pipeThrough(new TextDecoderStream()).getReader();
-    let rest = "", found = null;
-    for (;;) {
-      const { value, done } = await reader.read();
-      if (done) break;
-      const lines = (rest + value).split("\n");
-      rest = lines.pop();
-      for (const line of lines) {
-        const event = JSON.parse(line);
-        if (event.event === "waiting") $("facts").textContent = "waiting: another search is at work";
-        if (event.event === "failed") throw new Error(event.detail);
-        if (!event.part) continue;
-        const fit = `fit ${event.fit === null ? "?" : event.fit.toFixed(3)} of 1, ${event.judged} programs judged`;
-        if (event.event === "done") choose([event.part], 0, [...event.notes, `search is over: ${fit}`], found);
-        else choose([event.part], 0, [fit], found);
-        found = history[at];
+    $("doing").textContent = "writing a first program";
+    let clock = null;
+    const begin = () => {
+      const begun = Date.now(), most = asked.seconds;
+      $("progress").hidden = false;
+      const tick = () => {
+        const seconds = (Date.now() - begun) / 1000;
+        $("progress").value = Math.min(1, seconds / most);
+        $("doing").textContent = seconds < most ? `searching, ${Math.floor(seconds)} of ${most} s` : "finishing";
+      };
+      tick();
+      clock = setInterval(tick, 500);
+    };
+    try {
+      const reader = (await post("v1/search", asked, signal)).body.pipeThrough(new TextDecoderStream()).getReader();
+      let rest = "", found = null;
+      for (;;) {
+        const { value, done } = await reader.read();
+        if (done) break;
+        const lines = (rest + value).split("\n");
+        rest = lines.pop();
+        for (const line of lines) {
+          const event = JSON.parse(line);
+          if (event.event === "waiting") $("doing").textContent = "waiting: another search is at work";
+          if (event.event === "started") begin();
+          if (event.event === "failed") throw new Error(event.detail);
+          if (!event.part) continue;
+          const judged = `${event.judged.toLocaleString("en")} programs judged`;
+          const notes = event.event === "done" ? [...event.notes, `search is over: ${judged}`] : [judged];
+          choose([event.part], 0, notes, found);
+          found = history[at];
+        }
       }
+    } finally {
+      clearInterval(clock);
     }
   }
 
@@ -199,26 +223,48 @@
     );
   }
 
-  async function edit(change, key) {
-    const before = history[at], number = ++asked;
-    const part = await guarded(async () =>
-      (await post("v1/build", { program: before.part.program, change, scan: scan() ? scan().id : null })).json()
-    );
-    if (number !== asked) return; // taken back, or another one came after
-    answered = asked;
-    if (!part) return;
-    if (key && before.key === key) history[at] = { part, notes: [], key, from: before.from };
-    else remember({ part, notes: [], key });
-    choices = [];
-    listChoices(0);
-    show();
+  // One edit after the other, each of what the one before has made. Those of one number that wait become one.
+  function edit(change, key) {
+    flush();
+    const last = edits.at(-1);
+    if (key && last && last.key === key) last.change = change;
+    else edits.push({ change, key });
+    if (!editing) build();
+  }
+  async function build() {
+    editing = true;
+    while (edits.length) {
+      const { change, key } = edits.shift(), begun = era, before = history[at];
+      const part = await guarded(async () =>
+        (await post("v1/build", { program: before.part.program, change, scan: scan() ? scan().id : null })).json()
+      );
+      if (begun !== era || !part) continue; // taken back, or refused
+      if (key && before.key === key) history[at] = { part, notes: [], key };
+      else remember({ part, notes: [], key });
+      choices = [];
+      listChoices(0);
+      show();
+    }
+    editing = false;
+  }
+  function type(change, key) {
+    if (typing && typing.key !== key) flush();
+    if (typing) clearTimeout(typing.timer);
+    typing = { change, key, timer: setTimeout(flush, 80) };
+  }
+  function flush() {
+    if (!typing) return;
+    const { change, key, timer } = typing;
+    clearTimeout(timer);
+    typing = null;
+    edit(change, key);
   }
 
   function travel(by) {
-    const unseen = typing !== null || asked !== answered; // an edit that is not shown yet is what is taken back
-    clearTimeout(typing);
-    typing = null;
-    answered = ++asked;
+    const unseen = typing || edits.length || editing; // an edit that is not shown yet is what is taken back
+    if (typing) clearTimeout(typing.timer);
+    [typing, edits] = [null, []];
+    era++;
     if (!unseen || by > 0) at += by;
     choices = [];
     listChoices(0);
@@ -234,20 +280,23 @@
   }
 
   function show() {
-    const part = current();
-    $("empty").hidden = Boolean(part || scan());
+    const part = current(), cloud = scan();
+    $("empty").hidden = Boolean(part || cloud);
     buttons();
-    draw();
+    draw(true);
+    $("facts").textContent = cloud ? `${cloud.name}: ${cloud.size.map(short).join(" x ")} mm` : "";
     if (!part) return;
     const solid = part.solid;
     const facts = solid
-      ? [`${solid.size.map(short).join(" x ")} mm`, `${short(solid.volume)} mm³`,
-          ...(solid.misfit != null ? [`misfit to the scan ${(solid.misfit * 100).toFixed(2)} %`] : []),
+      ? [`${solid.size.map(short).join(" x ")} mm`, `${volume(solid.volume)}`,
+          ...(solid.bodies > 1 ? [`${solid.bodies} bodies that touch nowhere`] : []),
+          ...(solid.misfit != null ? [`${short(solid.misfit * solid.frame.scale * 1000)} mm off the scan in the mean`] : []),
           ...(solid.mesh ? [] : ["too many faces to be shown"])]
       : [`no solid: ${part.failure}`];
     $("facts").textContent = [...facts, ...history[at].notes].join("; ");
     listSteps(part);
   }
+  const volume = (mm3) => (mm3 < 1e5 ? `${short(mm3)} mm³` : `${short(mm3 / 1000)} cm³`);
 
   function listSteps(part) {
     const open = new Set([...document.querySelectorAll("#steps details[open]")].map((one) => one.dataset.step));
@@ -286,16 +335,11 @@
       input.id = input.dataset.key = parameter.key;
       label.htmlFor = input.id;
       label.textContent = parameter.label;
-      Object.assign(input, { type: "number", step: "any", value: parameter.value });
+      const rounded = Number(parameter.value.toFixed(3));
+      Object.assign(input, { type: "number", step: "any", value: rounded, title: `${parameter.value} mm` });
       input.setAttribute("aria-label", `step ${i + 1}, ${group.label}: ${parameter.label}, millimetres`);
       input.addEventListener("input", () => {
-        clearTimeout(typing);
-        typing = null;
-        if (input.value === "") return;
-        typing = setTimeout(() => {
-          typing = null;
-          edit({ parameter: parameter.key, value: Number(input.value) }, parameter.key);
-        }, 80);
+        if (input.value !== "") type({ parameter: parameter.key, value: Number(input.value) }, parameter.key);
       });
       grid.append(label, input);
     }
@@ -308,6 +352,11 @@
   const pane = new Solids.Pane($("view"));
   const table = new Solids.Turntable([$("view")], $("view"), (view, size) => pane.draw(view, size));
   const map = { furthest: 0.2, colours: viridis() };
+  // Nineteen of twenty points are within the colours.
+  function furthest(errors) {
+    const sorted = Solids.lengths(errors).sort();
+    return Math.max(sorted[Math.floor(0.95 * sorted.length)] || 0, 0.001);
+  }
   const looked = () => document.querySelector('input[name="look"]:checked').value;
   function look(what) {
     document.querySelector(`input[name="look"][value="${what}"]`).checked = true;
@@ -324,7 +373,7 @@
     });
   }
 
-  function draw() {
+  function draw(fitted = false) {
     const part = current(), cloud = scan(), solid = part && part.solid, dark = matchMedia("(prefers-color-scheme: dark)").matches;
     pane.look = dark
       ? { dot: 0.4, background: [0.12, 0.14, 0.17], body: [0.5, 0.64, 0.82], edge: [0.02, 0.02, 0.03] }
@@ -335,19 +384,27 @@
     const wanted = looked() === "error" && !errors ? "solid" : looked();
     const shown = wanted === "solid" && !solid ? "scan" : wanted === "scan" && !cloud ? "solid" : wanted;
     $("legend").hidden = shown !== "error";
+    if (errors) {
+      map.furthest = furthest(solid.errors);
+      $("furthest").textContent = short(map.furthest * solid.frame.scale * 1000);
+    }
     if (shown === "scan" && cloud) pane.show(null, Solids.dots(cloud.points, null, map), true);
     else if (shown === "error" && errors) pane.show(solid.mesh, Solids.dots(cloud.points, solid.errors, map));
     else if (solid && solid.mesh) pane.show(solid.mesh, null);
     else pane.show(null, null);
     $("view").dataset.shown = shown;
-    table.draw();
+    const ends = solid && solid.mesh ? Solids.lengths(solid.mesh.positions) : [];
+    const reach = ends.reduce((most, x) => Math.max(most, Math.abs(x)), 1);
+    if (fitted && reach > table.size / 1.7) table.fit(reach);
+    else table.draw();
   }
 
   // -- keeping ----------------------------------------------------------------------------------------------------
 
   async function download() {
     const [format, library] = $("format").value.split(":");
-    const answer = await post("v1/convert", { program: current().program, format, ...(library && { library }) });
+    const asked = { program: current().program, format, unit: "mm", ...(library && { library }) };
+    const answer = await post("v1/convert", asked);
     const anchor = document.createElement("a");
     anchor.href = URL.createObjectURL(await answer.blob());
     anchor.download = `part.${format}`;
@@ -362,7 +419,7 @@
     location.hash = "p=" + text.replaceAll("+", "-").replaceAll("/", "_").replaceAll("=", "");
     try {
       await navigator.clipboard.writeText(location.href);
-      $("facts").textContent = "the link is copied; it holds the whole program";
+      $("facts").textContent = "the link is copied; it holds the whole program, not the scan";
     } catch {
       $("facts").textContent = "the address of this page holds the whole program now: copy it";
     }
@@ -390,7 +447,7 @@
           given.splice(0);
           $("caption").value = example.caption;
           $("seconds").value = 0;
-          if (example.upload) guarded(() => use(example.upload));
+          if (example.upload) use(example.upload);
           listGiven();
           run((signal) => generate(signal));
         }))
@@ -424,9 +481,17 @@
   $("download").addEventListener("click", () => guarded(download));
   $("link").addEventListener("click", () => guarded(link));
   $("files").addEventListener("change", () => take([...$("files").files]));
-  document.querySelectorAll('input[name="look"]').forEach((radio) => radio.addEventListener("change", draw));
-  addEventListener("resize", draw);
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
+  document.querySelectorAll('input[name="look"]').forEach((radio) => radio.addEventListener("change", () => draw()));
+  $("fit").addEventListener("click", () => {
+    table.reset();
+    draw(true);
+  });
+  $("unit").addEventListener("change", () => {
+    const scans = given.filter((one) => one.kind === "scan" && one.file).map((one) => one.file);
+    if (scans.length) take(scans);
+  });
+  addEventListener("resize", () => draw());
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => draw());
   addEventListener("hashchange", () => guarded(fromLink));
   document.addEventListener("keydown", (event) => {
     if (!(event.ctrlKey || event.metaKey) || event.key.toLowerCase() !== "z" || event.target.matches("input, textarea")) return;

@@ -1,0 +1,48 @@
+"""Waiting for what threads do, as long as there is somebody who wants it; and why there is no answer."""
+
+import asyncio
+import functools
+import threading
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class BusyError(Exception):
+    """More is asked for than may wait."""
+
+
+class GoneError(Exception):
+    """The client has gone, or the service ends."""
+
+
+async def unless(is_gone: Callable[[], Awaitable[bool]], future: asyncio.Future[Any]) -> None:
+    """Wait for a result as long as there is somebody who wants it.
+
+    Raises:
+        GoneError: there is nobody. And what the result raises.
+    """
+    while not future.done():
+        await asyncio.wait([future], timeout=0.25)
+        if not future.done() and await is_gone():
+            raise GoneError
+    future.result()
+
+
+async def in_thread(is_gone: Callable[[], Awaitable[bool]], function: Callable[..., T], *arguments: Any) -> T:
+    """What a function gives in a thread; it is told when the client has gone.
+
+    Args:
+        function: takes ``is_gone``, too.
+    """
+    gone = threading.Event()
+    call = functools.partial(function, *arguments, is_gone=gone.is_set)
+    future = asyncio.ensure_future(asyncio.to_thread(call))
+    try:
+        await unless(is_gone, future)
+    finally:
+        if not future.done():
+            gone.set()
+            future.add_done_callback(lambda done: done.exception())  # it is known why
+    return future.result()
