@@ -49,12 +49,12 @@ class Budget:
     """When to stop: after so many judgements, or at a time (``time.monotonic``), whichever comes first.
 
     Attributes:
-        stopped: whether the user wants no more, asked between rounds.
+        stopped: whether the user wants no more, asked between rounds; None: as ``runtime.interrupt`` says.
     """
 
     judgements: int = ENDLESS
     deadline: float = float("inf")
-    stopped: Callable[[], bool] = interrupt.requested
+    stopped: Callable[[], bool] | None = None
 
     @classmethod
     def of(cls, seconds: float | None, judgements: int | None) -> "Budget":
@@ -65,7 +65,7 @@ class Budget:
     @property
     def is_over(self) -> bool:
         """Whether the time has come, or the user wants to stop."""
-        return time.monotonic() >= self.deadline or self.stopped()
+        return time.monotonic() >= self.deadline or (self.stopped or interrupt.requested)()
 
 
 @dataclass(frozen=True, slots=True)
