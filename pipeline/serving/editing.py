@@ -9,13 +9,13 @@ from pipeline.cad.language.program import (
     Circle,
     ExtentKind,
     Extrude,
-    Line,
     Loop,
     Operation,
     Point2,
     Profile,
     Sketch,
     dot,
+    map_loop,
 )
 from pipeline.cad.parts.describe import describe_loop
 from pipeline.runtime.errors import UserError
@@ -184,7 +184,7 @@ def _with_loop(sketch: Sketch, profile: str, loop: str, name: str, value: float)
         by = (value - centre[0], 0.0) if name == "x" else (0.0, value - centre[1])
         moved = range(len(loops)) if i == 0 else [i]
         for j in moved:
-            loops[j] = _mapped(loops[j], lambda at: (at[0] + by[0], at[1] + by[1]))
+            loops[j] = map_loop(loops[j], lambda at: (at[0] + by[0], at[1] + by[1]))
     else:
         loops[i] = _resized(loops[i], name, value, centre, (right - left, high - low))
     made = Profile(loops[0], tuple(loops[1:]))
@@ -206,18 +206,4 @@ def _resized(loop: Loop, name: str, value: float, centre: Point2, size: Point2) 
     has_arcs = any(isinstance(edge, Arc) for edge in loop.edges)
     fx = factor if has_arcs or name == "width" else 1.0
     fy = factor if has_arcs or name == "height" else 1.0
-    return _mapped(loop, lambda at: (centre[0] + fx * (at[0] - centre[0]), centre[1] + fy * (at[1] - centre[1])))
-
-
-def _mapped(loop: Loop, move: Callable[[Point2], Point2]) -> Loop:
-    first = loop.curves[0]
-    if isinstance(first, Circle):
-        return Loop((Circle(move(first.centre), first.radius),))
-    return Loop(
-        tuple(
-            Line(move(edge.start), move(edge.end))
-            if isinstance(edge, Line)
-            else Arc(move(edge.start), move(edge.end), move(edge.centre), edge.sweep)
-            for edge in loop.edges
-        )
-    )
+    return map_loop(loop, lambda at: (centre[0] + fx * (at[0] - centre[0]), centre[1] + fy * (at[1] - centre[1])))

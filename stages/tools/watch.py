@@ -12,6 +12,7 @@ from rich.live import Live
 from rich.text import Text
 
 from pipeline.model.checkpoint_folder import LOG
+from pipeline.runtime.interrupt import Interrupted, stop_at_once
 from pipeline.runtime.progress import console
 from pipeline.runtime.scratch import SCRATCH
 
@@ -23,6 +24,7 @@ MIB = 1 << 20
 
 def watch() -> None:
     """Show it until Ctrl-C; where there is no terminal, lines each time that something has changed."""
+    stop_at_once()
     try:
         if console.is_terminal:
             with Live(console=console, refresh_per_second=2) as live:
@@ -36,7 +38,7 @@ def watch() -> None:
                 before = [line.partition(",")[0] for line in now]
                 print("\n".join(now), flush=True)
             time.sleep(EVERY_S)
-    except KeyboardInterrupt:
+    except Interrupted:
         return
 
 

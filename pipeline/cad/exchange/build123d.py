@@ -34,6 +34,7 @@ from pipeline.cad.language.program import (
     Operation,
     Plane,
     Point2,
+    map_loop,
 )
 
 SIGNS = {Operation.NEW: "+=", Operation.JOIN: "+=", Operation.CUT: "-=", Operation.INTERSECT: "&="}
@@ -118,6 +119,10 @@ class _Pos:
 
     at: Point2
 
+    def moved(self, point: Point2) -> Point2:
+        """A point of a sketch around the origin, there."""
+        return point[0] + self.at[0], point[1] + self.at[1]
+
 
 def _plane(origin: Any = (0.0, 0.0, 0.0), x_dir: Any = (1.0, 0.0, 0.0), z_dir: Any = (0.0, 0.0, 1.0)) -> _On:
     return _On(plane(origin, x_dir, z_dir))
@@ -148,23 +153,6 @@ def _arc(start: Any, middle: Any, end: Any) -> Edge:
     return arc_through(point2(start), point2(middle), point2(end))
 
 
-def _moved(loop: Loop, by: Point2) -> Loop:
-    def move(at: Point2) -> Point2:
-        return at[0] + by[0], at[1] + by[1]
-
-    first = loop.curves[0]
-    if isinstance(first, Circle):
-        return Loop((Circle(move(first.centre), first.radius),))
-    return Loop(
-        tuple(
-            Line(move(edge.start), move(edge.end))
-            if isinstance(edge, Line)
-            else Arc(move(edge.start), move(edge.end), move(edge.centre), edge.sweep)
-            for edge in loop.edges
-        )
-    )
-
-
 def _together(value: Any) -> Body:
     """A body, or a list of them as one extrusion."""
     bodies = value if isinstance(value, list) else [value]
@@ -190,7 +178,7 @@ def _operated(operator: type[ast.operator], left: Any, right: Any) -> Any:
         return _Region(left.loops + right.loops)
     if operator is ast.Mult and isinstance(right, _Region) and right.on is None:
         if isinstance(left, _Pos):
-            return _Region(tuple(_moved(loop, left.at) for loop in right.loops))
+            return _Region(tuple(map_loop(loop, left.moved) for loop in right.loops))
         if isinstance(left, _On):
             return replace(right, on=left)
     return None

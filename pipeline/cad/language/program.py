@@ -280,10 +280,8 @@ class CadProgram:
         )
 
 
-def map_sketch(
-    sketch: Sketch, plane: Plane, move: Callable[[Point2], Point2], scale: float = 1.0, mirrored: bool = False
-) -> Sketch:
-    """The sketch on ``plane`` with every point moved; radii scale, and sweeps change sign where ``mirrored``."""
+def map_loop(loop: Loop, move: Callable[[Point2], Point2], scale: float = 1.0, mirrored: bool = False) -> Loop:
+    """The loop with every point moved; radii scale, and sweeps change sign where ``mirrored``."""
 
     def curve_of(curve: Curve) -> Curve:
         match curve:
@@ -294,8 +292,16 @@ def map_sketch(
             case Circle(centre, radius):
                 return Circle(move(centre), radius * scale)
 
+    return Loop(tuple(curve_of(curve) for curve in loop.curves))
+
+
+def map_sketch(
+    sketch: Sketch, plane: Plane, move: Callable[[Point2], Point2], scale: float = 1.0, mirrored: bool = False
+) -> Sketch:
+    """The sketch on ``plane``, every loop of it as ``map_loop`` has it."""
+
     def loop_of(loop: Loop) -> Loop:
-        return Loop(tuple(curve_of(curve) for curve in loop.curves))
+        return map_loop(loop, move, scale, mirrored)
 
     return Sketch(
         plane,
