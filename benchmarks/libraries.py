@@ -77,8 +77,8 @@ class Built:
     read_back: dict[Library, float]
 
 
-def build(task: Task) -> Built:
-    """Build a program, and write it as STEP."""
+def build(task: Task) -> tuple[float, list[float], dict[Library, float]]:
+    """Build a program, and write it as STEP; what ``Built`` holds."""
     from pipeline.cad.exchange.step import write_step
     from pipeline.cad.solids import kernel
 
@@ -89,7 +89,7 @@ def build(task: Task) -> Built:
     write_step(shape, task.step, task.step.stem)
     low, high = kernel.bounding_box(shape)
     read_back = {library: volume(read_script(script(task.program, library))) for library in Library}
-    return Built(volume(task.program), [(high[i] - low[i]) * 1e3 for i in range(3)], read_back)
+    return volume(task.program), [(high[i] - low[i]) * 1e3 for i in range(3)], read_back
 
 
 def run(python: Path, library: Library, paths: list[Path]) -> list[dict[str, Any]]:
@@ -148,9 +148,10 @@ def main() -> None:
                 print(f"{entry.id}: {error}", file=sys.stderr)
         tasks = [Task(program, Path(folder) / f"{i}.step") for i, program in enumerate(programs.values())]
         with Sandbox(build, cores(), 120.0, 4096) as sandbox:
-            built = dict(zip(programs, sandbox.map(tasks), strict=True))
-        steps = [task.step for task, result in zip(tasks, built.values(), strict=True) if isinstance(result, Built)]
-        truths = {name: result for name, result in built.items() if not isinstance(result, Failure)}
+            results = list(sandbox.map(tasks))
+        named = dict(zip(programs, results, strict=True))
+        truths = {name: Built(*result) for name, result in named.items() if not isinstance(result, Failure)}
+        steps = [task.step for task, result in zip(tasks, results, strict=True) if not isinstance(result, Failure)]
         report: dict[str, Any] = {"models": len(entries), "built": len(truths)}
         for library in Library:
             python = getattr(arguments, library)
