@@ -266,7 +266,7 @@ class Search:
         return [again if i == order[-1] else chain for i, chain in enumerate(chains)]
 
     def _polish(self) -> None:
-        """Put the best one's numbers where the cloud has them, where that builds and explains it no worse."""
+        """Put the best one's numbers where the cloud has them, where that explains it no worse and builds."""
         if self.state.best.tokens is None:
             return
         form = form_of(self.codec, self.state.best.tokens)
@@ -275,12 +275,10 @@ class Search:
             before, after = map(self.thorough, (form, form_of(self.codec, tokens)))
         except RejectError:
             return
-        if tokens == self.state.best.tokens:
+        if tokens == self.state.best.tokens or after.volume + after.surface < before.volume + before.surface - LITTLE:
             return
-        worse = after.volume + after.surface < before.volume + before.surface - LITTLE
-        misfit, known = self._built(tokens), self.state.best.misfit
-        # Where normals are noisy, as a mesh's are, the surface's share says little: distances decide.
-        if not isinstance(misfit, Failure) and not (worse and (known is None or misfit >= known)):
+        misfit = self._built(tokens)
+        if not isinstance(misfit, Failure):
             score = self.judge(form_of(self.codec, tokens))
             self.state.best = Found(tokens, score, misfit, self.state.judged, len(self.state.built))
             self.show(self.state.best)
