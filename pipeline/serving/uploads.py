@@ -6,7 +6,7 @@ import tempfile
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import Literal
 
@@ -86,7 +86,7 @@ class Uploads:
         with self._lock:
             if upload_id in self._kept:
                 self._kept.move_to_end(upload_id)
-                return self._kept[upload_id]
+                return replace(self._kept[upload_id], name=PurePath(name).name)  # another may have called it otherwise
         content = self._read(name, suffix, data, is_gone)
         if unit == "mm" and isinstance(content, Scan) and suffix not in SOLIDS:
             x, y, z = (length / 1000 for length in content.frame.centre)

@@ -119,6 +119,8 @@ def test_a_mesh_in_millimetres(server, stl):
         server.client.post("/v1/uploads", params={"name": "a.stl", "unit": unit}, content=stl).json()
         for unit in ("m", "mm")
     )
+    again = server.client.post("/v1/uploads", params={"name": "b.stl"}, content=stl).json()
+    assert again == {**metres, "name": "b.stl"}
     assert metres["size"] == pytest.approx([1000 * each for each in millimetres["size"]])
     written = server.client.post("/v1/convert", json={"program": DOCUMENT, "format": "stl", "unit": "mm"}).content
     back = server.client.post("/v1/uploads", params={"name": "a.stl", "unit": "mm"}, content=written).json()
