@@ -2,6 +2,8 @@
 
 from pipeline.decoding.options import Decoding
 
+WARM = 0.7  # temperature of all candidates but the first, where none is asked for
+
 
 def decodings(
     num_candidates: int, max_new_tokens: int, temperature: float | None, top_p: float, num_beams: int, seed: int
@@ -14,6 +16,6 @@ def decodings(
     if num_beams > 1:
         return [Decoding(max_new_tokens, num_candidates, temperature or 0.0, top_p, num_beams)]
     if temperature is None:
-        others = Decoding(max_new_tokens, max(num_candidates - 1, 1), 0.7, top_p, seed=seed)
+        others = Decoding(max_new_tokens, max(num_candidates - 1, 1), WARM, top_p, seed=seed)
         return [Decoding(max_new_tokens), *([others] if num_candidates > 1 else [])]
     return [Decoding(max_new_tokens, num_candidates, temperature, top_p, seed=seed)]

@@ -6,12 +6,11 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from pipeline.generation.candidates import WARM
 from pipeline.generation.inputs import UserInputs
 
 if TYPE_CHECKING:
     from pipeline.model.inputs import Inputs
-
-WARM = 0.7  # temperature of all candidates but the first
 
 
 @dataclass(frozen=True, slots=True)

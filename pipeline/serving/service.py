@@ -195,7 +195,7 @@ class Service:
                 raise UserError("only programs are converted; this upload is none")
             source = content
         if request.unit == "mm" and f".{request.format}" in MESHES:
-            source = source.restored(Frame((0.0, 0.0, 0.0), MM))
+            source = source.scaled(MM)
         with tempfile.TemporaryDirectory() as folder:
             target = Path(folder) / f"{request.name}.{request.format}"
             options = WriteOptions(self.codec.bits, self.codec.tolerance, request.library)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.cad.exchange.script_values import MAX_MM, Body, ScriptError, number, shown
-from pipeline.cad.language.program import CadProgram, Frame
+from pipeline.cad.language.program import CadProgram
 from pipeline.runtime.errors import RejectError
 
 MAX_BYTES = 4 << 20
@@ -65,7 +65,7 @@ def read(data: bytes | str, dialects: tuple[Dialect, ...]) -> CadProgram:
     found = values.get("part", bodies[-1] if bodies else None)
     if not isinstance(found, Body):
         raise RejectError("no_geometry", "no extrusion")
-    return CadProgram(found.extrudes).restored(Frame((0.0, 0.0, 0.0), 1e-3))
+    return CadProgram(found.extrudes).scaled(1e-3)
 
 
 def _run(tree: ast.Module, dialect: Dialect) -> dict[str, Any]:

@@ -11,7 +11,6 @@ from pipeline.cad.language.program import (
     Extent,
     ExtentKind,
     Extrude,
-    Frame,
     Line,
     Loop,
     Plane,
@@ -36,7 +35,7 @@ def tuple_text(values: tuple[float, ...]) -> str:
 
 def headline(extrude: Extrude, number: int) -> Iterator[str]:
     """What a step makes, in words, as a comment; the program's lengths are millimetres."""
-    metres = CadProgram((extrude,)).restored(Frame((0.0, 0.0, 0.0), 1e-3)).extrudes[0]
+    metres = CadProgram((extrude,)).scaled(1e-3).extrudes[0]
     yield from textwrap.wrap(
         f"{number}. {describe_extrude(metres)}", 118, initial_indent="# ", subsequent_indent="#    "
     )

@@ -247,6 +247,10 @@ class CadProgram:
         s = 1 / frame.scale
         return self._similar(frame.scale, (frame.centre[0] * s, frame.centre[1] * s, frame.centre[2] * s))
 
+    def scaled(self, factor: float) -> "CadProgram":
+        """The program in another unit."""
+        return self._similar(factor, (0.0, 0.0, 0.0))
+
     def _similar(self, scale: float, shift: Vec3) -> "CadProgram":
         """Shift by ``shift``, then scale."""
 

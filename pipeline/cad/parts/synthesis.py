@@ -9,7 +9,7 @@ import random
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-from pipeline.cad.language.program import CadProgram, Frame
+from pipeline.cad.language.program import CadProgram
 from pipeline.cad.parts import captions, prismatic_parts, turned_parts
 from pipeline.cad.parts.draft import Draft
 from pipeline.cad.parts.general.sequences import extrusions
@@ -70,4 +70,4 @@ def make_part(seed: int, number: int, families: tuple[str, ...], general_share: 
         draft = FAMILIES[families[number % len(families)]](rng)
     text = captions.caption(rng, draft.body, draft.features, draft.size_mm)
     millimetres = CadProgram(tuple(draft.extrudes))
-    return Part(millimetres.restored(Frame((0.0, 0.0, 0.0), MM)), text)
+    return Part(millimetres.scaled(MM), text)
