@@ -17,12 +17,12 @@ from pipeline.cad.omnicad.listing import base_model
 from pipeline.cad.omnicad.published import SPLIT_FILE
 from pipeline.cad.omnicad.rejects import Rejects
 from pipeline.cad.parts import synthesis
-from pipeline.cad.solids.sandbox import Sandbox, cores
 from pipeline.corpus import build
 from pipeline.corpus.prepare import PrepareTask, prepare, read_texts
 from pipeline.corpus.zip_writer import zip_writer
+from pipeline.execution.sandbox import Sandbox, cores
+from pipeline.execution.workers import Workers
 from pipeline.planning.params import Params
-from pipeline.settings.params import num_workers
 from pipeline.settings.places import CORPUS
 
 PER_FOLDER = 10_000
@@ -108,7 +108,7 @@ def corpus() -> dict[str, float]:
     build.prepare = without_kernel  # type: ignore[attr-defined]
     started = time.perf_counter()
     counts = build.build_corpus(
-        p.data, p.codec, p.kernel, p.seed, Path("scratch/corpus"), CORPUS, num_workers(), lambda *_: None
+        p.data, p.codec, p.kernel, p.seed, Path("scratch/corpus"), CORPUS, Workers(), lambda *_: None
     )
     seconds = time.perf_counter() - started
     assert counts["reasons"].keys() == {"duplicate_of_train"}, counts

@@ -26,7 +26,8 @@ from _reconstruction import Answer, Part, work
 from reconstruction import Ways, summary
 
 from pipeline.cad.omnicad.dataset import open_dataset
-from pipeline.cad.solids.sandbox import Failure, Sandbox, cores, start_server
+from pipeline.execution.pool import Failure
+from pipeline.execution.sandbox import Sandbox, cores, start_server
 from pipeline.generation.pretrained import CadMllm
 from pipeline.generation.search import search as searching
 from pipeline.generation.search.judge import Judge

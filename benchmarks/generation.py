@@ -29,10 +29,11 @@ from transformers import GenerationConfig, LogitsProcessorList
 from pipeline.cad.language.codec import Codec
 from pipeline.cad.language.grammar import Grammar
 from pipeline.cad.parts import synthesis
-from pipeline.cad.solids.sandbox import Failure, Sandbox, cores
 from pipeline.decoding.constrained import GrammarProcessor
 from pipeline.decoding.generate import generate_tokens
 from pipeline.decoding.options import Decoding
+from pipeline.execution.pool import Failure
+from pipeline.execution.sandbox import Sandbox, cores
 from pipeline.generation.select import BuildTask, build_candidate
 from pipeline.model.cad_mllm import CadMllmModel
 from pipeline.model.inputs import Inputs, collate, tokenise_prompts

@@ -26,8 +26,9 @@ from pipeline.cad.omnicad.listing import Entry
 from pipeline.cad.omnicad.rejects import Rejects
 from pipeline.cad.parts.synthesis import FAMILIES, make_part
 from pipeline.cad.solids import kernel
-from pipeline.cad.solids.sandbox import Failure, Sandbox, cores
 from pipeline.corpus.prepare import PrepareTask, prepare, read_texts
+from pipeline.execution.pool import Failure
+from pipeline.execution.sandbox import Sandbox, cores
 from pipeline.planning.params import Params
 from pipeline.runtime.errors import UserError
 

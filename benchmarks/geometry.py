@@ -23,7 +23,8 @@ from pipeline.cad.omnicad.dataset import open_dataset
 from pipeline.cad.solids import kernel
 from pipeline.cad.solids.rendering import encode_png, render_views
 from pipeline.cad.solids.sampling import sample_surface
-from pipeline.cad.solids.sandbox import Failure, Sandbox, cores
+from pipeline.execution.pool import Failure
+from pipeline.execution.sandbox import Sandbox, cores
 from pipeline.geometry.draw import DEFLECTION
 from pipeline.planning.params import Params
 from pipeline.runtime.seeds import generator

@@ -27,7 +27,8 @@ from pipeline.cad.exchange.scripts import read_script, script
 from pipeline.cad.language.program import CadProgram
 from pipeline.cad.omnicad import documents
 from pipeline.cad.omnicad.dataset import open_dataset
-from pipeline.cad.solids.sandbox import Failure, Sandbox, cores
+from pipeline.execution.pool import Failure
+from pipeline.execution.sandbox import Sandbox, cores
 from pipeline.runtime.errors import RejectError
 
 SAME = 1e-6  # of the volume

@@ -19,7 +19,8 @@ from _common import OMNICAD, parse
 
 from pipeline.cad.omnicad import documents
 from pipeline.cad.parts import synthesis
-from pipeline.cad.solids.sandbox import Failure, Sandbox
+from pipeline.execution.pool import Failure
+from pipeline.execution.sandbox import Sandbox
 from pipeline.metrics.assess import CompareTask, compare_files
 
 

@@ -28,7 +28,9 @@ from PIL import Image
 
 from pipeline.cad.language.program import Frame
 from pipeline.cad.omnicad.dataset import open_dataset
-from pipeline.cad.solids.sandbox import Failure, Sandbox, cores, start_server
+from pipeline.execution.pool import Failure
+from pipeline.execution.sandbox import Sandbox, cores, start_server
+from pipeline.execution.workers import Workers
 from pipeline.generation.inputs import UserInputs
 from pipeline.generation.pretrained import CadMllm
 from pipeline.generation.search.search import Budget, search
@@ -72,7 +74,7 @@ class Ways:
             case "text_greedy":
                 return self._generated(UserInputs(caption, None, None, ()))
         starts = [] if self.model is None else [self._generated(UserInputs("", cloud, WHOLE, ()))]
-        found = search(cloud, self.bits, starts, 0, cores(), Budget.of(self.search_s, None))
+        found = search(cloud, self.bits, starts, 0, Workers(), Budget.of(self.search_s, None))
         return found.tokens or ()
 
     def _generated(self, given: UserInputs, num_candidates: int = 1) -> tuple[int, ...]:

@@ -27,7 +27,8 @@ from pipeline.cad.language.tokens import NUM_COMMANDS
 from pipeline.cad.omnicad import documents
 from pipeline.cad.omnicad.dataset import open_dataset
 from pipeline.cad.solids import kernel
-from pipeline.cad.solids.sandbox import Failure, Sandbox, cores
+from pipeline.execution.pool import Failure
+from pipeline.execution.sandbox import Sandbox, cores
 from pipeline.runtime.errors import RejectError
 from pipeline.runtime.seeds import plain_generator
 

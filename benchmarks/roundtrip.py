@@ -26,7 +26,8 @@ from pipeline.cad.solids import kernel
 from pipeline.cad.solids.distances import chamfer
 from pipeline.cad.solids.mesh import Mesh, Surface, volumetric_iou, watertight
 from pipeline.cad.solids.sampling import sample_surface
-from pipeline.cad.solids.sandbox import Failure, Sandbox, cores
+from pipeline.execution.pool import Failure
+from pipeline.execution.sandbox import Sandbox, cores
 from pipeline.planning.params import Params
 from pipeline.runtime.errors import RejectError
 from pipeline.runtime.seeds import generator

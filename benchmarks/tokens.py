@@ -21,8 +21,9 @@ from pipeline.cad.language.program import Arc, CadProgram, Circle
 from pipeline.cad.omnicad import documents
 from pipeline.cad.omnicad.dataset import open_dataset
 from pipeline.cad.omnicad.rejects import Rejects
-from pipeline.cad.solids.sandbox import Failure, Sandbox, cores
 from pipeline.corpus.prepare import PrepareTask, prepare, read_texts
+from pipeline.execution.pool import Failure
+from pipeline.execution.sandbox import Sandbox, cores
 from pipeline.planning.params import Params
 from pipeline.runtime.errors import UserError
 

@@ -5,10 +5,11 @@ from pathlib import Path
 from pipeline.cad.language.settings import Codec
 from pipeline.cad.solids.settings import Kernel
 from pipeline.corpus.settings import Data
+from pipeline.execution.workers import Workers
 from pipeline.runtime.commands import long_running
 from pipeline.runtime.progress import display
 from pipeline.runtime.scratch import work_folder
-from pipeline.settings.params import Sections, num_workers
+from pipeline.settings.params import Sections
 from pipeline.settings.places import CORPUS, MODELS
 from pipeline.settings.section import Seed
 
@@ -35,7 +36,7 @@ def corpus() -> None:
     hint = unwatched(Path(p.data.path), "corpus", ("json", "txt")) if p.data.source == "omnicad" else None
     seen = read_seen(MODELS) if p.data.duplicates == "drop" else frozenset()
     with display("corpus") as show, work_folder("corpus", __name__, sections, inputs) as scratch:
-        workers = num_workers()
+        workers = Workers.load()
         counts = build_corpus(p.data, p.codec, p.kernel, p.seed, scratch, CORPUS, workers, show, seen=seen)
         splits = ", ".join(f"{number} {split}" for split, number in counts["splits"].items())
         show.say(

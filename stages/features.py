@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from pipeline.execution.workers import Workers
 from pipeline.features.settings import Features
 from pipeline.runtime.commands import command, long_running
 from pipeline.runtime.errors import UserError
@@ -55,10 +56,13 @@ def run(modality: Modality) -> None:
     Manifest.read(GEOMETRY, "geometry")
     settings = getattr(p.features, modality.value)
     inputs = {"encoder": read_models(MODELS)[ENCODERS[modality.value]]["sha256"]}
+    import torch
+
     from pipeline.features.build import build_features
     from pipeline.runtime.device import choose_device
 
-    device = choose_device(p.training.device)
+    workers = Workers.load()
+    device = choose_device(p.training.device) if workers.are_here else torch.device(workers.device(p.training.device))
     sections = {"settings": settings, "device": device.type}
     with (
         display(f"features {modality.value}") as show,
@@ -66,7 +70,7 @@ def run(modality: Modality) -> None:
     ):
         out = FEATURES / modality.value
         show.say(f"encoding on {device}")
-        counts = build_features(modality.value, GEOMETRY, MODELS, settings, device, scratch, out, show)
+        counts = build_features(modality.value, GEOMETRY, MODELS, settings, device, scratch, out, workers, show)
         show.say(f"{counts['samples']} models encoded, {counts['rejected']} rejected")
 
 

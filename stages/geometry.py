@@ -4,11 +4,12 @@ from pathlib import Path
 
 from pipeline.cad.omnicad.settings import Source
 from pipeline.cad.solids.settings import Kernel
+from pipeline.execution.workers import Workers
 from pipeline.geometry.settings import Geometry
 from pipeline.runtime.commands import long_running
 from pipeline.runtime.progress import display
 from pipeline.runtime.scratch import work_folder
-from pipeline.settings.params import Sections, num_workers
+from pipeline.settings.params import Sections
 from pipeline.settings.places import CORPUS, GEOMETRY
 from pipeline.settings.section import Seed
 from pipeline.shards.manifest import Manifest
@@ -34,7 +35,8 @@ def geometry() -> None:
     hint = unwatched(Path(p.data.path), "geometry", ("pcd", "img")) if p.data.source == "omnicad" else None
     sections = {"geometry": p.geometry, "kernel": p.kernel, "data": {"path": p.data.path}, "seed": p.seed}
     with display("geometry") as show, work_folder("geometry", __name__, sections, {}) as scratch:
-        counts = build_geometry(CORPUS, p.data, p.geometry, p.kernel, p.seed, scratch, GEOMETRY, num_workers(), show)
+        workers = Workers.load()
+        counts = build_geometry(CORPUS, p.data, p.geometry, p.kernel, p.seed, scratch, GEOMETRY, workers, show)
         show.say(f"{counts['samples']} models drawn, {counts['rejected']} rejected")
         for reason, number in counts["reasons"].items():
             show.say(f"  rejected: {number} {reason} (data/geometry/rejects.csv)")

@@ -8,12 +8,12 @@ from typing import Any
 from pipeline.curriculum.place import Place, find_trained
 from pipeline.evaluation.real_models import TransferSections, no_real_models, real_path
 from pipeline.evaluation.setup import make_evaluator, measuring
+from pipeline.execution.workers import Workers
 from pipeline.runtime.atomic import atomic_folder, publish, write_text
 from pipeline.runtime.commands import long_running
 from pipeline.runtime.fingerprint import sha256_file, sha256_folder
 from pipeline.runtime.progress import Display, display
 from pipeline.runtime.scratch import clean
-from pipeline.settings import params
 from pipeline.settings.places import CHECKPOINTS, CORPUS, EVALUATIONS, METRICS, MODELS, SKIPPED, TRANSFER, Folders
 from pipeline.shards.manifest import MANIFEST, Manifest
 
@@ -72,7 +72,7 @@ def _measure(p: TransferSections, place: Place, show: Display) -> None:
         "first_checkpoint": sha256_folder(CHECKPOINTS / first.name),
     }
     with measuring("transfer", p, place, __name__, sections) as scratch:
-        device, workers = choose_device(p.training.device), params.num_workers()
+        device, workers = choose_device(p.training.device), Workers.load()
         folders = prepare_real(p, list(place.features), MODELS, CORPUS, device, scratch, workers, show)
         first_loss = _first_loss(p, first, place, folders, scratch)  # first, so that one model is in memory at a time
         evaluator, _ = make_evaluator(p, place, scratch / "generated", limits, folders)

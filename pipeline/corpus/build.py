@@ -23,13 +23,14 @@ from pipeline.cad.omnicad.listing import Entry, Listing, base_model
 from pipeline.cad.omnicad.published import SPLITS
 from pipeline.cad.omnicad.rejects import Rejects
 from pipeline.cad.parts import describe
-from pipeline.cad.solids.sandbox import Failure, Sandbox
 from pipeline.cad.solids.settings import Kernel
 from pipeline.corpus.duplicates import leave_out_known
 from pipeline.corpus.prepare import PrepareTask, model_id, prepare, read_texts
 from pipeline.corpus.selection import Selection
 from pipeline.corpus.settings import Data
 from pipeline.corpus.synthetic import make_synthetic_zip
+from pipeline.execution.pool import Failure, Pool
+from pipeline.execution.workers import Workers
 from pipeline.runtime import interrupt
 from pipeline.runtime.atomic import publish
 from pipeline.runtime.errors import Reject, UserError
@@ -70,7 +71,7 @@ def build_corpus(
     seed: int,
     scratch: Path,
     out: Path,
-    num_workers: int,
+    workers: Workers,
     progress: Callable[[int, int, str], None],
     required: Sequence[str] = SPLITS,
     seen: AbstractSet[str] = frozenset(),
@@ -93,8 +94,8 @@ def build_corpus(
     entries = dataset.listing(data.limit)
     rejects, selection = entries.rejects, Selection()
     listed = len(entries) + len(rejects)
-    with Journal(scratch) as journal, Sandbox(prepare, num_workers, kernel.timeout_s, kernel.memory_mib) as sandbox:
-        work = _Preparation(data, codec, journal, sandbox, selection, rejects)
+    with Journal(scratch) as journal, workers.pool(prepare, kernel.timeout_s, kernel.memory_mib) as pool:
+        work = _Preparation(data, codec, journal, pool, selection, rejects)
         read = _shown(entries, len(entries), "models read, built and encoded", progress)
         work.prepare_all(read_texts(dataset, read, rejects), is_prefix=False)
         selection.assign_splits(data.split, seed, dataset.published_split())
@@ -137,13 +138,13 @@ class _Preparation:
     data: Data
     codec: Codec
     journal: Journal
-    sandbox: Sandbox[PrepareTask, Record]
+    pool: Pool[PrepareTask, Record]
     selection: Selection
     rejects: Rejects
 
     def prepare_all(self, texts: Iterable[tuple[Entry, bytes]], is_prefix: bool) -> None:
         """Prepare models, as workers are free for them; those whose records the journal has are not made again."""
-        for task, answer in self.sandbox.as_completed(self._missing(texts, is_prefix)):
+        for task, answer in self.pool.as_completed(self._missing(texts, is_prefix)):
             record: Record
             if isinstance(answer, Failure):
                 record = {"id": task.entry.id, "reason": answer.reason, "detail": answer.detail}

@@ -14,7 +14,6 @@ import numpy as np
 
 from pipeline.cad.language.codec import Codec
 from pipeline.cad.language.program import CadProgram
-from pipeline.cad.solids.sandbox import Failure, Sandbox
 from pipeline.cad.solids.settings import Kernel
 from pipeline.curriculum.data import TrainingData
 from pipeline.curriculum.plan import Example
@@ -24,6 +23,8 @@ from pipeline.decoding.generate import generate_tokens
 from pipeline.decoding.options import Decoding
 from pipeline.evaluation.lines import published
 from pipeline.evaluation.settings import Evaluation
+from pipeline.execution.pool import Failure
+from pipeline.execution.workers import Workers
 from pipeline.generation.likelihood import score
 from pipeline.generation.search.search import improved
 from pipeline.generation.select import build_candidate, select
@@ -103,12 +104,11 @@ class Evaluator:
         geometry: ShardReader,
         setting: Setting,
         folder: Path,
-        num_workers: int,
+        workers: Workers,
     ) -> None:
         self.model, self.test, self.geometry, self.setting, self.folder = model, test, geometry, setting, folder
-        self.num_workers = num_workers
-        limits = num_workers, setting.kernel.timeout_s, setting.kernel.memory_mib
-        self.builders, self.assessors = Sandbox(build_candidate, *limits), Sandbox(assess, *limits)
+        self.workers, limits = workers, (setting.kernel.timeout_s, setting.kernel.memory_mib)
+        self.builders, self.assessors = workers.pool(build_candidate, *limits), workers.pool(assess, *limits)
         places = geometry.find(test.corpus.index["key"][test.rows])
         order = shuffled(test.names, setting.seed, "test")
         self.rows: list[int] = order[places[order] >= 0][: setting.evaluation.num_test_models].tolist()
@@ -126,8 +126,8 @@ class Evaluator:
         return self
 
     def __exit__(self, *raised: object) -> None:
-        for sandbox in (self.builders, self.assessors):
-            sandbox.__exit__(*raised)
+        for pool in (self.builders, self.assessors):
+            pool.__exit__(*raised)
 
     def cases(self, combination: str, rows: Sequence[int]) -> list[Case]:
         """Test models, shown by a combination."""
@@ -240,7 +240,7 @@ class Evaluator:
         if not builds:
             return programs
         clouds = [None if case.inputs.program else case.cloud for case in cases]
-        return improved(programs, clouds, self.model.grammar.bits, builds, self.setting.seed, self.num_workers)
+        return improved(programs, clouds, self.model.grammar.bits, builds, self.setting.seed, self.workers)
 
     def _generate(self, cases: Sequence[Case], start: int) -> list[tuple[int, ...]]:
         """The chosen program for each case of a batch."""

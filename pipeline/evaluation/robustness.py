@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pipeline.cad.solids.sandbox import Failure, Sandbox
 from pipeline.evaluation.disturbances import TurnTask, noisy, thinned, turned_views
 from pipeline.evaluation.evaluate import Case, Evaluator, shown_by
 from pipeline.evaluation.settings import Robustness
+from pipeline.execution.pool import Failure, Pool
 from pipeline.features.memory import remedies
 from pipeline.features.settings import ImageFeatures, PointFeatures
 from pipeline.generation.prompt import Encoders
@@ -41,8 +41,8 @@ def robustness(
     """
     encoders, limits = Encoders(evaluator.model, models), evaluator.setting.kernel
     rows = []
-    with Sandbox(turned_views, evaluator.num_workers, limits.timeout_s, limits.memory_mib) as sandbox:
-        jobs = list(_jobs(evaluator, settings, encoders, sandbox))
+    with evaluator.workers.pool(turned_views, limits.timeout_s, limits.memory_mib) as pool:
+        jobs = list(_jobs(evaluator, settings, encoders, pool))
         for number, (combination, disturbance, level, make) in enumerate(jobs):
             progress(number, len(jobs), f"{disturbance} {level:g}")
             results = evaluator.measure(f"{disturbance}-{level:g}", evaluator.rows, make, pictures=False)
@@ -72,7 +72,7 @@ def table(rows: list[dict[str, Any]]) -> list[tuple[str, float, float]]:
     return found
 
 
-Turning = Sandbox[TurnTask, np.ndarray]
+Turning = Pool[TurnTask, np.ndarray]
 Job = tuple[str, str, float, Callable[[Sequence[int]], list[Case]]]
 
 

@@ -9,9 +9,10 @@ from pipeline.cad.solids.settings import Kernel
 from pipeline.curriculum.place import Place
 from pipeline.curriculum.settings import Training
 from pipeline.evaluation.settings import Evaluation, Robustness
+from pipeline.execution.workers import Workers
 from pipeline.runtime.fingerprint import sha256_file, sha256_folder
 from pipeline.runtime.scratch import work_folder
-from pipeline.settings import memory, params
+from pipeline.settings import memory
 from pipeline.settings.places import CHECKPOINTS, CORPUS, GEOMETRY, MODELS, Folders
 from pipeline.shards.manifest import MANIFEST
 from pipeline.training.settings import TrackedSections
@@ -72,7 +73,7 @@ def make_evaluator(
     check_codec(data["test"], model.grammar)
     setting = Setting(place.stage, p.training, limits, p.kernel, p.seed)
     reader = ShardReader(folders.geometry, "geometry")
-    return Evaluator(model, data["test"], reader, setting, scratch, params.num_workers()), data["validation"]
+    return Evaluator(model, data["test"], reader, setting, scratch, Workers.load()), data["validation"]
 
 
 def remedies(limits: Evaluation, training: Training) -> Iterator[str]:

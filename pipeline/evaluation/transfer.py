@@ -9,6 +9,7 @@ import torch
 from pipeline.corpus.build import build_corpus
 from pipeline.corpus.settings import Split
 from pipeline.evaluation.real_models import TransferSections, real_path
+from pipeline.execution.workers import Workers
 from pipeline.features.build import build_features
 from pipeline.geometry.build import build_geometry
 from pipeline.settings.places import Folders
@@ -25,7 +26,7 @@ def prepare_real(
     trained: Path,
     device: torch.device,
     folder: Path,
-    num_workers: int,
+    workers: Workers,
     show: Step,
 ) -> Folders:
     """Corpus, geometry and features of the models at ``transfer.path``, in ``folder``; what is there already stays.
@@ -53,13 +54,13 @@ def prepare_real(
     work = folder / "work"
     if not found.corpus.is_dir():
         scratch, seen = work / "corpus", read_seen(models) | read_seen(trained, "corpus")
-        build_corpus(data, p.codec, p.kernel, p.seed, scratch, found.corpus, num_workers, show, ("test",), seen)
+        build_corpus(data, p.codec, p.kernel, p.seed, scratch, found.corpus, workers, show, ("test",), seen)
     if not found.geometry.is_dir():
         drawn = p.geometry.model_copy(update={"num_queries": 0})
         out, scratch = found.geometry, work / "geometry"
-        build_geometry(found.corpus, data, drawn, p.kernel, p.seed, scratch, out, num_workers, show)
+        build_geometry(found.corpus, data, drawn, p.kernel, p.seed, scratch, out, workers, show)
     for name, out in found.features.items():
         if not out.is_dir():
             settings, scratch = getattr(p.features, name), work / name
-            build_features(name, found.geometry, models, settings, device, scratch, out, show)
+            build_features(name, found.geometry, models, settings, device, scratch, out, workers, show)
     return found

@@ -1,8 +1,10 @@
 """The features stage: a frozen encoder over every geometry sample, once, into shards of embeddings."""
 
-from collections.abc import Callable, Iterator
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,9 +14,12 @@ from torch import Tensor
 
 from pipeline.encoders.dinov2 import DinoV2Encoder, decode_png
 from pipeline.encoders.michelangelo import MichelangeloEncoder
+from pipeline.execution.pool import Failure, Pool
+from pipeline.execution.workers import Workers
 from pipeline.features.memory import remedies
 from pipeline.features.settings import ImageFeatures, PointFeatures
 from pipeline.runtime import interrupt
+from pipeline.runtime.device import choose_device
 from pipeline.runtime.errors import Reject, UserError
 from pipeline.runtime.fingerprint import libraries
 from pipeline.runtime.prefetch import prefetch
@@ -167,6 +172,14 @@ def make_shard(featurizer: Featurizer, reader: ShardReader, path: Path, dtype: s
     return FinishedShard(write_shard(path, samples()), tuple(sorted(rejects)))
 
 
+def _made(pool: Pool[Path, FinishedShard], paths: Sequence[Path]) -> Iterator[FinishedShard]:
+    """A shard at each path, in this order."""
+    for path, made in zip(paths, pool.map(paths)):
+        if isinstance(made, Failure):
+            raise UserError(f"{path.name} could not be encoded: {made.detail}")
+        yield made
+
+
 def feature_details(encoder: dict[str, Any], settings: Settings, geometry: dict[str, Any]) -> dict[str, Any]:
     """What a user's own input is encoded alike by.
 
@@ -178,6 +191,28 @@ def feature_details(encoder: dict[str, Any], settings: Settings, geometry: dict[
     return {"encoder": source, "settings": settings.model_dump(mode="json"), "geometry": geometry}
 
 
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """What a worker loads elsewhere: the encoder, and the geometry that it encodes.
+
+    Attributes:
+        device: ``cpu`` or ``cuda``: the one that the worker is given.
+    """
+
+    modality: str
+    geometry: Path
+    models: Path
+    settings: Settings
+    device: str
+
+    def begin(self) -> Callable[[Path], FinishedShard]:
+        """Load it."""
+        reader, device = ShardReader(self.geometry, "geometry"), choose_device(self.device)
+        num_views = reader.manifest.details["settings"]["num_views"]
+        featurizer = make_featurizer(self.modality, self.models, self.settings, num_views, device)
+        return functools.partial(make_shard, featurizer, reader, dtype=self.settings.dtype)
+
+
 def build_features(
     modality: str,
     geometry: Path,
@@ -186,9 +221,13 @@ def build_features(
     device: torch.device,
     scratch: Path,
     out: Path,
+    workers: Workers,
     progress: Callable[[int, int, str], None],
 ) -> dict[str, Any]:
     """Encode every geometry shard into one feature shard of the same name and publish them to ``out``.
+
+    Args:
+        device: what is encoded on, here or elsewhere.
 
     Raises:
         UserError: models or geometry are missing or do not fit, or memory runs out.
@@ -200,13 +239,12 @@ def build_features(
     with memory.explained(
         lambda: f"on {device} with {modality}s", lambda: remedies(modality, settings, device.type != "cpu")
     ):
-        featurizer = make_featurizer(modality, models, settings, geometry_settings["num_views"], device)
-        finished = shard_by_shard(
-            scratch,
-            sources,
-            lambda paths: (make_shard(featurizer, reader, path, settings.dtype) for path in paths),
-            progress,
-        )
+        own = device if workers.are_here else torch.device("cpu")  # elsewhere, this process sees what would not fit
+        featurizer = make_featurizer(modality, models, settings, geometry_settings["num_views"], own)
+        here = functools.partial(make_shard, featurizer, reader, dtype=settings.dtype)
+        job = Encoding(modality, geometry, models, settings, device.type)
+        with workers.networks(here, job, job.device) as pool:
+            finished = shard_by_shard(scratch, sources, lambda paths: _made(pool, paths), progress)
     details = feature_details(entry, settings, geometry_settings) | {"libraries": libraries(__name__)}
     fields = embeddings.fields(member_of(modality), featurizer.shape, settings.dtype)
     publish_shards(scratch, out, finished, f"features/{modality}", fields, details)

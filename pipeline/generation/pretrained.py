@@ -21,8 +21,10 @@ from pipeline.cad.language.codec import TOLERANCE, Codec
 from pipeline.cad.language.program import CadProgram, Frame
 from pipeline.cad.language.tokens import TOKEN
 from pipeline.cad.solids.clouds import draw_points
-from pipeline.cad.solids.sandbox import Failure, Sandbox
 from pipeline.decoding.generate import generate_tokens
+from pipeline.execution.pool import Failure
+from pipeline.execution.sandbox import Sandbox
+from pipeline.execution.workers import Workers
 from pipeline.generation.candidates import decodings
 from pipeline.generation.inputs import UserInputs, read_inputs
 from pipeline.generation.likelihood import score
@@ -218,7 +220,7 @@ class CadMllm:
         chosen = self._chosen(prompt, programs, _compared(given.points), num_workers)
         if searched and given.points is not None:
             budget = Budget.of(search_s, builds)
-            found = search(given.points, codec.bits, programs, seed, num_workers, budget, show, scratch)
+            found = search(given.points, codec.bits, programs, seed, Workers(num_workers), budget, show, scratch)
             chosen = self._with_found(found, prompt, chosen)
         return [Generated(each, codec.decode(each.tokens).restored(frame), codec.bits) for each in chosen]
 

@@ -8,7 +8,7 @@ import numpy as np
 from pipeline.cad.language.codec import Codec
 from pipeline.cad.solids.distances import misfit
 from pipeline.cad.solids.mesh import watertight
-from pipeline.cad.solids.sandbox import Failure, Sandbox
+from pipeline.execution.pool import Failure, Pool
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ def select(
     likelihoods: Sequence[Sequence[float]],
     clouds: Sequence[np.ndarray | None],
     bits: int,
-    sandbox: Sandbox[BuildTask, float | None],
+    pool: Pool[BuildTask, float | None],
 ) -> Iterator[list[Candidate]]:
     """The candidates of each prompt, the best one first.
 
@@ -73,7 +73,7 @@ def select(
     """
     distinct = [{tuple(tokens): value for tokens, value in zip(p, v)} for p, v in zip(programs, likelihoods)]
     tasks = (BuildTask(tokens, bits, cloud) for own, cloud in zip(distinct, clouds) for tokens in own)
-    answers = sandbox.map(tasks)
+    answers = pool.map(tasks)
     for own in distinct:
         found = []
         for tokens, likelihood in own.items():

@@ -8,8 +8,9 @@ from typing import Any
 
 from pipeline.cad.omnicad.dataset import Dataset, dataset_path
 from pipeline.cad.omnicad.settings import Source
-from pipeline.cad.solids.sandbox import Failure, Sandbox
 from pipeline.cad.solids.settings import Kernel
+from pipeline.execution.pool import Failure
+from pipeline.execution.workers import Workers
 from pipeline.geometry.draw import DrawTask, draw
 from pipeline.geometry.settings import Geometry
 from pipeline.runtime import interrupt
@@ -29,7 +30,7 @@ def build_geometry(
     seed: int,
     scratch: Path,
     out: Path,
-    num_workers: int,
+    workers: Workers,
     progress: Callable[[int, int, str], None],
 ) -> dict[str, Any]:
     """Make one geometry shard for each corpus shard in ``scratch`` and publish them to ``out``.
@@ -46,11 +47,11 @@ def build_geometry(
     reader, path = CorpusReader(corpus), dataset_path(data, corpus).absolute()
     dataset = Dataset(path)
 
-    with Sandbox(draw, num_workers, kernel.timeout_s, kernel.memory_mib) as sandbox:
+    with workers.pool(draw, kernel.timeout_s, kernel.memory_mib) as pool:
 
         def make(paths: Sequence[Path]) -> Iterator[FinishedShard]:
             rows = (row for path in paths for row in reader.rows_of(path.name))
-            answers = sandbox.map(draw_task(dataset, reader.json(row), geometry, seed) for row in rows)
+            answers = pool.map(draw_task(dataset, reader.json(row), geometry, seed) for row in rows)
             for path in paths:  # a slow model of one shard holds up nobody: others begin with the next
                 yield _draw_shard(path, reader, answers)
                 dataset.check()

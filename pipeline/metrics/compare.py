@@ -4,7 +4,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.cad.solids.sandbox import Failure, Sandbox
+from pipeline.execution.pool import Failure
+from pipeline.execution.sandbox import Sandbox
 from pipeline.metrics.assess import CompareTask
 from pipeline.metrics.pairs import Pair
 from pipeline.metrics.statistics import COUNTED, OF_SOLIDS, estimate

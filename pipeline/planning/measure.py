@@ -14,13 +14,14 @@ from pipeline.cad.omnicad.dataset import open_dataset
 from pipeline.cad.omnicad.listing import Entry
 from pipeline.cad.omnicad.rejects import Rejects
 from pipeline.cad.parts import synthesis
-from pipeline.cad.solids.sandbox import Failure, Sandbox
 from pipeline.corpus.build import members_of
 from pipeline.corpus.prepare import PrepareTask, prepare, read_texts
 from pipeline.corpus.synthetic import make_synthetic_zip
 from pipeline.encoders.michelangelo import MichelangeloConfig, MichelangeloEncoder
 from pipeline.evaluation.evaluate import PICTURE_SIZE
 from pipeline.evaluation.real_models import no_real_models, real_path
+from pipeline.execution.pool import Failure
+from pipeline.execution.sandbox import Sandbox
 from pipeline.features.build import models_per_pass
 from pipeline.geometry.build import draw_task
 from pipeline.geometry.draw import draw

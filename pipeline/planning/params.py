@@ -11,6 +11,7 @@ from pipeline.curriculum.settings import CurriculumStage, Training
 from pipeline.evaluation.real_models import TransferSections
 from pipeline.evaluation.settings import Evaluation, Robustness, Transfer
 from pipeline.evaluation.setup import RobustnessSections
+from pipeline.execution.settings import LOCAL, Execution
 from pipeline.features.settings import Features
 from pipeline.geometry.settings import Geometry
 from pipeline.model.settings import ModelParams
@@ -26,6 +27,7 @@ class Params(TrainSections, RobustnessSections, TransferSections, extra="forbid"
     preset: str = Field(description="the preset this file was made from")
     seed: Seed
     models: Models
+    execution: Execution = LOCAL
     data: Data
     codec: Codec
     kernel: Kernel

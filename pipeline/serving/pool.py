@@ -9,7 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from pipeline.cad.exchange.files import ConvertTask
-from pipeline.cad.solids.sandbox import Failure, Sandbox
+from pipeline.execution.pool import Failure
+from pipeline.execution.sandbox import Sandbox
 from pipeline.runtime.errors import RejectError
 from pipeline.serving.tasks import ReadTask, ShapeTask, work
 from pipeline.serving.waiting import BusyError, GoneError

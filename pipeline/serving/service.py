@@ -19,6 +19,7 @@ from pipeline.cad.language.program import CadProgram, Frame
 from pipeline.cad.language.tokens import TOKEN
 from pipeline.cad.omnicad import documents
 from pipeline.cad.parts.captions import count
+from pipeline.execution.workers import Workers
 from pipeline.generation.inputs import UserInputs
 from pipeline.generation.search.search import Budget, search
 from pipeline.generation.search.state import Found
@@ -322,7 +323,13 @@ class Service:
             seconds = min(prompt.seconds, self.limits.search_s)
             budget = replace(Budget.of(seconds, prompt.builds), stopped=job.gone.is_set)
             assert job.given.points is not None, "a search has a scan"
-            tell(_End(search(job.given.points, self.codec.bits, starts, prompt.seed, self.num_workers, budget, tell)))
+            tell(
+                _End(
+                    search(
+                        job.given.points, self.codec.bits, starts, prompt.seed, Workers(self.num_workers), budget, tell
+                    )
+                )
+            )
         except Exception as error:
             tell(_End(error))
         finally:

@@ -52,7 +52,12 @@ class Sections(BaseModel):
 
 def num_workers() -> int:
     """Processes for CPU work: CADMLLM_WORKERS, or one per usable core. It changes no result, so it is no parameter."""
+    return worker_limit() or len(os.sched_getaffinity(0))
+
+
+def worker_limit() -> int | None:
+    """CADMLLM_WORKERS, where it is set."""
     given = os.environ.get("CADMLLM_WORKERS", "")
     if given and not (given.isdigit() and int(given) > 0):
         raise UserError(f"CADMLLM_WORKERS={given!r} is not a positive number")
-    return int(given) if given else len(os.sched_getaffinity(0))
+    return int(given) if given else None

@@ -52,7 +52,8 @@ def convert_file(
     """
     check_pair(source, target)
     from pipeline.cad.exchange.files import ConvertTask, WriteOptions, convert
-    from pipeline.cad.solids.sandbox import Failure, Sandbox
+    from pipeline.execution.pool import Failure
+    from pipeline.execution.sandbox import Sandbox
 
     schema = StepSchema.AP242 if ap242 else StepSchema.AP214
     options = WriteOptions(bits, tolerance, library, schema, views, image_size)
@@ -112,7 +113,8 @@ def check_files(
     if not files:
         raise UserError(f"no CAD file ({', '.join(sorted(known))}) in {', '.join(map(str, paths))}")
     from pipeline.cad.exchange.files import CheckTask, check
-    from pipeline.cad.solids.sandbox import Failure, Sandbox, cores
+    from pipeline.execution.pool import Failure
+    from pipeline.execution.sandbox import Sandbox, cores
     from pipeline.runtime.progress import display
 
     reasons: Counter[str] = Counter()

@@ -9,7 +9,7 @@ import typer
 
 from pipeline.cad.exchange.formats import SCANS, check_file, check_writable
 from pipeline.cad.parts.captions import count
-from pipeline.cad.solids.sandbox import start_server
+from pipeline.execution.sandbox import start_server
 from pipeline.generation.candidates import decodings
 from pipeline.model.checkpoint_folder import check_checkpoint, models_of
 from pipeline.planning.params import Params

@@ -49,7 +49,7 @@ def metrics(
     from pipeline.metrics.pairs import pairs
 
     found = pairs(predicted, truth)
-    from pipeline.cad.solids.sandbox import Sandbox, cores
+    from pipeline.execution.sandbox import Sandbox, cores
     from pipeline.metrics.assess import CompareTask, compare_files
     from pipeline.metrics.compare import compare_pairs, summary
     from pipeline.runtime.progress import display

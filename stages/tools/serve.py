@@ -84,7 +84,7 @@ def _run(
     listener = _listen(host, port)
     import uvicorn
 
-    from pipeline.cad.solids.sandbox import start_server
+    from pipeline.execution.sandbox import start_server
     from pipeline.serving.api import LOOPBACK, Figures, make_app
     from pipeline.serving.service import Service
 

@@ -9,6 +9,7 @@ from pipeline.curriculum.log import StageLog
 from pipeline.curriculum.plan import Example
 from pipeline.curriculum.settings import CurriculumStage
 from pipeline.evaluation.evaluate import Evaluator, Setting
+from pipeline.execution.workers import Workers
 from pipeline.model.inputs import collate
 from pipeline.planning.params import Params
 from pipeline.shards.reader import ShardReader
@@ -84,7 +85,7 @@ def learn(folder, combination, monkeypatch, scratch, blind=False):
         budget = {"num_test_models": NUM_MODELS, "max_new_tokens": longest, "batch_size": 16}
         setting = Setting(stage, training, p.evaluation.model_copy(update=budget), p.kernel, 0)
         geometry = ShardReader(folder / "data/geometry", "geometry")
-        with Evaluator(model, data, geometry, setting, scratch / when, 1) as evaluator:
+        with Evaluator(model, data, geometry, setting, scratch / when, Workers(1)) as evaluator:
             return evaluator.syntax(combination)
 
     before = syntax("before", lengths[-1])

@@ -13,6 +13,7 @@ from pipeline.cad.parts import synthesis
 from pipeline.corpus import build as build_module
 from pipeline.corpus.build import build_corpus
 from pipeline.corpus.prepare import model_id, read_texts
+from pipeline.execution.workers import Workers
 from pipeline.geometry.build import build_geometry
 from pipeline.planning.params import Params
 from pipeline.planning.presets import compose
@@ -26,7 +27,7 @@ from tests.unit.test_raw_files import IDS, make, pack
 def build(folder: Path, prefixes: int):
     p = Params.parse(compose("smoke"), "smoke")
     data = p.data.model_copy(update={"prefixes": prefixes})
-    counts = build_corpus(data, p.codec, p.kernel, 0, folder / "scratch", folder / "out", 2, lambda *_: None)
+    counts = build_corpus(data, p.codec, p.kernel, 0, folder / "scratch", folder / "out", Workers(2), lambda *_: None)
     reader = ShardReader(folder / "out", "corpus")
     samples = [(shard.name, reader.json(row)) for shard in reader.manifest.shards for row in reader.rows_of(shard.name)]
     return counts, samples
@@ -78,7 +79,9 @@ def test_a_model_replaced_while_the_stage_runs_is_the_one_that_was_read(tmp_path
     data = p.data.model_copy(update=changes)
 
     def build(name):
-        build_corpus(data, p.codec, p.kernel, 0, tmp_path / f"{name}-scratch", tmp_path / name, 1, lambda *_: None)
+        build_corpus(
+            data, p.codec, p.kernel, 0, tmp_path / f"{name}-scratch", tmp_path / name, Workers(1), lambda *_: None
+        )
         return {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()}
 
     read = Dataset.read
@@ -106,7 +109,9 @@ def washers(tmp_path):
     p = p.model_copy(
         update={"data": data, "geometry": p.geometry.model_copy(update={"num_views": 1, "image_size": 16})}
     )
-    build_corpus(data, p.codec, p.kernel, 0, tmp_path / "c", tmp_path / "corpus", 1, lambda *_: None, ("train",))
+    build_corpus(
+        data, p.codec, p.kernel, 0, tmp_path / "c", tmp_path / "corpus", Workers(1), lambda *_: None, ("train",)
+    )
     return p
 
 
@@ -124,7 +129,9 @@ def test_a_kill_while_the_corpus_is_written_costs_no_shard(tmp_path, washers, mo
 
     def made(name):
         scratch, out = tmp_path / f"{name}-scratch", tmp_path / name
-        build_corpus(washers.data, washers.codec, washers.kernel, 0, scratch, out, 1, lambda *_: None, ("train",))
+        build_corpus(
+            washers.data, washers.codec, washers.kernel, 0, scratch, out, Workers(1), lambda *_: None, ("train",)
+        )
         return {path.name: path.read_bytes() for path in out.iterdir()}
 
     monkeypatch.setattr(build_module, "write_shard", write)
@@ -145,7 +152,7 @@ def test_a_kill_while_the_corpus_is_written_costs_no_shard(tmp_path, washers, mo
 
 def draw_all(p, folder, data, progress=lambda *_: None):
     out = folder / "geometry"
-    build_geometry(folder / "corpus", data, p.geometry, p.kernel, 0, folder / "g", out, 1, progress)
+    build_geometry(folder / "corpus", data, p.geometry, p.kernel, 0, folder / "g", out, Workers(1), progress)
     reader = ShardReader(out, "geometry")
     clouds = [reader.array(row, "points.npy") for row in reader.rows()]
     return clouds, read_rejects(out)

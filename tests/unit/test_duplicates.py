@@ -16,6 +16,7 @@ from pipeline.corpus.prepare import PrepareTask, model_id, prepare
 from pipeline.corpus.selection import Selection
 from pipeline.corpus.settings import Split
 from pipeline.corpus.splits import drawn_split
+from pipeline.execution.workers import Workers
 from pipeline.planning.params import Params
 from pipeline.planning.presets import compose
 from pipeline.runtime.errors import UserError
@@ -80,7 +81,9 @@ def build(folder, programs, seen=frozenset(), **changes):
     p = Params.parse(compose("smoke"), "smoke")
     update = {"source": "omnicad", "path": str(folder / "raw"), "split": SPLIT, **changes}
     data = p.data.model_copy(update=update)
-    return build_corpus(data, p.codec, p.kernel, 0, folder / "scratch", folder / "out", 2, lambda *_: None, seen=seen)
+    return build_corpus(
+        data, p.codec, p.kernel, 0, folder / "scratch", folder / "out", Workers(2), lambda *_: None, seen=seen
+    )
 
 
 @pytest.mark.slow

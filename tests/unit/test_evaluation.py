@@ -19,10 +19,10 @@ from pipeline.cad.solids import kernel
 from pipeline.cad.solids.distances import chamfer, misfit, to_surface
 from pipeline.cad.solids.mesh import flat_mesh, volumetric_iou, watertight
 from pipeline.cad.solids.sampling import sample_surface
-from pipeline.cad.solids.sandbox import Sandbox
 from pipeline.evaluation.disturbances import noisy, thinned, turned
 from pipeline.evaluation.lines import published
 from pipeline.evaluation.robustness import table
+from pipeline.execution.sandbox import Sandbox
 from pipeline.geometry.draw import normalised_mesh
 from pipeline.metrics.assess import AssessTask, CompareTask, assess, compare_files
 from pipeline.metrics.compact import MAX_POINTS

@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModel, BitImageProcessorPil
 
 from pipeline.encoders.dinov2 import DinoV2Encoder
 from pipeline.encoders.michelangelo import MichelangeloConfig, MichelangeloEncoder
+from pipeline.execution.workers import Workers
 from pipeline.features.build import build_features, make_featurizer
 from pipeline.features.settings import ImageFeatures, PointFeatures
 from pipeline.features.verify import verify_folder
@@ -206,7 +207,7 @@ def test_members_of_written_shards(before, tmp_path, modality, setting, expected
     kind = ImageFeatures if modality == "image" else PointFeatures
     settings, out = kind(**setting, batch_size=2, dtype=dtype), tmp_path / "out"
     places = (before / "geometry", before / "models", settings, torch.device("cpu"), tmp_path / "scratch", out)
-    assert build_features(modality, *places, quiet)["samples"] == 3
+    assert build_features(modality, *places, Workers(), quiet)["samples"] == 3
     members = expected_members(modality, expected, dtype)
     with tarfile.open(out / "train-000000.tar") as tar:
         found = {member.name: described(tar.extractfile(member).read()) for member in tar}

@@ -15,7 +15,8 @@ from pipeline.cad.parts.draft import CUT, INTERSECT, JOIN, NEW
 from pipeline.cad.parts.general.bodies import Body
 from pipeline.cad.parts.general.words import draft_of
 from pipeline.cad.parts.shapes import circle, extrude, rectangle, symmetric
-from pipeline.cad.solids.sandbox import Failure, Sandbox
+from pipeline.execution.pool import Failure
+from pipeline.execution.sandbox import Sandbox
 from tests.unit import sandboxed
 
 FAMILIES = tuple(synthesis.FAMILIES)

@@ -13,10 +13,10 @@ from pipeline.cad.parts import synthesis
 from pipeline.cad.solids import kernel
 from pipeline.cad.solids.mesh import volumetric_iou, watertight
 from pipeline.cad.solids.sampling import sample_surface
-from pipeline.cad.solids.sandbox import Sandbox
 from pipeline.decoding.constrained import GrammarProcessor
 from pipeline.decoding.generate import generate_tokens
 from pipeline.decoding.options import Decoding
+from pipeline.execution.sandbox import Sandbox
 from pipeline.generation.likelihood import score
 from pipeline.generation.select import build_candidate, select
 from pipeline.geometry.draw import DEFLECTION

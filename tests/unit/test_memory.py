@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from pipeline.evaluation import robustness, setup
+from pipeline.execution.workers import Workers
 from pipeline.features import build as features
 from pipeline.features.memory import remedies
 from pipeline.model import cad_mllm, checkpoint
@@ -97,13 +98,15 @@ def test_encoders_within_a_measurement_name_what_helps_them(smoke, tmp_path, mon
     details = {modality: {"settings": settings.model_dump()}}
     evaluator = SimpleNamespace(
         model=SimpleNamespace(device=cpu, feature_details=details, feature_shapes={"image": (2,)}),
-        cases=lambda *_: [], test=None, num_workers=1,
+        cases=lambda *_: [], test=None, workers=Workers(1),
         setting=SimpleNamespace(seed=0, kernel=smoke.kernel),
     )  # fmt: skip
     encoders = SimpleNamespace(points=no_memory, images=no_memory, image_size=56)
 
     def encode():
-        features.build_features(modality, tmp_path, tmp_path, settings, cpu, tmp_path, tmp_path, lambda *_: None)
+        features.build_features(
+            modality, tmp_path, tmp_path, settings, cpu, tmp_path, tmp_path, Workers(), lambda *_: None
+        )
 
     def disturb():
         if modality == "image":

@@ -18,7 +18,7 @@ from pipeline.cad.omnicad.dataset import Dataset
 from pipeline.cad.omnicad.raw_files import NoDatasetError
 from pipeline.cad.omnicad.zip_directory import Member, read_directory
 from pipeline.cad.parts import synthesis
-from pipeline.cad.solids.sandbox import Sandbox
+from pipeline.execution.sandbox import Sandbox
 from pipeline.geometry.build import draw_task
 from pipeline.geometry.draw import draw
 from pipeline.geometry.settings import Geometry

@@ -7,7 +7,8 @@ import sys
 import psutil
 import pytest
 
-from pipeline.cad.solids.sandbox import Failure, Sandbox
+from pipeline.execution.pool import Failure
+from pipeline.execution.sandbox import Sandbox
 from tests.conftest import ROOT
 from tests.unit.sandboxed import build, doze, work
 
@@ -102,7 +103,7 @@ def test_a_pool_serves_several_maps_and_stops_its_workers():
 def test_a_script_can_give_a_function_of_its_own(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
-        "from pipeline.cad.solids.sandbox import Sandbox\n"
+        "from pipeline.execution.sandbox import Sandbox\n"
         "def double(item):\n    return 2 * item\n"
         "if __name__ == '__main__':\n"
         "    with Sandbox(double, 2, 10, 256) as sandbox:\n        print(list(sandbox.map(range(5))))\n"
@@ -116,7 +117,7 @@ def test_a_worker_that_hangs_dies_with_the_process_that_started_it(tmp_path):
     script = tmp_path / "hangs.py"
     script.write_text(
         "import os, time\n"
-        "from pipeline.cad.solids.sandbox import Sandbox\n"
+        "from pipeline.execution.sandbox import Sandbox\n"
         "def work(path):\n"
         "    os.write(1, str(os.getpid()).encode() + b'\\n')\n"
         "    time.sleep(600)\n"

@@ -11,7 +11,9 @@ from pipeline.cad.language.layout import Outline, Prism, Ring
 from pipeline.cad.language.program import Operation
 from pipeline.cad.language.tokens import FINE, TOKEN
 from pipeline.cad.solids import boundary, prisms
-from pipeline.cad.solids.sandbox import Failure, Sandbox
+from pipeline.execution.pool import Failure
+from pipeline.execution.sandbox import Sandbox
+from pipeline.execution.workers import Workers
 from pipeline.generation.search import search as searching
 from pipeline.generation.search.chain import READING, Chain
 from pipeline.generation.search.contours import outlines
@@ -252,10 +254,10 @@ def search_of(cloud, sandbox, starts=(), shown=None):
 
 def test_the_number_of_processes_changes_nothing():
     cloud = cloud_of(PART, FEW)
-    one, two = (search(cloud, 8, [], 3, count, Budget(200)) for count in (1, 2))
+    one, two = (search(cloud, 8, [], 3, Workers(count), Budget(200)) for count in (1, 2))
     assert one == two
     assert one.tokens is not None
-    assert search(cloud, 8, [], 4, 1, Budget(200)).tokens != one.tokens
+    assert search(cloud, 8, [], 4, Workers(1), Budget(200)).tokens != one.tokens
 
 
 def test_a_part_is_found_from_its_cloud_alone():
@@ -361,15 +363,15 @@ def test_what_follows_from_an_accident_is_not_kept(monkeypatch, tmp_path):
 
 
 def test_programs_are_improved_by_the_clouds_that_there_are_or_not_at_all(monkeypatch):
-    monkeypatch.setattr(searching, "sandbox_for", lambda _: contextlib.nullcontext(Here()))
+    monkeypatch.setattr(searching, "pool_for", lambda _: contextlib.nullcontext(Here()))
     start, clouds = tokens_of(CODEC, SHEET), [None, cloud_of(PART, FEW)]
-    same, better = improved([start, start], clouds, 8, 100, 0, 1)
+    same, better = improved([start, start], clouds, 8, 100, 0, Workers(1))
     assert same == start
     assert iou(CODEC.decode(start), program_of(CODEC, PART)) < 0.5
     assert iou(CODEC.decode(better), program_of(CODEC, PART)) > 0.9
     monkeypatch.setattr(searching.interrupt._stop, "signal_name", "SIGTERM")
     with pytest.raises(Interrupted):
-        improved([start, start], clouds, 8, 100, 0, 1)
+        improved([start, start], clouds, 8, 100, 0, Workers(1))
 
 
 def test_time_that_is_over_leaves_the_start():

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.cad.solids.sandbox import AHEAD, Failure
 from pipeline.corpus import build
+from pipeline.execution.pool import AHEAD, Failure, Here
+from pipeline.execution.workers import Workers
 from pipeline.geometry import build as geometry
 from pipeline.planning.params import Params
 from pipeline.planning.presets import compose
@@ -73,7 +74,7 @@ def params_of(folder, shard_size=100):
 def build_all(folder, p=None):
     p = p or params_of(folder)
     return build.build_corpus(
-        p.data, p.codec, p.kernel, 0, folder / "scratch", folder / "out", WORKERS, lambda *_: None
+        p.data, p.codec, p.kernel, 0, folder / "scratch", folder / "out", Workers(WORKERS), lambda *_: None
     )
 
 
@@ -104,25 +105,14 @@ def test_drawing_goes_on_with_the_next_shard(tmp_path, monkeypatch):
     p = params_of(tmp_path, SHARD_SIZE)
     assert build_all(tmp_path, p)["accepted"] == 4 * SHARD_SIZE
     monkeypatch.setattr(geometry, "draw", slow_begun_first)
-    folders = tmp_path / "g", tmp_path / "geometry", WORKERS
+    folders = tmp_path / "g", tmp_path / "geometry", Workers(WORKERS)
     counts = geometry.build_geometry(tmp_path / "out", p.data, p.geometry, p.kernel, 0, *folders, lambda *_: None)
     assert (counts["samples"], counts["rejected"]) == (4 * SHARD_SIZE, 0)
 
 
-class InProcess:
-    """A sandbox without its walls."""
-
-    def __init__(self, function, *_):
-        self.function = function
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        pass
-
-    def as_completed(self, items):
-        return ((item, self.function(item)) for item in items)
+def in_process(workers, function, *_):
+    """A pool without processes."""
+    return Here(function)
 
 
 def every_other(task):
@@ -135,7 +125,7 @@ def peak_mib(folder, count):
     write_dataset(folder / "raw", count, caption="c" * 2000, model=json.dumps({"name": "x" * 4000}))
     code = (
         "import re, sys, pathlib, webdataset; from tests.unit import test_streaming as test\n"
-        "test.build.prepare, test.build.Sandbox = test.every_other, test.InProcess\n"
+        "test.build.prepare, test.Workers.pool = test.every_other, test.in_process\n"
         "counts = test.build_all(pathlib.Path(sys.argv[1]))\n"
         "status = pathlib.Path('/proc/self/status').read_text()\n"
         "print(counts['accepted'], int(re.search(r'VmHWM:\\s+(\\d+)', status)[1]) / 1024)"

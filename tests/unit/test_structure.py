@@ -125,7 +125,9 @@ def test_what_sandboxes_run_needs_no_torch():
         node
         for _, text in sources("pipeline", "stages")
         for node in ast.walk(ast.parse(text))
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Sandbox"
+        if isinstance(node, ast.Call)
+        and called(node.func) in ("Sandbox", "pool")
+        and isinstance(node.args[0], ast.Name)
     )
     names = {call.args[0].id for call in calls}
     assert len(names) > 5
@@ -138,6 +140,10 @@ def test_what_sandboxes_run_needs_no_torch():
     code = f"import sys, {', '.join(sorted(defined))}; print('torch' in sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "False"
+
+
+def called(function):
+    return getattr(function, "attr", getattr(function, "id", None))
 
 
 def module_name(file):

@@ -11,6 +11,7 @@ from pipeline.corpus.settings import Split
 from pipeline.corpus.splits import drawn_split
 from pipeline.evaluation.real_models import no_real_models, real_path
 from pipeline.evaluation.transfer import SPLIT, prepare_real
+from pipeline.execution.workers import Workers
 from pipeline.planning.params import Params
 from pipeline.shards.manifest import Manifest
 from pipeline.shards.reader import CorpusReader
@@ -85,7 +86,7 @@ def trained(tmp_path, smoke):
         geometry={"num_views": 1, "image_size": 16},
         transfer={"path": str(tmp_path / "copy"), "limit": 100},
     )
-    build_corpus(p.data, p.codec, p.kernel, 0, tmp_path / "c", tmp_path / "corpus", 1, lambda *_: None)
+    build_corpus(p.data, p.codec, p.kernel, 0, tmp_path / "c", tmp_path / "corpus", Workers(1), lambda *_: None)
     (tmp_path / "models").mkdir()
     write_seen(tmp_path / "models", frozenset())
     return p
@@ -93,7 +94,7 @@ def trained(tmp_path, smoke):
 
 def prepare(p, folder):
     models, corpus = folder / "models", folder / "corpus"
-    return prepare_real(p, [], models, corpus, torch.device("cpu"), folder / "real", 1, lambda *_: None)
+    return prepare_real(p, [], models, corpus, torch.device("cpu"), folder / "real", Workers(1), lambda *_: None)
 
 
 def numbers(folder, split):

@@ -18,7 +18,8 @@ from pipeline.cad.language.program import Frame
 from pipeline.cad.solids.clouds import check_normals, normalise_points, read_array, read_text
 from pipeline.cad.solids.mesh import Mesh, Surface, flat_mesh
 from pipeline.cad.solids.sampling import sample_surface
-from pipeline.cad.solids.sandbox import Failure, Sandbox
+from pipeline.execution.pool import Failure
+from pipeline.execution.sandbox import Sandbox
 from pipeline.runtime.errors import RejectError
 from pipeline.runtime.seeds import generator
 

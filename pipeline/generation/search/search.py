@@ -15,7 +15,8 @@ import numpy as np
 
 from pipeline.cad.language.codec import Codec
 from pipeline.cad.solids.clouds import draw_points
-from pipeline.cad.solids.sandbox import Failure, Sandbox
+from pipeline.execution.pool import Failure, Pool
+from pipeline.execution.workers import Workers
 from pipeline.generation.search.chain import Chain, Searcher
 from pipeline.generation.search.evidence import Evidence
 from pipeline.generation.search.form import Form, form_of, tokens_of
@@ -101,9 +102,9 @@ def silent(_: Found) -> None:
     """Show nothing."""
 
 
-def sandbox_for(num_workers: int) -> Sandbox[RoundTask | VouchTask, Chain | float]:
-    """So many processes for ``work``, of which one for each chain has something to do."""
-    return Sandbox(work, min(num_workers, CHAINS), TIMEOUT_S, MEMORY_MIB)
+def pool_for(workers: Workers) -> Pool[RoundTask | VouchTask, Chain | float]:
+    """Workers for ``work``, of which one for each chain has something to do."""
+    return workers.at_most(CHAINS).pool(work, TIMEOUT_S, MEMORY_MIB)
 
 
 def search(
@@ -111,7 +112,7 @@ def search(
     bits: int,
     starts: Sequence[Sequence[int]],
     seed: int,
-    num_workers: int,
+    workers: Workers,
     budget: Budget,
     show: Callable[[Found], None] = silent,
     scratch: Path | None = None,
@@ -120,8 +121,8 @@ def search(
 
     A stop that is asked for (``runtime.interrupt``) ends it with what is found so far.
     """
-    with sandbox_for(num_workers) as sandbox:
-        return Search(cloud, bits, starts, seed, sandbox, show, scratch).run(budget)
+    with pool_for(workers) as pool:
+        return Search(cloud, bits, starts, seed, pool, show, scratch).run(budget)
 
 
 def improved(
@@ -130,7 +131,7 @@ def improved(
     bits: int,
     builds: int,
     seed: int,
-    num_workers: int,
+    workers: Workers,
 ) -> list[tuple[int, ...]]:
     """Each program after a search from it of so many judgements; as it was without a cloud, or where nothing builds.
 
@@ -138,11 +139,11 @@ def improved(
         Interrupted: a stop was asked for; what is found until then would depend on when.
     """
     found = []
-    with sandbox_for(num_workers) as sandbox:
+    with pool_for(workers) as pool:
         for tokens, cloud in zip(programs, clouds, strict=True):
             after = None
             if cloud is not None:
-                after = Search(cloud, bits, [tokens], seed, sandbox).run(Budget(builds)).tokens
+                after = Search(cloud, bits, [tokens], seed, pool).run(Budget(builds)).tokens
                 interrupt.check()
             found.append(tokens if after is None else after)
     return found
@@ -156,7 +157,7 @@ class Search:
         bits: of the codec's values.
         starts: programs to begin with, as tokens.
         seed: of all that is random.
-        sandbox: for ``work``.
+        pool: for ``work``.
         show: gets what is best so far, each time that it changes.
         scratch: folder in which the state is kept after each round, and a search for the same goes on from it.
     """
@@ -167,11 +168,11 @@ class Search:
         bits: int,
         starts: Sequence[Sequence[int]],
         seed: int,
-        sandbox: Sandbox[RoundTask | VouchTask, Chain | float],
+        pool: Pool[RoundTask | VouchTask, Chain | float],
         show: Callable[[Found], None] = silent,
         scratch: Path | None = None,
     ) -> None:
-        self.codec, self.seed, self.sandbox, self.show = Codec(bits), seed, sandbox, show
+        self.codec, self.seed, self.pool, self.show = Codec(bits), seed, pool, show
         if len(cloud) > MOST_POINTS:
             cloud = draw_points(cloud, MOST_POINTS, generator(seed, "searched"))
         self.evidence = Evidence.of(cloud, NUM_VOLUME, NUM_SURFACE, seed)
@@ -243,7 +244,7 @@ class Search:
             for chain, seed, warmth in zip(chains, seeds, WARMTH)
         ]
         found = []
-        for chain, result in zip(chains, self.sandbox.map(tasks)):
+        for chain, result in zip(chains, self.pool.map(tasks)):
             # Where a worker died the chain stays where it was, and what follows from that is not kept.
             self.had_accident |= not isinstance(result, Chain)
             found.append(result if isinstance(result, Chain) else replace(chain, spent=chain.spent + each))
@@ -287,7 +288,7 @@ class Search:
         """The misfit of what the kernel builds of a program, which it is asked for once."""
         if tokens not in self.state.built:
             points = self.judge.evidence.telling
-            (result,) = self.sandbox.map([VouchTask(tokens, self.codec.bits, points, self.compared)])
+            (result,) = self.pool.map([VouchTask(tokens, self.codec.bits, points, self.compared)])
             assert not isinstance(result, Chain)
             self.had_accident |= isinstance(result, Failure) and result.reason in ACCIDENTS
             self.state.built[tokens] = result

@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline.cad.language.layout import Outline, Prism, Ring, Shape
 from pipeline.cad.language.program import Operation
-from pipeline.cad.solids.sandbox import Failure
+from pipeline.execution.pool import Failure
 from pipeline.generation.search.chain import Chain, Tally
 from pipeline.generation.search.form import Form
 from pipeline.generation.search.judge import Score

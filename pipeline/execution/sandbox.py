@@ -18,6 +18,7 @@ from multiprocessing.connection import Connection, wait
 from types import ModuleType
 from typing import Any, Generic, TypeVar
 
+from pipeline.execution.pool import Failure, Pool
 from pipeline.runtime.errors import RejectError
 from pipeline.runtime.interrupt import die_with_parent
 
@@ -25,18 +26,9 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 IDLE_MIB = 4096  # address space that the libraries map before any work
-AHEAD = 32  # items for each worker beyond the one whose result is due, where results come in order
 START_TIMEOUT_S = 120.0  # for a worker to come up; a task's own time begins when it has
 READY = "ready"
 PRELOADED = {"pipeline.cad.solids.kernel"}  # what the fork server loads when it starts, once for every worker to come
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """Why a task gave no result: a reject's own code, or ``timeout``, ``out_of_memory``, ``crash``."""
-
-    reason: str
-    detail: str = ""
 
 
 def cores() -> int:
@@ -61,8 +53,8 @@ class _Worker(Generic[T]):
     ready: bool = False
 
 
-class Sandbox(Generic[T, R]):
-    """A pool of killable workers for one function.
+class Sandbox(Pool[T, R]):
+    """A pool of killable workers for one function, processes of this machine.
 
     Args:
         function: importable by name, or of a script with a main guard; takes an item, returns a picklable result, may
@@ -82,9 +74,6 @@ class Sandbox(Generic[T, R]):
         self._context.set_forkserver_preload(sorted(PRELOADED))
         self._workers: list[_Worker[T]] = []
 
-    def __enter__(self) -> "Sandbox[T, R]":
-        return self
-
     def start(self) -> None:
         """Start a process, where there is none yet: otherwise the first task does."""
         if not self._workers:
@@ -100,33 +89,7 @@ class Sandbox(Generic[T, R]):
             _stop(worker)
         self._workers.clear()
 
-    def map(self, items: Iterable[T]) -> Iterator[R | Failure]:
-        """Results in the order of ``items``; a failure takes the place of the result it prevented.
-
-        A slow item holds up nobody until ``AHEAD`` others for each worker are finished: results do not fill the memory.
-        """
-        results: dict[int, R | Failure] = {}
-        due = 0
-
-        def may_begin(number: int) -> bool:
-            return number < due + AHEAD * self.num_workers
-
-        for number, _, result in self._finished(items, may_begin):
-            results[number] = result
-            while due in results:
-                yield results.pop(due)
-                due += 1
-
-    def as_completed(self, items: Iterable[T]) -> Iterator[tuple[T, R | Failure]]:
-        """Each item with its result, in the order in which these come: a slow item never holds up others.
-
-        An item is taken when a worker is free for it, no sooner.
-        """
-        for _, item, result in self._finished(items, lambda _: True):
-            yield item, result
-
     def _finished(self, items: Iterable[T], may_begin: Callable[[int], bool]) -> Iterator[tuple[int, T, R | Failure]]:
-        """Position, item and result, as they come; the item at a position is not taken before it may begin."""
         source = enumerate(items)
         position, exhausted = 0, False
         while True:

@@ -1,0 +1,1 @@
+"""Who works: processes of this machine, or of a cluster."""

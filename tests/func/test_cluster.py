@@ -1,0 +1,145 @@
+"""On a Ray cluster: two raylets of this machine make the same bytes, also where one is killed half-way."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+
+import pytest
+
+from pipeline.execution.pool import Failure
+from pipeline.execution.settings import Execution
+from pipeline.execution.workers import Workers
+from pipeline.runtime.errors import UserError
+from tests.conftest import ROOT
+from tests.func.test_interruption import contents
+from tests.unit.sandboxed import doze, work
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("cluster")]
+
+
+class Raylets:
+    """Two of them, of one CPU each."""
+
+    def __init__(self):
+        env = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_USAGE_STATS_ENABLED": "0"}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.func.raylets"],
+            cwd=ROOT, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        )  # fmt: skip
+        self.address = self.process.stdout.readline().strip()
+
+    def tell(self, command):
+        self.process.stdin.write(f"{command}\n")
+        self.process.stdin.flush()
+        assert self.process.stdout.readline() == "done\n"
+
+    def close(self):
+        self.process.communicate(timeout=60)
+
+
+@pytest.fixture(scope="module")
+def raylets():
+    raylets = Raylets()
+    yield raylets
+    raylets.close()
+
+
+@pytest.fixture(scope="module")
+def workers(raylets):
+    """Those of a cluster that this process is connected with."""
+    import ray
+
+    yield Workers(execution=Execution(backend="ray", address=raylets.address))
+    ray.shutdown()
+
+
+def where(_):
+    """Which process works, and what it sees of GPUs."""
+    time.sleep(0.3)
+    return os.getppid(), os.getpid(), os.environ.get("CUDA_VISIBLE_DEVICES")
+
+
+class Where:
+    """What each worker of a network does."""
+
+    def begin(self):
+        return where
+
+
+def test_each_failure_is_named_and_the_rest_goes_on(workers):
+    items = list(range(20))
+    bad = {3: "hang", 7: "segfault", 11: "memory", 13: "reject", 17: "exit"}
+    for at, item in bad.items():
+        items[at] = item
+    with workers.pool(work, timeout_s=2.0, memory_mib=256) as pool:
+        assert pool.num_workers == 2
+        results = list(pool.map(items))
+    reasons = {at: result.reason for at, result in enumerate(results) if isinstance(result, Failure)}
+    assert reasons == {3: "timeout", 7: "crash", 11: "out_of_memory", 13: "unsupported_curve", 17: "crash"}
+    assert [r for r in results if not isinstance(r, Failure)] == [2 * i for i in range(20) if i not in bad]
+
+
+def test_one_worker_process_for_each_pretended_gpu(workers):
+    with workers.networks(where, Where(), "cuda") as pool:
+        seen = set(pool.map(range(6)))
+    assert len({process for _, process, _ in seen}) == 2
+    assert {gpu for _, _, gpu in seen} == {"0", "1"}
+
+
+def test_what_a_lost_machine_was_at_is_done_by_another(raylets, workers):
+    with workers.pool(doze, timeout_s=20.0, memory_mib=256) as pool:
+        list(pool.map([0.0] * 4))  # both are up
+        results = pool.map([0.2] * 30)
+        first = [next(results) for _ in range(5)]
+        raylets.tell("kill")
+        rest = list(results)
+        raylets.tell("add")
+    assert len(first + rest) == 30
+    assert not any(isinstance(result, Failure) for result in first + rest)
+
+
+def test_stages_make_the_same_bytes_also_where_a_machine_is_lost(raylets, copy):
+    before = {name: contents(copy.folder / name) for name in ("data", "evaluations", "metrics/evaluate")}
+    copy.change("backend: local", "backend: ray")
+    copy.change("address: null", f"address: {raylets.address}")
+    for name in ("data/corpus", "data/geometry", "data/features", "evaluations/stage3_all"):
+        shutil.rmtree(copy.folder / name)
+    copy.run("cadmllm", "corpus")
+    process = copy.start("cadmllm", "geometry")
+    while not list((copy.folder / "scratch").glob("geometry/*/shards/train-000000.tar")):
+        time.sleep(0.01)
+        assert process.poll() is None
+    raylets.tell("kill")
+    output = process.communicate(timeout=120)[0]
+    assert process.returncode == 0, output
+    raylets.tell("add")
+    for modality in ("image", "point_cloud"):
+        copy.run("cadmllm", "features", "--modality", modality)
+    copy.run("cadmllm", "evaluate", "stage3_all")
+    assert {name: contents(copy.folder / name) for name in before} == before
+
+
+def test_where_no_cluster_answers_this_is_told(copy):
+    copy.change("backend: local", "backend: ray")
+    copy.change("address: null", "address: localhost:9")
+    shutil.rmtree(copy.folder / "data/geometry")
+    said = copy.run("cadmllm", "geometry", code=1)
+    assert "error: no Ray cluster answers at localhost:9 (execution.address)" in said
+    assert "Traceback" not in said
+
+
+def test_a_folder_that_a_machine_has_not_is_told(workers, tmp_path, monkeypatch):
+    from pipeline.execution import cluster
+
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    crew = cluster._Crew(cluster._connected(workers.execution.address), {"num_cpus": 0}, 1)
+    monkeypatch.setattr(cluster.Path, "cwd", lambda: gone)
+    crew.hire(1)
+    with pytest.raises(UserError, match="share the project's folder"):
+        while crew.busy:
+            crew.advance()
