@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
-SHARED = ("pipeline.evaluation.evaluate", "pipeline.features.build", "pipeline.training.session")
+SHARED = ("pipeline.evaluation.evaluator", "pipeline.features.build", "pipeline.training.session")
 
 
 def finish_one(running: dict[int, Path]) -> None:

@@ -1,338 +1,16 @@
 """The evaluate stage: validation loss, and test models generated, built and measured, for every combination."""
 
-import base64
-import functools
-import itertools
-import json
 import statistics
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, Self, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any
 
-import numpy as np
-
-from pipeline.cad.language.codec import Codec
-from pipeline.cad.language.program import CadProgram
-from pipeline.cad.solids.settings import Kernel
 from pipeline.curriculum.data import TrainingData
-from pipeline.curriculum.plan import Example
-from pipeline.curriculum.schedule import draw_views
-from pipeline.curriculum.settings import MODALITIES, CurriculumStage, Training
-from pipeline.decoding.generate import generate_tokens
-from pipeline.decoding.options import Decoding
-from pipeline.evaluation.lines import published
-from pipeline.evaluation.settings import Evaluation
-from pipeline.execution.pool import Failure
-from pipeline.execution.workers import Workers
-from pipeline.generation.likelihood import score
-from pipeline.generation.search.search import improved
-from pipeline.generation.select import build_candidate, select
-from pipeline.metrics.assess import AssessTask, assess
-from pipeline.metrics.compact import MAX_POINTS, packed, packed_mesh
-from pipeline.metrics.geometry import chamfer_bounds, no_answer_metrics
-from pipeline.metrics.sequence import sequence_accuracy
+from pipeline.curriculum.settings import MODALITIES
+from pipeline.evaluation.evaluator import Evaluator, Measurement
+from pipeline.metrics.geometry import chamfer_bounds
 from pipeline.metrics.statistics import COMPLETION, summarise
-from pipeline.model.cad_mllm import CadMllmModel
-from pipeline.model.inputs import Inputs
-from pipeline.runtime import interrupt
-from pipeline.runtime.atomic import atomic_open, write_text
-from pipeline.runtime.errors import RejectError, UserError
-from pipeline.runtime.scratch import clean
-from pipeline.runtime.seeds import digest, shuffled
-from pipeline.shards.reader import ShardReader
-from pipeline.training.parallel import Parallel
-from pipeline.training.validation import validate
 
-GENERATED = "generated.jsonl"
-PARTS = "parts"  # in the folder of an evaluation: its finished batches
-PICTURE_SIZE = 224
 CONDITIONING_METRIC = "chamfer_l1_mean"
-
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """The parameters that an evaluation depends on, besides the model."""
-
-    stage: CurriculumStage
-    training: Training
-    evaluation: Evaluation
-    kernel: Kernel
-    seed: int
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """One test model, as it is shown and measured.
-
-    Attributes:
-        row: of the test data.
-        inputs: the prompt, with the start of the program where it is to be completed.
-        cloud: what the model is shown, (N, 6), or None.
-        true_points: (N, 6) on the true surface.
-    """
-
-    row: int
-    inputs: Inputs
-    cloud: np.ndarray | None
-    true_points: np.ndarray
-
-
-class Evaluator:
-    """Generates for test models and measures what was written. Its workers stay until the ``with`` block ends.
-
-    Args:
-        geometry: true clouds and views of the corpus.
-        folder: scratch; what is finished is kept there and not done again.
-
-    Attributes:
-        rows: of the test models in ``test``; ``drawn`` has those in ``geometry``.
-        views: that each is shown by.
-        whole: the folder of all results, once they are there.
-
-    Raises:
-        UserError: there is no test model.
-    """
-
-    def __init__(
-        self,
-        model: CadMllmModel,
-        test: TrainingData,
-        geometry: ShardReader,
-        setting: Setting,
-        folder: Path,
-        workers: Workers,
-    ) -> None:
-        self.model, self.test, self.geometry, self.setting, self.folder = model, test, geometry, setting, folder
-        self.workers, limits = workers, (setting.kernel.timeout_s, setting.kernel.memory_mib)
-        self.builders, self.assessors = workers.pool(build_candidate, *limits), workers.pool(assess, *limits)
-        places = geometry.find(test.corpus.index["key"][test.rows])
-        order = shuffled(test.names, setting.seed, "test")
-        self.rows: list[int] = order[places[order] >= 0][: setting.evaluation.num_test_models].tolist()
-        if not self.rows:
-            raise UserError("the test split is empty: raise data.split.test, or take more models")
-        self.drawn = {row: int(places[row]) for row in self.rows}
-        self.clouds = {row: geometry.array(drawn, "points.npy") for row, drawn in self.drawn.items()}
-        num_views, shown = model.feature_shapes.get("image", (0,))[0], model.params.views_per_sample
-        views = draw_views(num_views, shown, setting.seed, -1, test.names[self.rows])
-        self.views = dict(zip(self.rows, views, strict=True))
-        self.whole = folder / "whole"
-        folder.mkdir(parents=True, exist_ok=True)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *raised: object) -> None:
-        for pool in (self.builders, self.assessors):
-            pool.__exit__(*raised)
-
-    def cases(self, combination: str, rows: Sequence[int]) -> list[Case]:
-        """Test models, shown by a combination."""
-        views = self.views if "image" in combination else dict.fromkeys(rows, ())
-        examples = [Example(row, combination, views[row], 0) for row in rows]
-        found = []
-        for row, inputs in zip(rows, self.test.load(examples, with_programs=False), strict=True):
-            cloud = self.clouds[row] if "point_cloud" in combination else None
-            found.append(Case(row, inputs, cloud, self.clouds[row]))
-        return found
-
-    def completable(self) -> list[int]:
-        """Test models of several extrusions."""
-        return [row for row in self.rows if len(self._begins(row)) > 1]
-
-    def completions(self, combination: str, rows: Sequence[int]) -> list[Case]:
-        """Test models of several extrusions, with the first half of these given."""
-        found = []
-        for case in self.cases(combination, rows):
-            begins = self._begins(case.row)
-            start = self.test.program(case.row).tolist()[: begins[len(begins) // 2]]
-            found.append(replace(case, inputs=replace(case.inputs, program=self.test.notation.start(start))))
-        return found
-
-    def _begins(self, row: int) -> list[int]:
-        """Where the extrusions of a true program begin."""
-        tokens = self.test.program(row).tolist()
-        return [at for at, token in enumerate(tokens) if self.model.grammar.starts_extrude(token)]
-
-    def swapped(self, combination: str, modality: str, rows: Sequence[int]) -> list[Case]:
-        """Test models, shown by a combination, but with another test model's input of one modality.
-
-        Args:
-            rows: some that follow one another among the test models; each is shown the next one's input.
-        """
-        following = self.rows[(self.rows.index(rows[-1]) + 1) % len(self.rows)]
-        found = []
-        for case, other in itertools.pairwise(self.cases(combination, [*rows, following])):
-            if modality == "text":
-                inputs, cloud = replace(case.inputs, prompt=other.inputs.prompt), case.cloud
-            elif modality == "point_cloud":
-                inputs, cloud = replace(case.inputs, points=other.inputs.points), other.cloud
-            else:
-                inputs, cloud = replace(case.inputs, image=other.inputs.image, views=other.inputs.views), case.cloud
-            found.append(replace(case, inputs=inputs, cloud=cloud))
-        return found
-
-    def measure(
-        self, name: str, rows: Sequence[int], make: Callable[[Sequence[int]], list[Case]], pictures: bool = True
-    ) -> list[dict[str, Any]]:
-        """Generate for test models and measure, batch by batch; lines of ``generated.jsonl``, with pictures in base64.
-
-        Args:
-            name: of this set of cases: a combination, or what else makes it different.
-            make: the cases of some of the rows.
-            pictures: also pictures, meshes and topology, for the report.
-        """
-
-        def measured(start: int, batch: Sequence[int]) -> list[dict[str, Any]]:
-            cases = make(batch)  # a disturbance may leave none
-            return self._assess(name, cases, self._searched(cases, start), pictures) if cases else []
-
-        return self._batch_by_batch(name, rows, measured)
-
-    def syntax(self, combination: str) -> float:
-        """The share of test models for which a well-formed program is written with nothing to hold it to the grammar.
-
-        Greedy, within the same budget: a program that does not end is none. Nothing is built.
-        """
-        free = Decoding(self.setting.evaluation.max_new_tokens, constrained=False)
-
-        def well_formed(_: int, batch: Sequence[int]) -> list[bool]:
-            prompts = [case.inputs for case in self.cases(combination, batch)]
-            written = [own[0] for own in generate_tokens(self.model, prompts, free)]
-            return [_parsed(tokens, self.model.grammar.bits) is not None for tokens in written]
-
-        found = self._batch_by_batch("syntax", self.rows, well_formed)
-        return sum(found) / len(found)
-
-    def losses(self, data: TrainingData) -> dict[str, float]:
-        """Validation loss for each combination of the stage."""
-        model, setting = self.model, self.setting
-
-        def validated() -> dict[str, float]:
-            parallel = Parallel(setting.training)
-            return validate(model, data, setting.stage, setting.training, model.num_tokens(), setting.seed, parallel)
-
-        return self.kept("validation", validated)
-
-    def _batch_by_batch(self, name: str, rows: Sequence[int], make: Callable[[int, Sequence[int]], list[T]]) -> list[T]:
-        """What is made of rows that are decoded together, given how many come before; each batch is kept in scratch."""
-        size, found = self.setting.evaluation.batch_size, []
-        for start in range(0, len(rows), size):
-            interrupt.check()
-            batch = rows[start : start + size]
-            found += self.kept(f"{name}/{start:06d}", functools.partial(make, start, batch))
-        return found
-
-    def kept(self, name: str, make: Callable[[], T]) -> T:
-        """What scratch has under a name, of plain JSON values; if it has nothing yet, it is made and kept there."""
-        path = self.folder / PARTS / f"{name}.json"
-        if not path.is_file():
-            write_text(path, json.dumps(make()))
-        found: T = json.loads(path.read_text(encoding="utf-8"))
-        return found
-
-    def _searched(self, cases: Sequence[Case], start: int) -> list[tuple[int, ...]]:
-        """The program for each case; those that clouds are shown for after a search, unless their start is given."""
-        programs, builds = self._generate(cases, start), self.setting.evaluation.search_builds
-        if not builds:
-            return programs
-        clouds = [None if case.inputs.program else case.cloud for case in cases]
-        return improved(programs, clouds, self.model.grammar.bits, builds, self.setting.seed, self.workers)
-
-    def _generate(self, cases: Sequence[Case], start: int) -> list[tuple[int, ...]]:
-        """The chosen program for each case of a batch."""
-        limits, bits = self.setting.evaluation, self.model.grammar.bits
-        prompts = [case.inputs for case in cases]
-        programs = generate_tokens(self.model, prompts, Decoding(limits.max_new_tokens))
-        if limits.num_candidates == 1:
-            return [tuple(own[0]) for own in programs]
-        seed = digest(self.setting.seed, "candidates", start)
-        more = Decoding(limits.max_new_tokens, limits.num_candidates - 1, limits.temperature, seed=seed)
-        sampled = generate_tokens(self.model, prompts, more)
-        programs = [[*own, *others] for own, others in zip(programs, sampled)]
-        likelihoods = [score(self.model, p, own) for p, own in zip(prompts, programs)]
-        clouds = [None if case.cloud is None else case.cloud[: limits.num_points] for case in cases]
-        return [best[0].tokens for best in select(programs, likelihoods, clouds, bits, self.builders)]
-
-    def _assess(
-        self, name: str, cases: Sequence[Case], programs: Sequence[tuple[int, ...]], pictures: bool
-    ) -> list[dict[str, Any]]:
-        tasks = [
-            AssessTask(
-                tokens,
-                tuple(self.test.program(case.row).tolist()),
-                self.model.grammar.bits,
-                case.true_points,
-                self.setting.evaluation.num_points,
-                digest(self.setting.seed, "assessed", self.test.key(case.row)),
-                PICTURE_SIZE if pictures else None,
-            )
-            for case, tokens in zip(cases, programs, strict=True)
-        ]
-        answers = self.assessors.map(tasks)
-        return [self._result(name, *each, pictures) for each in zip(cases, tasks, answers, strict=True)]
-
-    def _result(
-        self, name: str, case: Case, task: AssessTask, answer: dict[str, Any] | Failure, pictures: bool
-    ) -> dict[str, Any]:
-        """One line of ``generated.jsonl``, with its picture."""
-        key = self.test.key(case.row)
-        predicted, true = _parsed(task.tokens, task.bits), _parsed(task.true_tokens, task.bits)
-        assert true is not None, "the corpus holds programs that parse"
-        result: dict[str, Any] = {
-            "id": self.test.id(case.row),
-            "key": key,
-            "combination": name,
-            "caption": self.test.caption(case.row),
-            "views": list(case.inputs.views),
-            "tokens": list(task.tokens),
-            "true_tokens": list(task.true_tokens),
-            "extrusions": len(true.extrudes),
-            "parses": predicted is not None,
-            "builds": not isinstance(answer, Failure),
-            "sequence": sequence_accuracy(predicted, true),
-        }
-        if isinstance(answer, Failure):
-            nothing = no_answer_metrics(case.true_points)
-            return {**result, "valid": False, "reason": answer.reason, "detail": answer.detail, "metrics": nothing}
-        if pictures:
-            result["picture"] = base64.b64encode(answer["picture"]).decode()
-            result["mesh"], result["true_mesh"] = packed_mesh(answer["body"]), packed_mesh(answer["true_body"])
-            result["errors"] = packed(answer["errors"])
-            result["volume"] = answer["volume"]
-        result |= {"metrics": answer["metrics"], "valid": answer["watertight"]}
-        return result if result["valid"] else {**result, "reason": "not_watertight"}
-
-    def finish(self, results: Mapping[str, list[dict[str, Any]]]) -> None:
-        """Write all results, by name, to one file of ``whole``, pictures and shown views beside it.
-
-        The first line of a model also has its ``cloud``, the points that are shown, its ``frame`` and ``true_mesh``.
-        A kill costs no batch: what they gave stays in scratch.
-        """
-        clean(self.whole)
-        self.whole.mkdir()
-        models = {}
-        for row in self.rows:
-            key = self.test.key(row)
-            frame = self.test.corpus.json(self.test.rows[row])["frame"]
-            models[key] = {"cloud": packed(self.clouds[row][:MAX_POINTS, :3]), "frame": frame}
-            shown = [("true", 0)]
-            if "image" in self.model.feature_shapes:
-                shown += [(f"view{number}", view) for number, view in enumerate(self.views[row])]
-            for name, view in shown:
-                picture = self.geometry.bytes(self.drawn[row], f"view{view}.png")
-                (self.whole / f"{key}.{name}.png").write_bytes(picture)
-        lines = list(itertools.chain(*results.values()))
-        for line in lines:
-            if "picture" in line:
-                path = self.whole / f"{line['key']}.{line['combination']}.png"
-                path.write_bytes(base64.b64decode(line["picture"]))
-        with atomic_open(self.whole / GENERATED) as file:
-            for line in published(lines, models):
-                file.write(json.dumps(line, sort_keys=True) + "\n")
 
 
 def evaluate(
@@ -346,38 +24,55 @@ def evaluate(
         chamfer distances lie.
     """
     limits, losses = evaluator.setting.evaluation, evaluator.losses(validation)
-    names, rows = list(evaluator.setting.stage.combinations), evaluator.rows
-    conditions = conditioning_cases(names) if limits.conditioning and len(rows) > 1 else {}
-    total = len(names) + len(conditions) + int(limits.completion) + 1
-    figures, lines = {}, {}
-    for number, combination in enumerate(names):
-        progress(number, total, f"generating from {combination}")
-        results = evaluator.measure(combination, rows, functools.partial(evaluator.cases, combination))
-        lines[combination] = results
-        figures[combination] = {"validation_loss": losses[combination], **summarise(results)}
+    shown, swapped, completed, free = planned(evaluator)
+    total = len(shown) + len(swapped) + len(completed) + 1
+    evaluator.ahead([*shown, *swapped, *completed, free], progress)
+    figures: dict[str, Any] = {}
+    lines = {}
+    for number, each in enumerate(shown):
+        progress(number, total, f"generating from {each.combination}")
+        lines[each.name] = evaluator.results(each)
+        figures[each.name] = {"validation_loss": losses[each.name], **summarise(lines[each.name])}
     found: dict[str, Any] = {"combinations": figures}
-    if conditions:
+    if swapped:
         found["conditioning"] = {}
-    for number, (modality, combination) in enumerate(conditions.items(), len(names)):
-        progress(number, total, f"generating from {combination} with another model's {modality}")
-        swapped = functools.partial(evaluator.swapped, combination, modality)
-        results = evaluator.measure(f"{combination}-other-{modality}", rows, swapped, pictures=False)
-        right = figures[combination]["metrics"][CONDITIONING_METRIC]["median"]
-        other = statistics.median(result["metrics"][CONDITIONING_METRIC] for result in results)
+    for number, each in enumerate(swapped, len(shown)):
+        progress(number, total, f"generating from {each.combination} with another model's {each.modality}")
+        right = figures[each.combination]["metrics"][CONDITIONING_METRIC]["median"]
+        other = statistics.median(result["metrics"][CONDITIONING_METRIC] for result in evaluator.results(each))
         ratio = right / other if other > 0 else None
-        found["conditioning"][modality] = {"combination": combination, "right": right, "other": other, "ratio": ratio}
-    if limits.completion:
-        progress(total - 2, total, f"completing from {names[-1]}")
-        completions = functools.partial(evaluator.completions, names[-1])
-        results = evaluator.measure(COMPLETION, evaluator.completable(), completions)
-        if results:
-            found[COMPLETION] = {"combination": names[-1], **summarise(results)}
-        lines[COMPLETION] = results
-    progress(total - 1, total, f"generating from {names[0]} without the grammar")
-    found["syntax"] = {"combination": names[0], "well_formed_rate": evaluator.syntax(names[0])}
+        told = {"combination": each.combination, "right": right, "other": other, "ratio": ratio}
+        found["conditioning"][each.modality] = told
+    for each in completed:
+        progress(total - 2, total, f"completing from {each.combination}")
+        lines[COMPLETION] = evaluator.results(each)
+        if lines[COMPLETION]:
+            found[COMPLETION] = {"combination": each.combination, **summarise(lines[COMPLETION])}
+    progress(total - 1, total, f"generating from {free.combination} without the grammar")
+    well_formed = evaluator.results(free)
+    found["syntax"] = {"combination": free.combination, "well_formed_rate": sum(well_formed) / len(well_formed)}
     evaluator.finish(lines)
     progress(total, total, "solids built and measured")
     return {**found, "chamfer_l1_mean_bounds": chamfer_bounds(list(evaluator.clouds.values()), limits.num_points)}
+
+
+Planned = tuple[list[Measurement], list[Measurement], list[Measurement], Measurement]
+
+
+def planned(evaluator: Evaluator) -> Planned:
+    """What is measured: each combination, each with another model's input, completions, and without the grammar."""
+    limits, rows = evaluator.setting.evaluation, tuple(evaluator.rows)
+    names = list(evaluator.setting.stage.combinations)
+    conditions = conditioning_cases(names) if limits.conditioning and len(rows) > 1 else {}
+    shown = [Measurement(name, rows, name) for name in names]
+    swapped = [
+        Measurement(f"{combination}-other-{modality}", rows, combination, "swapped", modality)
+        for modality, combination in conditions.items()
+    ]
+    completed = []
+    if limits.completion:
+        completed = [Measurement(COMPLETION, tuple(evaluator.completable()), names[-1], "completed")]
+    return shown, swapped, completed, Measurement("syntax", rows, names[0], "free")
 
 
 def conditioning_cases(combinations: Sequence[str]) -> dict[str, str]:
@@ -389,10 +84,3 @@ def conditioning_cases(combinations: Sequence[str]) -> dict[str, str]:
 def shown_by(combinations: Sequence[str], modality: str) -> str | None:
     """The combination by which a modality is tried: with the caption, or alone."""
     return next((c for c in combinations if c in (f"text+{modality}", modality)), None)
-
-
-def _parsed(tokens: Sequence[int], bits: int) -> CadProgram | None:
-    try:
-        return Codec(bits).decode(tokens)
-    except RejectError:
-        return None

@@ -14,7 +14,8 @@ import numpy as np
 from PIL import Image
 
 from pipeline.evaluation.disturbances import TurnTask, noisy, thinned, turned_views
-from pipeline.evaluation.evaluate import Case, Evaluator, shown_by
+from pipeline.evaluation.evaluate import shown_by
+from pipeline.evaluation.evaluator import Case, Evaluator
 from pipeline.evaluation.settings import Robustness
 from pipeline.execution.pool import Failure, Pool
 from pipeline.features.memory import remedies

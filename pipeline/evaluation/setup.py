@@ -1,7 +1,9 @@
 """What measures a checkpoint, and the folder that it measures in."""
 
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +21,7 @@ from pipeline.training.settings import TrackedSections
 
 if TYPE_CHECKING:
     from pipeline.curriculum.data import TrainingData
-    from pipeline.evaluation.evaluate import Evaluator
+    from pipeline.evaluation.evaluator import Batch, Evaluator
 
 
 class EvaluateSections(TrackedSections):
@@ -54,11 +56,20 @@ def own_folders(place: Place) -> Folders:
 
 
 def make_evaluator(
-    p: EvaluateSections, place: Place, scratch: Path, limits: Evaluation, folders: Folders
+    p: EvaluateSections,
+    place: Place,
+    scratch: Path,
+    limits: Evaluation,
+    folders: Folders,
+    workers: Workers | None = None,
 ) -> "tuple[Evaluator, TrainingData]":
-    """What measures the checkpoint of a curriculum stage on test models, and the validation data."""
+    """What measures the checkpoint of a curriculum stage on test models, and the validation data.
+
+    Args:
+        workers: default: those of params.yaml.
+    """
     from pipeline.curriculum.data import TrainingData, check_codec
-    from pipeline.evaluation.evaluate import Evaluator, Setting
+    from pipeline.evaluation.evaluator import Evaluator, Setting
     from pipeline.model.checkpoint import load_checkpoint
     from pipeline.runtime.device import choose_device
     from pipeline.shards.reader import ShardReader
@@ -73,7 +84,31 @@ def make_evaluator(
     check_codec(data["test"], model.grammar)
     setting = Setting(place.stage, p.training, limits, p.kernel, p.seed)
     reader = ShardReader(folders.geometry, "geometry")
-    return Evaluator(model, data["test"], reader, setting, scratch, Workers.load()), data["validation"]
+    workers, elsewhere = workers or Workers.load(), None
+    if not workers.are_here:
+        elsewhere = EvaluatorElsewhere(p, place, limits, folders, workers.cores_of_network(p.training.device))
+    return Evaluator(model, data["test"], reader, setting, scratch, workers, elsewhere), data["validation"]
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluatorElsewhere:
+    """What a machine of a cluster loads to measure batches.
+
+    Attributes:
+        cores: there, for building and measuring.
+    """
+
+    p: EvaluateSections
+    place: Place
+    limits: Evaluation
+    folders: Folders
+    cores: int
+
+    def begin(self) -> "Callable[[Batch], list[Any]]":
+        """Load the checkpoint. What is made goes back to who asks; nothing is kept here."""
+        scratch, workers = Path(tempfile.mkdtemp()), Workers(self.cores)
+        evaluator, _ = make_evaluator(self.p, self.place, scratch, self.limits, self.folders, workers)
+        return evaluator.made
 
 
 def remedies(limits: Evaluation, training: Training) -> Iterator[str]:

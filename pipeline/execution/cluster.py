@@ -252,6 +252,16 @@ def num_gpus(address: str | None) -> int:
     return int(_connected(address).cluster_resources().get("GPU", 0))
 
 
+def cores_of_gpu(address: str | None) -> int:
+    """Cores of the cluster for each of its GPUs.
+
+    Raises:
+        UserError: as of ``ClusterPool``.
+    """
+    has = _connected(address).cluster_resources()
+    return max(1, int(has.get("CPU", 0) // max(1, has.get("GPU", 0))))
+
+
 @functools.cache
 def _connected(address: str | None) -> Any:
     """Ray, connected."""

@@ -86,6 +86,14 @@ class Workers:
 
         return ClusterPool(job, self.execution.address, self.limit, num_gpus=int(device == "cuda"))
 
+    def cores_of_network(self, wanted: str) -> int:
+        """Cores beside each of ``networks``, for ``training.device``: of a cluster's, a GPU's share."""
+        if self.are_here:
+            return self.number
+        from pipeline.execution.cluster import cores_of_gpu
+
+        return cores_of_gpu(self.execution.address) if self.device(wanted) == "cuda" else 1
+
     def device(self, wanted: str) -> str:
         """What networks run on, as ``choose_device`` takes it, from ``training.device``; a cluster is asked for GPUs.
 

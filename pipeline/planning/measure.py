@@ -18,7 +18,7 @@ from pipeline.corpus.build import members_of
 from pipeline.corpus.prepare import PrepareTask, prepare, read_texts
 from pipeline.corpus.synthetic import make_synthetic_zip
 from pipeline.encoders.michelangelo import MichelangeloConfig, MichelangeloEncoder
-from pipeline.evaluation.evaluate import PICTURE_SIZE
+from pipeline.evaluation.evaluator import PICTURE_SIZE
 from pipeline.evaluation.real_models import no_real_models, real_path
 from pipeline.execution.pool import Failure
 from pipeline.execution.sandbox import Sandbox

@@ -8,7 +8,7 @@ from pipeline.curriculum.data import TrainingData
 from pipeline.curriculum.log import StageLog
 from pipeline.curriculum.plan import Example
 from pipeline.curriculum.settings import CurriculumStage
-from pipeline.evaluation.evaluate import Evaluator, Setting
+from pipeline.evaluation.evaluator import Evaluator, Setting
 from pipeline.execution.workers import Workers
 from pipeline.model.inputs import collate
 from pipeline.planning.params import Params

@@ -1,0 +1,398 @@
+"""What generates for test models, and has what was written built and measured."""
+
+import base64
+import functools
+import itertools
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, Self, TypeVar
+
+import numpy as np
+
+from pipeline.cad.language.codec import Codec
+from pipeline.cad.language.program import CadProgram
+from pipeline.cad.solids.settings import Kernel
+from pipeline.curriculum.data import TrainingData
+from pipeline.curriculum.plan import Example
+from pipeline.curriculum.schedule import draw_views
+from pipeline.curriculum.settings import CurriculumStage, Training
+from pipeline.decoding.generate import generate_tokens
+from pipeline.decoding.options import Decoding
+from pipeline.evaluation.lines import published
+from pipeline.evaluation.settings import Evaluation
+from pipeline.execution.pool import Failure
+from pipeline.execution.workers import Job, Workers
+from pipeline.generation.likelihood import score
+from pipeline.generation.search.search import improved
+from pipeline.generation.select import build_candidate, select
+from pipeline.metrics.assess import AssessTask, assess
+from pipeline.metrics.compact import MAX_POINTS, packed, packed_mesh
+from pipeline.metrics.geometry import no_answer_metrics
+from pipeline.metrics.sequence import sequence_accuracy
+from pipeline.model.cad_mllm import CadMllmModel
+from pipeline.model.inputs import Inputs
+from pipeline.runtime import interrupt
+from pipeline.runtime.atomic import atomic_open, write_text
+from pipeline.runtime.errors import RejectError, UserError
+from pipeline.runtime.scratch import clean
+from pipeline.runtime.seeds import digest, shuffled
+from pipeline.shards.reader import ShardReader
+from pipeline.training.parallel import Parallel
+from pipeline.training.validation import validate
+
+GENERATED = "generated.jsonl"
+PARTS = "parts"  # in the folder of an evaluation: its finished batches
+PICTURE_SIZE = 224
+
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """The parameters that an evaluation depends on, besides the model."""
+
+    stage: CurriculumStage
+    training: Training
+    evaluation: Evaluation
+    kernel: Kernel
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One test model, as it is shown and measured.
+
+    Attributes:
+        row: of the test data.
+        inputs: the prompt, with the start of the program where it is to be completed.
+        cloud: what the model is shown, (N, 6), or None.
+        true_points: (N, 6) on the true surface.
+    """
+
+    row: int
+    inputs: Inputs
+    cloud: np.ndarray | None
+    true_points: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """Test models that are shown in one way.
+
+    Attributes:
+        name: what is kept and written of them is under it.
+        rows: of the test models.
+        kind: shown by the combination; with another model's input of ``modality``; completed from their first half;
+            or ``free``, written with nothing to hold it to the grammar.
+    """
+
+    name: str
+    rows: tuple[int, ...]
+    combination: str
+    kind: Literal["shown", "swapped", "completed", "free"] = "shown"
+    modality: str = ""
+
+
+Batch = tuple[Measurement, int]  # and how many of its test models come before
+
+
+class Evaluator:
+    """Generates for test models and measures what was written. Its workers stay until the ``with`` block ends.
+
+    Args:
+        geometry: true clouds and views of the corpus.
+        folder: scratch; what is finished is kept there and not done again.
+        elsewhere: makes such an evaluator's ``made`` on a machine of a cluster.
+
+    Attributes:
+        rows: of the test models in ``test``; ``drawn`` has those in ``geometry``.
+        views: that each is shown by.
+        whole: the folder of all results, once they are there.
+
+    Raises:
+        UserError: there is no test model.
+    """
+
+    def __init__(
+        self,
+        model: CadMllmModel,
+        test: TrainingData,
+        geometry: ShardReader,
+        setting: Setting,
+        folder: Path,
+        workers: Workers,
+        elsewhere: Job[Batch, list[Any]] | None = None,
+    ) -> None:
+        self.elsewhere = elsewhere
+        self.model, self.test, self.geometry, self.setting, self.folder = model, test, geometry, setting, folder
+        self.workers, limits = workers, (setting.kernel.timeout_s, setting.kernel.memory_mib)
+        self.builders, self.assessors = workers.pool(build_candidate, *limits), workers.pool(assess, *limits)
+        places = geometry.find(test.corpus.index["key"][test.rows])
+        order = shuffled(test.names, setting.seed, "test")
+        self.rows: list[int] = order[places[order] >= 0][: setting.evaluation.num_test_models].tolist()
+        if not self.rows:
+            raise UserError("the test split is empty: raise data.split.test, or take more models")
+        self.drawn = {row: int(places[row]) for row in self.rows}
+        self.clouds = {row: geometry.array(drawn, "points.npy") for row, drawn in self.drawn.items()}
+        num_views, shown = model.feature_shapes.get("image", (0,))[0], model.params.views_per_sample
+        views = draw_views(num_views, shown, setting.seed, -1, test.names[self.rows])
+        self.views = dict(zip(self.rows, views, strict=True))
+        self.whole = folder / "whole"
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        for pool in (self.builders, self.assessors):
+            pool.__exit__(*raised)
+
+    def cases(self, combination: str, rows: Sequence[int]) -> list[Case]:
+        """Test models, shown by a combination."""
+        views = self.views if "image" in combination else dict.fromkeys(rows, ())
+        examples = [Example(row, combination, views[row], 0) for row in rows]
+        found = []
+        for row, inputs in zip(rows, self.test.load(examples, with_programs=False), strict=True):
+            cloud = self.clouds[row] if "point_cloud" in combination else None
+            found.append(Case(row, inputs, cloud, self.clouds[row]))
+        return found
+
+    def completable(self) -> list[int]:
+        """Test models of several extrusions."""
+        return [row for row in self.rows if len(self._begins(row)) > 1]
+
+    def completions(self, combination: str, rows: Sequence[int]) -> list[Case]:
+        """Test models of several extrusions, with the first half of these given."""
+        found = []
+        for case in self.cases(combination, rows):
+            begins = self._begins(case.row)
+            start = self.test.program(case.row).tolist()[: begins[len(begins) // 2]]
+            found.append(replace(case, inputs=replace(case.inputs, program=self.test.notation.start(start))))
+        return found
+
+    def _begins(self, row: int) -> list[int]:
+        """Where the extrusions of a true program begin."""
+        tokens = self.test.program(row).tolist()
+        return [at for at, token in enumerate(tokens) if self.model.grammar.starts_extrude(token)]
+
+    def swapped(self, combination: str, modality: str, rows: Sequence[int]) -> list[Case]:
+        """Test models, shown by a combination, but with another test model's input of one modality.
+
+        Args:
+            rows: some that follow one another among the test models; each is shown the next one's input.
+        """
+        following = self.rows[(self.rows.index(rows[-1]) + 1) % len(self.rows)]
+        found = []
+        for case, other in itertools.pairwise(self.cases(combination, [*rows, following])):
+            if modality == "text":
+                inputs, cloud = replace(case.inputs, prompt=other.inputs.prompt), case.cloud
+            elif modality == "point_cloud":
+                inputs, cloud = replace(case.inputs, points=other.inputs.points), other.cloud
+            else:
+                inputs, cloud = replace(case.inputs, image=other.inputs.image, views=other.inputs.views), case.cloud
+            found.append(replace(case, inputs=inputs, cloud=cloud))
+        return found
+
+    def measure(
+        self, name: str, rows: Sequence[int], make: Callable[[Sequence[int]], list[Case]], pictures: bool = True
+    ) -> list[dict[str, Any]]:
+        """Generate for test models and measure, batch by batch; lines of ``generated.jsonl``, with pictures in base64.
+
+        Args:
+            name: of this set of cases: a combination, or what else makes it different.
+            make: the cases of some of the rows.
+            pictures: also pictures, meshes and topology, for the report.
+        """
+
+        def measured(start: int, batch: Sequence[int]) -> list[dict[str, Any]]:
+            return self._measured(name, make(batch), start, pictures)
+
+        return self._batch_by_batch(name, rows, measured)
+
+    def results(self, measurement: Measurement) -> list[Any]:
+        """Lines of ``generated.jsonl`` as of ``measure``; of kind ``free``, whether each program is well-formed."""
+        return self._batch_by_batch(
+            measurement.name, measurement.rows, lambda start, _: self.made((measurement, start))
+        )
+
+    def made(self, batch: Batch) -> list[Any]:
+        """The results of one batch."""
+        measurement, start = batch
+        rows = measurement.rows[start : start + self.setting.evaluation.batch_size]
+        match measurement.kind:
+            case "shown":
+                cases = self.cases(measurement.combination, rows)
+            case "swapped":
+                cases = self.swapped(measurement.combination, measurement.modality, rows)
+            case "completed":
+                cases = self.completions(measurement.combination, rows)
+            case "free":
+                return self._well_formed(self.cases(measurement.combination, rows))
+        return self._measured(measurement.name, cases, start, pictures=measurement.kind != "swapped")
+
+    def ahead(self, measurements: Sequence[Measurement], progress: Callable[[int, int, str], None]) -> None:
+        """Have a cluster, where there is one, make what scratch has not yet of these; ``results`` finds it there."""
+        if self.workers.are_here or self.elsewhere is None:
+            return
+        size, device = self.setting.evaluation.batch_size, self.workers.device(self.setting.training.device)
+        batches = [(each, start) for each in measurements for start in range(0, len(each.rows), size)]
+        missing = [batch for batch in batches if not self._part(batch[0].name, batch[1]).is_file()]
+        with self.workers.networks(self.made, self.elsewhere, device) as pool:
+            for number, ((measurement, start), made) in enumerate(zip(missing, pool.map(missing)), 1):
+                interrupt.check()
+                if isinstance(made, Failure):
+                    raise UserError(f"a batch of {measurement.name} could not be measured: {made.detail}")
+                write_text(self._part(measurement.name, start), json.dumps(made))
+                progress(number, len(missing), f"batches from the cluster, the last of {measurement.name}")
+
+    def _measured(self, name: str, cases: list[Case], start: int, pictures: bool) -> list[dict[str, Any]]:
+        """Generated for and measured; a disturbance may have left none."""
+        return self._assess(name, cases, self._searched(cases, start), pictures) if cases else []
+
+    def _well_formed(self, cases: Sequence[Case]) -> list[bool]:
+        """For each, whether a program is well-formed that is written without the grammar.
+
+        Greedy, within the same budget: a program that does not end is none. Nothing is built.
+        """
+        free = Decoding(self.setting.evaluation.max_new_tokens, constrained=False)
+        written = [own[0] for own in generate_tokens(self.model, [case.inputs for case in cases], free)]
+        return [_parsed(tokens, self.model.grammar.bits) is not None for tokens in written]
+
+    def losses(self, data: TrainingData) -> dict[str, float]:
+        """Validation loss for each combination of the stage."""
+        model, setting = self.model, self.setting
+
+        def validated() -> dict[str, float]:
+            parallel = Parallel(setting.training)
+            return validate(model, data, setting.stage, setting.training, model.num_tokens(), setting.seed, parallel)
+
+        return self._kept(self.folder / PARTS / "validation.json", validated)
+
+    def _batch_by_batch(self, name: str, rows: Sequence[int], make: Callable[[int, Sequence[int]], list[T]]) -> list[T]:
+        """What is made of rows that are decoded together, given how many come before; each batch is kept in scratch."""
+        size, found = self.setting.evaluation.batch_size, []
+        for start in range(0, len(rows), size):
+            interrupt.check()
+            batch = rows[start : start + size]
+            found += self._kept(self._part(name, start), functools.partial(make, start, batch))
+        return found
+
+    def _part(self, name: str, start: int) -> Path:
+        return self.folder / PARTS / name / f"{start:06d}.json"
+
+    def _kept(self, path: Path, make: Callable[[], T]) -> T:
+        """What scratch has at a path, of plain JSON values; if it has nothing yet, it is made and kept there."""
+        if not path.is_file():
+            write_text(path, json.dumps(make()))
+        found: T = json.loads(path.read_text(encoding="utf-8"))
+        return found
+
+    def _searched(self, cases: Sequence[Case], start: int) -> list[tuple[int, ...]]:
+        """The program for each case; those that clouds are shown for after a search, unless their start is given."""
+        programs, builds = self._generate(cases, start), self.setting.evaluation.search_builds
+        if not builds:
+            return programs
+        clouds = [None if case.inputs.program else case.cloud for case in cases]
+        return improved(programs, clouds, self.model.grammar.bits, builds, self.setting.seed, self.workers)
+
+    def _generate(self, cases: Sequence[Case], start: int) -> list[tuple[int, ...]]:
+        """The chosen program for each case of a batch."""
+        limits, bits = self.setting.evaluation, self.model.grammar.bits
+        prompts = [case.inputs for case in cases]
+        programs = generate_tokens(self.model, prompts, Decoding(limits.max_new_tokens))
+        if limits.num_candidates == 1:
+            return [tuple(own[0]) for own in programs]
+        seed = digest(self.setting.seed, "candidates", start)
+        more = Decoding(limits.max_new_tokens, limits.num_candidates - 1, limits.temperature, seed=seed)
+        sampled = generate_tokens(self.model, prompts, more)
+        programs = [[*own, *others] for own, others in zip(programs, sampled)]
+        likelihoods = [score(self.model, p, own) for p, own in zip(prompts, programs)]
+        clouds = [None if case.cloud is None else case.cloud[: limits.num_points] for case in cases]
+        return [best[0].tokens for best in select(programs, likelihoods, clouds, bits, self.builders)]
+
+    def _assess(
+        self, name: str, cases: Sequence[Case], programs: Sequence[tuple[int, ...]], pictures: bool
+    ) -> list[dict[str, Any]]:
+        tasks = [
+            AssessTask(
+                tokens,
+                tuple(self.test.program(case.row).tolist()),
+                self.model.grammar.bits,
+                case.true_points,
+                self.setting.evaluation.num_points,
+                digest(self.setting.seed, "assessed", self.test.key(case.row)),
+                PICTURE_SIZE if pictures else None,
+            )
+            for case, tokens in zip(cases, programs, strict=True)
+        ]
+        answers = self.assessors.map(tasks)
+        return [self._result(name, *each, pictures) for each in zip(cases, tasks, answers, strict=True)]
+
+    def _result(
+        self, name: str, case: Case, task: AssessTask, answer: dict[str, Any] | Failure, pictures: bool
+    ) -> dict[str, Any]:
+        """One line of ``generated.jsonl``, with its picture."""
+        key = self.test.key(case.row)
+        predicted, true = _parsed(task.tokens, task.bits), _parsed(task.true_tokens, task.bits)
+        assert true is not None, "the corpus holds programs that parse"
+        result: dict[str, Any] = {
+            "id": self.test.id(case.row),
+            "key": key,
+            "combination": name,
+            "caption": self.test.caption(case.row),
+            "views": list(case.inputs.views),
+            "tokens": list(task.tokens),
+            "true_tokens": list(task.true_tokens),
+            "extrusions": len(true.extrudes),
+            "parses": predicted is not None,
+            "builds": not isinstance(answer, Failure),
+            "sequence": sequence_accuracy(predicted, true),
+        }
+        if isinstance(answer, Failure):
+            nothing = no_answer_metrics(case.true_points)
+            return {**result, "valid": False, "reason": answer.reason, "detail": answer.detail, "metrics": nothing}
+        if pictures:
+            result["picture"] = base64.b64encode(answer["picture"]).decode()
+            result["mesh"], result["true_mesh"] = packed_mesh(answer["body"]), packed_mesh(answer["true_body"])
+            result["errors"] = packed(answer["errors"])
+            result["volume"] = answer["volume"]
+        result |= {"metrics": answer["metrics"], "valid": answer["watertight"]}
+        return result if result["valid"] else {**result, "reason": "not_watertight"}
+
+    def finish(self, results: Mapping[str, list[dict[str, Any]]]) -> None:
+        """Write all results, by name, to one file of ``whole``, pictures and shown views beside it.
+
+        The first line of a model also has its ``cloud``, the points that are shown, its ``frame`` and ``true_mesh``.
+        A kill costs no batch: what they gave stays in scratch.
+        """
+        clean(self.whole)
+        self.whole.mkdir()
+        models = {}
+        for row in self.rows:
+            key = self.test.key(row)
+            frame = self.test.corpus.json(self.test.rows[row])["frame"]
+            models[key] = {"cloud": packed(self.clouds[row][:MAX_POINTS, :3]), "frame": frame}
+            shown = [("true", 0)]
+            if "image" in self.model.feature_shapes:
+                shown += [(f"view{number}", view) for number, view in enumerate(self.views[row])]
+            for name, view in shown:
+                picture = self.geometry.bytes(self.drawn[row], f"view{view}.png")
+                (self.whole / f"{key}.{name}.png").write_bytes(picture)
+        lines = list(itertools.chain(*results.values()))
+        for line in lines:
+            if "picture" in line:
+                path = self.whole / f"{line['key']}.{line['combination']}.png"
+                path.write_bytes(base64.b64decode(line["picture"]))
+        with atomic_open(self.whole / GENERATED) as file:
+            for line in published(lines, models):
+                file.write(json.dumps(line, sort_keys=True) + "\n")
+
+
+def _parsed(tokens: Sequence[int], bits: int) -> CadProgram | None:
+    try:
+        return Codec(bits).decode(tokens)
+    except RejectError:
+        return None
