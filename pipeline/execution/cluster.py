@@ -266,6 +266,7 @@ def cores_of_gpu(address: str | None) -> int:
 def _connected(address: str | None) -> Any:
     """Ray, connected."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody is told of it
+    os.environ.setdefault("RAY_worker_niceness", "0")  # the kernel's time is limited by the clock, whoever else works
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # a worker without GPU leaves them as they are
     try:
         import ray

@@ -23,7 +23,7 @@ class Raylets:
     """Two of them, of one CPU each."""
 
     def __init__(self):
-        env = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_USAGE_STATS_ENABLED": "0"}
+        env = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tests.func.raylets"],
             cwd=ROOT, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
