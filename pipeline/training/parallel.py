@@ -170,9 +170,8 @@ class Parallel:
         own = self._told(error)
         if self.size == 1:
             return own
-        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-        try:  # an empty value is replaced as if there were none
-            found: bytes = self._store.compare_set(f"faults/{attempt}", "", own)
+        try:  # an empty value is replaced as if there were none; processes that are started again have another store
+            found: bytes = self._store.compare_set("fault", "", own)
         except distributed.DistError:  # nobody can be asked: better twice than never
             return own
         return found.decode()

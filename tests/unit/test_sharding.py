@@ -1,9 +1,6 @@
 """FSDP2 on a 7B model without its weights: what each of eight GPUs would hold, counted on the meta device."""
 
-import json
-import os
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,13 +12,10 @@ from transformers import AutoModelForCausalLM, Qwen2Config
 
 from pipeline.model import cad_mllm
 from pipeline.model.cad_mllm import CadMllmModel
-from pipeline.planning import presets
-from pipeline.planning.params import Params
 from pipeline.planning.sizes import LLMS, image_shape, points_shape
-from pipeline.settings import yaml_files
 from pipeline.training.parallel import Parallel
 from pipeline.weights.resolve import SHIPPED
-from tests.unit.conftest import DETAILS, GRAMMAR, ROOT
+from tests.unit.conftest import DETAILS, GRAMMAR, preset
 
 pytestmark = pytest.mark.slow
 
@@ -30,18 +24,9 @@ QWEN = LLMS["Qwen/Qwen2.5-7B"]
 
 
 @pytest.fixture
-def paper():
-    before = Path.cwd()
-    os.chdir(ROOT)
-    try:
-        return Params.parse(json.loads(json.dumps(yaml_files.plain(presets.compose("paper")))), "paper")
-    finally:
-        os.chdir(before)
-
-
-@pytest.fixture
-def model(paper, monkeypatch):
-    """The preset's whole model in its last stage, of shapes alone."""
+def model(monkeypatch):
+    """The whole model of the preset ``paper`` in its last stage, of shapes alone."""
+    paper = preset("paper")
     config = Qwen2Config(
         hidden_size=QWEN.width,
         intermediate_size=QWEN.inner,
@@ -68,7 +53,7 @@ def model(paper, monkeypatch):
 
 
 @contextmanager
-def process(rank, paper, monkeypatch):
+def process(rank):
     """One of so many that exchange nothing."""
     distributed.init_process_group("fake", store=FakeStore(), rank=rank, world_size=SIZE)
     parallel = Parallel.__new__(Parallel)  # its processes are not there to be found
@@ -95,10 +80,10 @@ def gathered(model):
 
 
 @pytest.mark.parametrize("rank", [0, SIZE - 1])
-def test_no_gpu_ever_holds_all_of_a_7b_model(model, paper, monkeypatch, rank):
+def test_no_gpu_ever_holds_all_of_a_7b_model(model, rank):
     whole, count = weigh(model.parameters()), sum(p.numel() for p in model.parameters())
     assert count > 7e9
-    with process(rank, paper, monkeypatch) as parallel:
+    with process(rank) as parallel:
         wrapped = parallel.wrap(model)
         parameters = list(wrapped.parameters())
         assert all(isinstance(p, DTensor) for p in parameters)
