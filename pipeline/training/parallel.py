@@ -34,7 +34,7 @@ class Parallel:
         training: which device, and whether the model is replicated or sharded.
 
     Raises:
-        UserError: the device is not there, or torchrun would start processes again that cannot find each other.
+        UserError: the device is not there, or processes that torchrun starts again could not find each other.
     """
 
     def __init__(self, training: Training) -> None:
@@ -47,8 +47,10 @@ class Parallel:
             self.device = choose_device(training.device)
 
     def _start(self, device: str) -> None:
-        self.device = _checked(device)
-        timeout = timedelta(seconds=float(os.environ.get(PEER_TIMEOUT, PEER_TIMEOUT_S)))
+        with _told_by_first():
+            self.device = shared_device(device, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+            timeout = _peer_timeout()
+            _check_restarts()
         if self.device.type == "cuda":
             self.device = torch.device("cuda", _local_rank())
             torch.cuda.set_device(self.device)
@@ -195,22 +197,31 @@ def _local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
-def _checked(device: str) -> torch.device:
-    """What is wrong with it, or with torchrun, is wrong for each process of this machine: the first of them tells it.
-
-    Torchrun has processes meet where those before them met, and they wait for these: torch 2.13, `next_rendezvous`.
-    """
+@contextmanager
+def _told_by_first() -> Iterator[None]:
+    """What is wrong for each process of this machine alike, the first of them tells."""
     try:
-        if interrupt.is_restarted_by_torchrun() and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
-            raise UserError(
-                "torchrun --max-restarts needs --rdzv-backend c10d, and TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in its "
-                "environment: else processes that are started again wait for those before them"
-            )
-        return shared_device(device, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+        yield
     except UserError:
         if _local_rank() > 0:
             raise SystemExit(1) from None
         raise
+
+
+def _peer_timeout() -> timedelta:
+    given = os.environ.get(PEER_TIMEOUT, str(PEER_TIMEOUT_S))
+    if not given.isdecimal() or int(given) == 0:
+        raise UserError(f"{PEER_TIMEOUT}={given!r} is not a positive number")
+    return timedelta(seconds=int(given))
+
+
+def _check_restarts() -> None:
+    """Torchrun has processes meet where those before them met, and they wait for these (2.13, `next_rendezvous`)."""
+    if interrupt.is_restarted_by_torchrun() and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        raise UserError(
+            "torchrun --max-restarts needs --rdzv-backend c10d, and TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in its "
+            "environment: else processes that are started again wait for those before them"
+        )
 
 
 def sharded_like(tensor: Tensor, parameter: Tensor) -> Tensor:

@@ -1,6 +1,5 @@
 """Machines that train together, and one that is lost: torchrun's agents on this machine, as real processes."""
 
-import os
 import shutil
 import signal
 import socket
@@ -56,15 +55,17 @@ class Machines:
 
     def ended(self, number: int) -> int:
         """How an agent ended."""
-        return self.agents[number].wait(timeout=120)
+        return self.agents[number].wait(timeout=300)
 
-    def processes(self, number: int) -> list[psutil.Process]:
-        agent = psutil.Process(self.agents[number].pid)
-        return [agent, *agent.children(recursive=True)]
+    def worker(self, number: int) -> psutil.Process:
+        """The process that an agent has started."""
+        (found,) = psutil.Process(self.agents[number].pid).children()
+        return found
 
     def freeze(self, number: int) -> list[psutil.Process]:
         """A machine that answers no more, whose connections nobody closes."""
-        lost = self.processes(number)
+        agent = psutil.Process(self.agents[number].pid)
+        lost = [agent, *agent.children(recursive=True)]
         for each in lost:
             each.suspend()
         return lost
@@ -83,10 +84,15 @@ class Machines:
                 agent.wait()
 
 
+def lengthened(project: Project) -> Project:
+    project.change("epochs: 1", "epochs: 12", after=f"{STAGE}:")
+    project.change("wandb_mode: offline", "wandb_mode: disabled")
+    return project
+
+
 @pytest.fixture
 def machines(copy):
-    copy.change("epochs: 1", "epochs: 12", after=f"{STAGE}:")
-    found = Machines(copy)
+    found = Machines(lengthened(copy))
     yield found
     found.close()
 
@@ -97,8 +103,7 @@ def expected(done, tmp_path_factory):
     found = []
     for processes in ("2", "1"):
         folder = tmp_path_factory.mktemp("undisturbed") / processes
-        project = Project(shutil.copytree(done.folder, folder, symlinks=True))
-        project.change("epochs: 1", "epochs: 12", after=f"{STAGE}:")
+        project = lengthened(Project(shutil.copytree(done.folder, folder, symlinks=True)))
         project.run("cadmllm", "train", STAGE, "--nproc", processes)
         found.append((losses(project, STAGE), tensors(project.folder / "checkpoints" / STAGE)))
     return found
@@ -158,7 +163,7 @@ def test_a_process_that_is_killed_is_started_again(machines, expected):
     machines.start(is_host=True)
     machines.start(is_host=False)
     wait_for_state(machines.project)
-    machines.processes(0)[-1].kill()
+    machines.worker(0).kill()
     assert [machines.ended(0), machines.ended(1)] == [0, 0], machines.said(0) + machines.said(1)
     assert machines.said(0).count("2 processes") == 2
     assert_trained_as(machines.project, expected[0])
@@ -178,10 +183,10 @@ def test_a_machine_that_comes_later_takes_part(machines, expected):
     """Torchrun stops who is at work, which is no stop of the user's: all go on together from the step at hand."""
     machines.start(is_host=True)
     wait_for_state(machines.project)
-    os.kill(machines.processes(0)[-1].pid, signal.SIGSTOP)  # else it may be done before the other has come
+    machines.worker(0).suspend()  # else it may be done before the other has come
     machines.start(is_host=False)
     time.sleep(3)
-    machines.processes(0)[-1].resume()
+    machines.worker(0).resume()
     assert [machines.ended(0), machines.ended(1)] == [0, 0], machines.said(0) + machines.said(1)
     said = machines.said(0)
     assert "what is finished is kept, and torchrun goes on with it, unless it was stopped itself" in said
@@ -200,6 +205,17 @@ def test_a_stop_of_all_machines_keeps_the_step_at_hand(machines, expected):
     assert "stopped by SIGTERM; what is finished is kept" in machines.said(0)
     output = machines.project.run("cadmllm", "train", STAGE)
     assert "resuming after step" in output
+    assert_trained_as(machines.project, expected[1])
+
+
+def test_where_one_machine_is_stopped_the_other_goes_on(machines, expected):
+    for is_host in (True, False):
+        machines.start(is_host)
+    wait_for_state(machines.project)
+    machines.agents[1].send_signal(signal.SIGTERM)
+    assert machines.ended(0) == 0, machines.said(0)
+    assert "stopped by a signal to another process; what is finished is kept, and torchrun" in machines.said(0)
+    assert machines.ended(1) != 0
     assert_trained_as(machines.project, expected[1])
 
 
