@@ -4,10 +4,12 @@ import contextlib
 import fcntl
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from pipeline.runtime import interrupt
 from pipeline.runtime.errors import UserError
 
 
@@ -77,8 +79,11 @@ def publish(source: Path, target: Path) -> None:
 
 
 @contextlib.contextmanager
-def exclusive(folder: Path) -> Iterator[None]:
+def exclusive(folder: Path, wait_s: float = 0) -> Iterator[None]:
     """Hold ``folder`` for this process alone.
+
+    Args:
+        wait_s: for who holds it now.
 
     Raises:
         UserError: another process is at work in it, or the file system has no locks.
@@ -86,7 +91,7 @@ def exclusive(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder.with_name(f".{folder.name}.lock"), "w", encoding="utf-8") as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(lock, time.monotonic() + wait_s)
         except BlockingIOError as error:
             raise UserError(f"another process is at work in {folder}; wait for it or stop it") from error
         except OSError as error:
@@ -95,3 +100,15 @@ def exclusive(folder: Path) -> Iterator[None]:
                 "a folder on another"
             ) from error
         yield
+
+
+def _lock(file: IO[Any], deadline: float) -> None:
+    """Lock a file; ``BlockingIOError`` where another process holds it at the deadline."""
+    while True:
+        try:
+            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                raise
+            interrupt.check()
+            time.sleep(0.1)

@@ -17,7 +17,7 @@ from typing import ParamSpec
 import typer
 
 from pipeline.runtime.errors import RejectError, UserError
-from pipeline.runtime.interrupt import Interrupted, listen
+from pipeline.runtime.interrupt import Interrupted, is_restarted_by_torchrun, listen
 
 P = ParamSpec("P")
 
@@ -56,10 +56,11 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
             raise typer.Exit(1) from None
         except Interrupted as stop:
             again = "dvc repro" if os.environ.get("DVC_STAGE") else os.environ.get(COMMAND, typed())
+            how = f". Go on with: {again}"
+            if is_restarted_by_torchrun():
+                how = ", and torchrun goes on with it, unless it was stopped itself"
             if os.environ.get("RANK", "0") == "0":
-                typer.secho(
-                    f"stopped by {stop}; what is finished is kept. Go on with: {again}", err=True, fg=color("yellow")
-                )
+                typer.secho(f"stopped by {stop}; what is finished is kept{how}", err=True, fg=color("yellow"))
             raise typer.Exit(130) from None
 
     return run

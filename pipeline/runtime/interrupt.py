@@ -53,6 +53,11 @@ def listen() -> None:
             threading.Thread(target=_stop_when_orphaned, args=(shell, shell.ppid()), daemon=True).start()
 
 
+def is_restarted_by_torchrun() -> bool:
+    """Whether torchrun starts this process again when it ends before its work does."""
+    return int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) > 0
+
+
 def stop_at_once() -> None:
     """Turn SIGTERM and SIGINT into ``Interrupted`` there and then, for commands whose work other processes do."""
 

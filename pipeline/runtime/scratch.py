@@ -16,9 +16,11 @@ from typing import Any, Self
 from pipeline.runtime.atomic import exclusive
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.fingerprint import fingerprint
+from pipeline.runtime.interrupt import is_restarted_by_torchrun
 
 SCRATCH = Path("scratch")
 RECORDS = "records.sqlite"
+LOST_LOCK_S = 120  # after which a file server gives up the lock of a machine that is lost: of NFS, 90 s
 
 
 @contextlib.contextmanager
@@ -31,7 +33,8 @@ def work_folder(
     Those for other parameters stay until ``clean``: going back to old parameters goes on where it stopped.
     """
     folder = SCRATCH / name / fingerprint(module, params, inputs)
-    with exclusive(folder) if hold else contextlib.nullcontext():
+    wait_s = LOST_LOCK_S if is_restarted_by_torchrun() else 0
+    with exclusive(folder, wait_s) if hold else contextlib.nullcontext():
         yield folder
 
 

@@ -7,6 +7,7 @@ import itertools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any, Self, TypeVar
 
 import torch
@@ -22,6 +23,9 @@ from pipeline.runtime.errors import UserError
 
 T = TypeVar("T")
 
+PEER_TIMEOUT = "CADMLLM_PEER_TIMEOUT_S"  # variable: how long a process that does not answer is waited for
+PEER_TIMEOUT_S = 600  # what one process does alone takes less: reading and publishing a checkpoint
+
 
 class Parallel:
     """This process among those that train together; a world of one needs nothing of it.
@@ -30,7 +34,7 @@ class Parallel:
         training: which device, and whether the model is replicated or sharded.
 
     Raises:
-        UserError: the device is not there.
+        UserError: the device is not there, or processes that torchrun starts again could not find each other.
     """
 
     def __init__(self, training: Training) -> None:
@@ -43,16 +47,20 @@ class Parallel:
             self.device = choose_device(training.device)
 
     def _start(self, device: str) -> None:
-        self.device = _checked(device)
+        with _told_by_first():
+            self.device = shared_device(device, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+            timeout = _peer_timeout()
+            _check_restarts()
         if self.device.type == "cuda":
             self.device = torch.device("cuda", _local_rank())
             torch.cuda.set_device(self.device)
         with interrupt.unguarded():  # who waits for a process that was stopped before it came here would wait long
-            self._store, *_ = next(rendezvous("env://"))
+            self._store, *_ = next(rendezvous("env://", timeout=timeout))
             backend = "nccl" if self.device.type == "cuda" else "gloo"
-            distributed.init_process_group(backend, store=self._store, rank=self.rank, world_size=self.size)
+            world = {"store": self._store, "rank": self.rank, "world_size": self.size, "timeout": timeout}
+            distributed.init_process_group(backend, **world)
             # What is agreed on beside the steps does without the GPU, which would have to be waited for.
-            self._control = distributed.new_group(backend="gloo")
+            self._control = distributed.new_group(backend="gloo", timeout=timeout)
 
     @property
     def is_main(self) -> bool:
@@ -156,15 +164,16 @@ class Parallel:
             distributed.destroy_process_group()
         elif self.first_fault(error) != self._told(error):
             raise SystemExit(1)  # the same fault, or what it did to this process: it has been told
+        elif _is_lost_peer(error):
+            raise UserError(self._told(error)) from error
 
     def first_fault(self, error: BaseException) -> str:
         """What the process that failed first said of it: this one, where none did before. Empty after a mere stop."""
         own = self._told(error)
         if self.size == 1:
             return own
-        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-        try:  # an empty value is replaced as if there were none
-            found: bytes = self._store.compare_set(f"faults/{attempt}", "", own)
+        try:  # an empty value is replaced as if there were none; processes that are started again have another store
+            found: bytes = self._store.compare_set("fault", "", own)
         except distributed.DistError:  # nobody can be asked: better twice than never
             return own
         return found.decode()
@@ -174,21 +183,45 @@ class Parallel:
         if isinstance(error, interrupt.Interrupted):
             return ""
         said = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        if _is_lost_peer(error):
+            said = "another process is gone, or has not answered for too long; the last saved state stays"
         return f"process {self.rank}: {said}" if self.size > 1 else said
+
+
+def _is_lost_peer(error: BaseException) -> bool:
+    """Whether an error is what the loss of another process does to this one. Gloo has no class for its own."""
+    return isinstance(error, distributed.DistError) or (isinstance(error, RuntimeError) and "/gloo/" in str(error))
 
 
 def _local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
-def _checked(device: str) -> torch.device:
-    """What is wrong with it is wrong for each process of this machine: the first of them tells it."""
+@contextmanager
+def _told_by_first() -> Iterator[None]:
+    """What is wrong for each process of this machine alike, the first of them tells."""
     try:
-        return shared_device(device, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+        yield
     except UserError:
         if _local_rank() > 0:
             raise SystemExit(1) from None
         raise
+
+
+def _peer_timeout() -> timedelta:
+    given = os.environ.get(PEER_TIMEOUT, str(PEER_TIMEOUT_S))
+    if not given.isdecimal() or int(given) == 0:
+        raise UserError(f"{PEER_TIMEOUT}={given!r} is not a positive number")
+    return timedelta(seconds=int(given))
+
+
+def _check_restarts() -> None:
+    """Torchrun has processes meet where those before them met, and they wait for these (2.13, `next_rendezvous`)."""
+    if interrupt.is_restarted_by_torchrun() and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        raise UserError(
+            "torchrun --max-restarts needs --rdzv-backend c10d, and TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in its "
+            "environment: else processes that are started again wait for those before them"
+        )
 
 
 def sharded_like(tensor: Tensor, parameter: Tensor) -> Tensor:

@@ -3,9 +3,9 @@
 What takes seconds to import, fixtures import: xdist's main process, which runs no test, waits for none of it.
 """
 
+import contextlib
 import functools
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -24,18 +24,16 @@ DETAILS = {"encoder": {"source": "init", "sha256": "x"}}
 
 @pytest.fixture(scope="session")
 def smoke():
-    return Params.parse(json.loads(json.dumps(_compose())), "smoke")
+    return preset("smoke")
 
 
-def _compose():
+def preset(name):
+    """A preset's parameters."""
     from pipeline.planning import presets
 
-    before = Path.cwd()
-    os.chdir(ROOT)
-    try:
-        return yaml_files.plain(presets.compose("smoke"))
-    finally:
-        os.chdir(before)
+    with contextlib.chdir(ROOT):
+        document = yaml_files.plain(presets.compose(name))
+    return Params.parse(json.loads(json.dumps(document)), name)
 
 
 # Heads of Qwen3 are wider than their share of the model, as in its released sizes.

@@ -71,6 +71,13 @@ def test_the_first_process_of_a_machine_tells_what_is_wrong_for_all(two_gpus, sm
             Parallel(training)
 
 
+def test_how_long_others_are_waited_for_is_a_number(smoke, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("CADMLLM_PEER_TIMEOUT_S", "ten")
+    with pytest.raises(UserError, match="CADMLLM_PEER_TIMEOUT_S='ten' is not a positive number"):
+        Parallel(smoke.training)
+
+
 @pytest.fixture
 def loaded_on_gpu(gpu, monkeypatch):
     """The language model comes up on the GPU, as 4-bit weights do, before anything is made for it."""

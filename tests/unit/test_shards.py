@@ -1,8 +1,12 @@
 """Shards: reproducible, checked, readable by anyone."""
 
+import contextlib
 import gc
 import json
 import os
+import signal
+import subprocess
+import threading
 
 import numpy as np
 import pytest
@@ -11,6 +15,7 @@ import webdataset
 from pipeline.features.verify import verify_folder
 from pipeline.runtime.atomic import atomic_folder, atomic_open, exclusive
 from pipeline.runtime.errors import Reject, UserError
+from pipeline.runtime.scratch import work_folder
 from pipeline.shards import embeddings
 from pipeline.shards.building import write_manifest
 from pipeline.shards.index import INDEX, shard_rows
@@ -231,6 +236,24 @@ def test_files_and_folders_appear_whole_or_not_at_all(tmp_path):
 def test_scratch_is_held_by_one_process(tmp_path):
     with exclusive(tmp_path / "x"), pytest.raises(UserError, match="another process"), exclusive(tmp_path / "x"):
         pass
+
+
+def test_a_lock_of_a_process_that_torchrun_lost_is_waited_for(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = ("train", __name__, {}, {})
+    with work_folder(*folder) as held:
+        pass
+    holder = subprocess.Popen(["flock", held.with_name(f".{held.name}.lock"), "sleep", "60"], start_new_session=True)
+    while True:  # until it has the lock
+        with contextlib.suppress(UserError), work_folder(*folder):
+            continue
+        break
+    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "3")
+    later = threading.Timer(0.5, os.killpg, (holder.pid, signal.SIGKILL))
+    later.start()
+    with work_folder(*folder):
+        assert later.finished.is_set()
+    holder.wait()
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")

@@ -1,0 +1,103 @@
+"""FSDP2 on a 7B model without its weights: what each of eight GPUs would hold, counted on the meta device."""
+
+from contextlib import contextmanager
+
+import pytest
+import torch
+from torch import distributed, nn
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
+from torch.testing._internal.distributed.fake_pg import FakeStore
+from transformers import AutoModelForCausalLM, Qwen2Config
+
+from pipeline.model import cad_mllm
+from pipeline.model.cad_mllm import CadMllmModel
+from pipeline.planning.sizes import LLMS, image_shape, points_shape
+from pipeline.training.parallel import Parallel
+from pipeline.weights.resolve import SHIPPED
+from tests.unit.conftest import DETAILS, GRAMMAR, preset
+
+pytestmark = pytest.mark.slow
+
+META, SIZE, CAPTION_TOKENS = torch.device("meta"), 8, 10_000
+QWEN = LLMS["Qwen/Qwen2.5-7B"]
+
+
+@pytest.fixture
+def model(monkeypatch):
+    """The whole model of the preset ``paper`` in its last stage, of shapes alone."""
+    paper = preset("paper")
+    config = Qwen2Config(
+        hidden_size=QWEN.width,
+        intermediate_size=QWEN.inner,
+        num_hidden_layers=QWEN.layers,
+        num_attention_heads=28,
+        num_key_value_heads=4,
+        vocab_size=QWEN.vocabulary,
+        tie_word_embeddings=False,
+    )
+
+    def shapes(*_, dtype, **__):
+        with META:
+            return AutoModelForCausalLM.from_config(config, dtype=dtype)
+
+    monkeypatch.setattr(cad_mllm.AutoModelForCausalLM, "from_pretrained", shapes)
+    monkeypatch.setattr(torch.Tensor, "std", lambda *_: torch.tensor(0.02))  # there are no values
+    made = CadMllmModel(SHIPPED / "language_model", paper.model, GRAMMAR, 0, torch.bfloat16, device=META)
+    made.add_projector("point_cloud", points_shape(paper), DETAILS)
+    made.add_projector("image", image_shape(paper), DETAILS)
+    made.text_embedding.rows = nn.Parameter(torch.empty(CAPTION_TOKENS, QWEN.width, device=META))
+    made.set_trainable_params(True, ("point_cloud", "image"), "new")
+    made.text_embedding.rows.requires_grad_(True)
+    return made
+
+
+@contextmanager
+def process(rank):
+    """One of so many that exchange nothing."""
+    distributed.init_process_group("fake", store=FakeStore(), rank=rank, world_size=SIZE)
+    parallel = Parallel.__new__(Parallel)  # its processes are not there to be found
+    parallel.size, parallel.rank, parallel.sharded, parallel.device = SIZE, rank, True, torch.device("cpu")
+    try:
+        yield parallel
+    finally:
+        distributed.destroy_process_group()
+
+
+def weigh(tensors):
+    return sum(tensor.numel() * tensor.dtype.itemsize for tensor in tensors)
+
+
+def gathered(model):
+    """Bytes of each group of parameters that is gathered at once: what is in no group within it."""
+    groups, seen = {}, set()
+    for name, module in reversed(list(model.named_modules())):  # the innermost first
+        if isinstance(module, FSDPModule):
+            own = [p for p in module.parameters() if id(p) not in seen]
+            seen |= {id(p) for p in own}
+            groups[name or "rest"] = weigh(own)
+    return groups
+
+
+@pytest.mark.parametrize("rank", [0, SIZE - 1])
+def test_no_gpu_ever_holds_all_of_a_7b_model(model, rank):
+    whole, count = weigh(model.parameters()), sum(p.numel() for p in model.parameters())
+    assert count > 7e9
+    with process(rank) as parallel:
+        wrapped = parallel.wrap(model)
+        parameters = list(wrapped.parameters())
+        assert all(isinstance(p, DTensor) for p in parameters)
+        local = weigh(p.to_local() for p in parameters)
+        groups = gathered(wrapped)
+    assert len(groups) == QWEN.layers + 1
+    assert local < 1.01 * whole / SIZE
+    layers = sorted(size for name, size in groups.items() if name != "rest")
+    # FSDP2 keeps what is in no layer from the start of a pass, and gathers a layer while the one before computes.
+    assert local + groups["rest"] + sum(layers[-2:]) < whole / 3
+
+
+def test_what_is_saved_is_small_beside_the_model(model):
+    """Which is why the first process gathers and writes it: float32 weights and two moments of what is trained."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    assert {p.dtype for p in trained} == {torch.float32}
+    assert 3 * weigh(trained) < weigh(model.parameters()) / 8
