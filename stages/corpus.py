@@ -11,6 +11,7 @@ from pipeline.runtime.scratch import work_folder
 from pipeline.settings.params import Sections, num_workers
 from pipeline.settings.places import CORPUS, MODELS
 from pipeline.settings.section import Seed
+from pipeline.shards.storage.settings import Storage
 
 
 class CorpusSections(Sections):
@@ -20,6 +21,7 @@ class CorpusSections(Sections):
     data: Data
     codec: Codec
     kernel: Kernel
+    storage: Storage = Storage()
 
 
 @long_running
@@ -28,6 +30,7 @@ def corpus() -> None:
     from pipeline.cad.omnicad.watched import unwatched
     from pipeline.corpus.build import build_corpus
     from pipeline.shards.seen import read_seen
+    from pipeline.shards.storage.store import store_at
 
     p = CorpusSections.load()
     sections = {"data": p.data, "codec": p.codec, "kernel": p.kernel, "seed": p.seed}
@@ -36,7 +39,8 @@ def corpus() -> None:
     seen = read_seen(MODELS) if p.data.duplicates == "drop" else frozenset()
     with display("corpus") as show, work_folder("corpus", __name__, sections, inputs) as scratch:
         workers = num_workers()
-        counts = build_corpus(p.data, p.codec, p.kernel, p.seed, scratch, CORPUS, workers, show, seen=seen)
+        store = store_at(p.storage.shards)
+        counts = build_corpus(p.data, p.codec, p.kernel, p.seed, scratch, CORPUS, workers, show, seen=seen, store=store)
         splits = ", ".join(f"{number} {split}" for split, number in counts["splits"].items())
         show.say(
             f"{counts['entries']} entries: {counts['accepted']} accepted ({splits}), {counts['rejected']} rejected"

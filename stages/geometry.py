@@ -12,6 +12,8 @@ from pipeline.settings.params import Sections, num_workers
 from pipeline.settings.places import CORPUS, GEOMETRY
 from pipeline.settings.section import Seed
 from pipeline.shards.manifest import Manifest
+from pipeline.shards.storage.settings import Storage
+from pipeline.shards.storage.store import store_at
 
 
 class GeometrySections(Sections):
@@ -21,6 +23,7 @@ class GeometrySections(Sections):
     data: Source
     geometry: Geometry
     kernel: Kernel
+    storage: Storage = Storage()
 
 
 @long_running
@@ -34,7 +37,8 @@ def geometry() -> None:
     hint = unwatched(Path(p.data.path), "geometry", ("pcd", "img")) if p.data.source == "omnicad" else None
     sections = {"geometry": p.geometry, "kernel": p.kernel, "data": {"path": p.data.path}, "seed": p.seed}
     with display("geometry") as show, work_folder("geometry", __name__, sections, {}) as scratch:
-        counts = build_geometry(CORPUS, p.data, p.geometry, p.kernel, p.seed, scratch, GEOMETRY, num_workers(), show)
+        store, workers = store_at(p.storage.shards), num_workers()
+        counts = build_geometry(CORPUS, p.data, p.geometry, p.kernel, p.seed, scratch, GEOMETRY, workers, show, store)
         show.say(f"{counts['samples']} models drawn, {counts['rejected']} rejected")
         for reason, number in counts["reasons"].items():
             show.say(f"  rejected: {number} {reason} (data/geometry/rejects.csv)")

@@ -24,6 +24,7 @@ from pipeline.shards import embeddings
 from pipeline.shards.building import FinishedShard, publish_shards, shard_by_shard
 from pipeline.shards.manifest import reasons
 from pipeline.shards.reader import ShardReader
+from pipeline.shards.storage.store import Store, StoreError
 from pipeline.shards.writer import write_shard
 
 TOKEN_SLICES = {"all": slice(None), "latents": slice(1, None), "global": slice(0, 1)}
@@ -124,6 +125,15 @@ def member_of(modality: str) -> str:
     return f"{modality}.npy"
 
 
+def _load(featurizer: Featurizer, reader: ShardReader, row: int, pipeline_stage: str) -> Tensor | Reject:
+    try:
+        return featurizer.load(reader, row)
+    except StoreError:  # no model's fault
+        raise
+    except (UserError, OSError, ValueError, SyntaxError) as error:
+        return Reject(reader.key(row), pipeline_stage, "unreadable_input", str(error))
+
+
 @torch.inference_mode()
 def make_shard(featurizer: Featurizer, reader: ShardReader, path: Path, dtype: str) -> FinishedShard:
     """Encode one geometry shard into the feature shard ``path`` of the same name.
@@ -133,18 +143,13 @@ def make_shard(featurizer: Featurizer, reader: ShardReader, path: Path, dtype: s
     rejects: list[Reject] = []
     pipeline_stage, rows = f"features/{featurizer.modality}", reader.rows_of(path.name)
 
-    def load(row: int) -> Tensor | Reject:
-        try:
-            return featurizer.load(reader, row)
-        except (UserError, OSError, ValueError, SyntaxError) as error:
-            return Reject(reader.key(row), pipeline_stage, "unreadable_input", str(error))
-
     def batches() -> Iterator[tuple[list[str], Tensor]]:
         with ThreadPoolExecutor(READERS) as pool:
             for start in range(0, len(rows), featurizer.batch_size):
                 chunk = rows[start : start + featurizer.batch_size]
                 good: dict[str, Tensor] = {}
-                for row, loaded in zip(chunk, pool.map(load, chunk), strict=True):
+                found = pool.map(lambda row: _load(featurizer, reader, row, pipeline_stage), chunk)
+                for row, loaded in zip(chunk, found, strict=True):
                     if isinstance(loaded, Reject):
                         rejects.append(loaded)
                     else:
@@ -187,8 +192,11 @@ def build_features(
     scratch: Path,
     out: Path,
     progress: Callable[[int, int, str], None],
+    store: Store | None = None,
 ) -> dict[str, Any]:
     """Encode every geometry shard into one feature shard of the same name and publish them to ``out``.
+
+    Tars go to ``store`` where there is one.
 
     Raises:
         UserError: models or geometry are missing or do not fit, or memory runs out.
@@ -206,9 +214,10 @@ def build_features(
             sources,
             lambda paths: (make_shard(featurizer, reader, path, settings.dtype) for path in paths),
             progress,
+            store,
         )
     details = feature_details(entry, settings, geometry_settings) | {"libraries": libraries(__name__)}
     fields = embeddings.fields(member_of(modality), featurizer.shape, settings.dtype)
-    publish_shards(scratch, out, finished, f"features/{modality}", fields, details)
+    publish_shards(scratch, out, finished, f"features/{modality}", fields, details, store)
     rejects = [reject for each in finished for reject in each.rejects]
     return {"samples": sum(f.shard.count for f in finished), "rejected": len(rejects), "reasons": reasons(rejects)}
