@@ -26,7 +26,7 @@ OPEN_FILES = 128
 
 
 class ShardReader:
-    """A folder of shards, whose tars lie in it or, as ``storage.json`` says, in object storage.
+    """A folder of shards, whose tars lie in it or, as ``place.json`` says, in object storage.
 
     Args:
         folder: with ``manifest.json`` and ``index.npy``.

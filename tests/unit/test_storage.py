@@ -278,7 +278,7 @@ def test_what_is_missing_or_changed_is_told_with_its_url(tmp_path, url):
     (fault,) = verify_folder(folder, 1)
     assert "sha256 differs" in fault.text
     (folder / PLACE).write_text("{")
-    with pytest.raises(UserError, match=r"storage\.json is damaged"):
+    with pytest.raises(UserError, match=r"place\.json is damaged"):
         ShardReader(folder, "features/x")
 
 

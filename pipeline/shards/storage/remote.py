@@ -26,7 +26,7 @@ Block = tuple[Shard, int]
 
 
 def remote_tars(folder: Path) -> "RemoteTars | None":
-    """The tars of a folder, where ``storage.json`` beside its manifest says that they are elsewhere.
+    """The tars of a folder, where ``place.json`` beside its manifest says that they are elsewhere.
 
     Raises:
         UserError: that is damaged, the store is not known here, or params.yaml is not right.

@@ -21,7 +21,7 @@ from pipeline.shards.manifest import Shard
 
 T = TypeVar("T")
 
-PLACE = "storage.json"  # beside the manifest of shards whose tars are not there
+PLACE = "place.json"  # beside the manifest of shards whose tars are not there
 WAITS_S = (1, 2, 4, 8, 16)  # between tries, each of which s3fs makes of five within two seconds
 BY_PARTS = {"chunksize": 8 << 20, "max_concurrency": 4}  # of an upload: what is in memory of it
 REQUESTS = 16  # reads under way at once, which share the wait for an answer
