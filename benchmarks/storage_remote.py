@@ -42,6 +42,8 @@ from pipeline.shards.storage.settings import LEAST_MIB
 from pipeline.shards.storage.store import Store, write_place
 
 TOGETHER = 32  # samples of a step
+# The server copies all of a tar for each range of it, so tars are small: 3 MiB, and 2 MiB.
+PER_SHARD, PER_SHARD_OF_TINY = 16, 250
 URL = f"s3://{BUCKET}/benchmark"
 
 
@@ -71,7 +73,7 @@ def rates(models: int) -> dict[str, float]:
     """Reading rates, in the folder of this process."""
     tokens = generator("features").normal(size=SHAPE).astype(np.float32)
     here, there = Path("here"), Path("there")
-    make_shards(here, models, 128, tokens)
+    make_shards(here, models, PER_SHARD, tokens)
     shutil.copytree(here, there)
     send(there)
     local = mib_per_s(here)
@@ -88,7 +90,7 @@ def rates(models: int) -> dict[str, float]:
 def make_project(folder: Path, models: int) -> None:
     """A project with its tars in the store, up to the stage before the last."""
     data = Path("data/raw/Omni-CAD")
-    project.make_project(folder, data, 1_000)
+    project.make_project(folder, data, PER_SHARD_OF_TINY)
     document = read_yaml(folder / "params.yaml")
     presets.merge(document, {"storage": {"cache_mib": LEAST_MIB}}, "")
     presets.write(document, folder / "params.yaml")

@@ -1,18 +1,15 @@
 """Blocks of what lies elsewhere, as files here: a bounded number of bytes, those used last.
 
 Several processes may share it. A block is served whole or not at all: its file appears by a rename, and ends with a
-checksum, which a disk that lost power does not fit. How many bytes there are is counted in a file under a lock, before
-a block is written: a process that is killed leaves the count too high, never too low, until blocks are next removed.
+checksum, which what a disk that lost power gives does not fit. Blocks are written under a lock, and how many bytes
+there are is counted before: a process that is killed leaves the count too high, until blocks are next removed.
 """
 
 import contextlib
 import fcntl
 import os
-import threading
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
 
 COUNT = ".bytes"
 CHECKSUM = 4  # bytes
@@ -47,25 +44,16 @@ class BlockCache:
 
     def put(self, name: str, block: bytes) -> None:
         """Keep a block, in place of those that were used longest ago."""
-        size = len(block) + CHECKSUM
-        with self._counted() as count:
-            held = int(count.read() or 0)
+        size, temporary = len(block) + CHECKSUM, self.folder / f".{name}"
+        with open(os.open(self.folder / COUNT, os.O_RDWR | os.O_CREAT), "r+b", buffering=0) as count:
+            fcntl.flock(count, fcntl.LOCK_EX)
+            said = count.read()
+            held = int(said) if said else self._removed(self.most)
             if held + size > self.most:
                 held = self._removed(self.most * LEFT - size)
-            count.seek(0)
-            count.truncate()
-            count.write(str(held + size))
-        temporary = self.folder / f".{name}.{os.getpid()}-{threading.get_native_id()}"
-        temporary.write_bytes(block + _checksum(block))
-        os.replace(temporary, self.folder / name)
-
-    @contextlib.contextmanager
-    def _counted(self) -> Iterator[IO[Any]]:
-        """The count, for this thread alone."""
-        with open(self.folder / COUNT, "a+", encoding="ascii") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            file.seek(0)
-            yield file
+            os.pwrite(count.fileno(), b"%020d" % (held + size), 0)  # in one piece: a kill leaves this one or the last
+            temporary.write_bytes(block + _checksum(block))
+            os.replace(temporary, self.folder / name)
 
     def _removed(self, left: float) -> int:
         """Remove blocks, and what a kill has left of one, until so many bytes are left at most; how many are."""
