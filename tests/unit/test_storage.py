@@ -137,6 +137,7 @@ def same(here, there, rows, rng):
         assert there.embeddings(row, "x.npy", parts).tobytes() == here.embeddings(row, "x.npy", parts).tobytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("most", [3 << 10, 1 << 30])
 def test_members_are_those_of_local_tars_in_any_order(tmp_path, url, monkeypatch, most):
     monkeypatch.setattr(remote.BlockCache, "__init__", limited(most))
@@ -178,6 +179,7 @@ def test_a_tar_that_is_read_in_order_is_read_ahead(tmp_path, url, asked):
     assert len(blocks) == len(set(blocks)), "none twice"
 
 
+@pytest.mark.slow
 def test_a_damaged_block_is_read_again(tmp_path, url):
     folder = build(tmp_path, to=Store(url))
     reader = ShardReader(folder, "features/x")
@@ -192,6 +194,7 @@ def test_a_damaged_block_is_read_again(tmp_path, url):
     assert [reader.bytes(row, "json") for row in range(len(reader))] == expected
 
 
+@pytest.mark.slow
 def test_a_forked_process_reads_too(tmp_path, url):
     reader = ShardReader(build(tmp_path, to=Store(url)), "features/x")
     expected = [reader.bytes(row, "json") for row in range(len(reader))]
@@ -250,6 +253,7 @@ def size(path):
         return 0
 
 
+@pytest.mark.slow
 def test_processes_share_the_cache_and_its_bound(tmp_path):
     with multiprocessing.get_context("fork").Pool(3) as pool:
         most = pool.starmap(use, [(tmp_path / "cache", seed) for seed in range(3)])

@@ -7,7 +7,7 @@ from pydantic import Field
 from pipeline.settings.params import Sections
 from pipeline.settings.section import Section
 
-LEAST_MIB = 64  # of a cache: what one step reads fits in it
+LEAST_MIB = 16  # of a cache: what is asked for at once fits in it
 
 
 class Storage(Section):
