@@ -12,6 +12,7 @@ from pipeline.runtime.scratch import work_folder
 from pipeline.settings.params import Sections
 from pipeline.settings.places import CORPUS, MODELS
 from pipeline.settings.section import Seed
+from pipeline.shards.storage.settings import Storage
 
 
 class CorpusSections(Sections):
@@ -21,6 +22,7 @@ class CorpusSections(Sections):
     data: Data
     codec: Codec
     kernel: Kernel
+    storage: Storage = Storage()
 
 
 @long_running
@@ -29,6 +31,7 @@ def corpus() -> None:
     from pipeline.cad.omnicad.watched import unwatched
     from pipeline.corpus.build import build_corpus
     from pipeline.shards.seen import read_seen
+    from pipeline.shards.storage.store import store_at
 
     p = CorpusSections.load()
     sections = {"data": p.data, "codec": p.codec, "kernel": p.kernel, "seed": p.seed}
@@ -36,8 +39,8 @@ def corpus() -> None:
     hint = unwatched(Path(p.data.path), "corpus", ("json", "txt")) if p.data.source == "omnicad" else None
     seen = read_seen(MODELS) if p.data.duplicates == "drop" else frozenset()
     with display("corpus") as show, work_folder("corpus", __name__, sections, inputs) as scratch:
-        workers = Workers.load()
-        counts = build_corpus(p.data, p.codec, p.kernel, p.seed, scratch, CORPUS, workers, show, seen=seen)
+        workers, store = Workers.load(), store_at(p.storage.shards)
+        counts = build_corpus(p.data, p.codec, p.kernel, p.seed, scratch, CORPUS, workers, show, seen=seen, store=store)
         splits = ", ".join(f"{number} {split}" for split, number in counts["splits"].items())
         show.say(
             f"{counts['entries']} entries: {counts['accepted']} accepted ({splits}), {counts['rejected']} rejected"

@@ -17,6 +17,8 @@ from pipeline.settings.params import Sections, num_workers
 from pipeline.settings.places import CORPUS, FEATURES, GEOMETRY, MODELS
 from pipeline.settings.resolved import ENCODERS, read_models
 from pipeline.shards.manifest import Manifest
+from pipeline.shards.storage.settings import Storage
+from pipeline.shards.storage.store import store_at
 
 features = typer.Typer(
     invoke_without_command=True, help="Run a frozen encoder once over all models; `verify` checks what it wrote."
@@ -28,6 +30,7 @@ class FeaturesSections(Sections):
 
     features: Features
     training: Device
+    storage: Storage = Storage()
 
 
 class Modality(StrEnum):
@@ -70,7 +73,8 @@ def run(modality: Modality) -> None:
     ):
         out = FEATURES / modality.value
         show.say(f"encoding on {device}")
-        counts = build_features(modality.value, GEOMETRY, MODELS, settings, device, scratch, out, workers, show)
+        store = store_at(p.storage.shards)
+        counts = build_features(modality.value, GEOMETRY, MODELS, settings, device, scratch, out, workers, show, store)
         show.say(f"{counts['samples']} models encoded, {counts['rejected']} rejected")
 
 

@@ -13,6 +13,8 @@ from pipeline.settings.params import Sections
 from pipeline.settings.places import CORPUS, GEOMETRY
 from pipeline.settings.section import Seed
 from pipeline.shards.manifest import Manifest
+from pipeline.shards.storage.settings import Storage
+from pipeline.shards.storage.store import store_at
 
 
 class GeometrySections(Sections):
@@ -22,6 +24,7 @@ class GeometrySections(Sections):
     data: Source
     geometry: Geometry
     kernel: Kernel
+    storage: Storage = Storage()
 
 
 @long_running
@@ -35,8 +38,8 @@ def geometry() -> None:
     hint = unwatched(Path(p.data.path), "geometry", ("pcd", "img")) if p.data.source == "omnicad" else None
     sections = {"geometry": p.geometry, "kernel": p.kernel, "data": {"path": p.data.path}, "seed": p.seed}
     with display("geometry") as show, work_folder("geometry", __name__, sections, {}) as scratch:
-        workers = Workers.load()
-        counts = build_geometry(CORPUS, p.data, p.geometry, p.kernel, p.seed, scratch, GEOMETRY, workers, show)
+        store, workers = store_at(p.storage.shards), Workers.load()
+        counts = build_geometry(CORPUS, p.data, p.geometry, p.kernel, p.seed, scratch, GEOMETRY, workers, show, store)
         show.say(f"{counts['samples']} models drawn, {counts['rejected']} rejected")
         for reason, number in counts["reasons"].items():
             show.say(f"  rejected: {number} {reason} (data/geometry/rejects.csv)")

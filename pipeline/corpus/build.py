@@ -39,6 +39,7 @@ from pipeline.runtime.scratch import Journal, clean
 from pipeline.shards.building import SHARDS, FinishedShard, kept_rows, write_manifest
 from pipeline.shards.manifest import Shard, reasons, write_rejects
 from pipeline.shards.seen import write_seen
+from pipeline.shards.storage.store import Store, write_place
 from pipeline.shards.writer import encode_array, encode_json, write_shard
 
 Record = dict[str, Any]
@@ -75,8 +76,9 @@ def build_corpus(
     progress: Callable[[int, int, str], None],
     required: Sequence[str] = SPLITS,
     seen: AbstractSet[str] = frozenset(),
+    store: Store | None = None,
 ) -> dict[str, Any]:
-    """Make the corpus in ``scratch`` and publish it to ``out``.
+    """Make the corpus in ``scratch`` and publish it to ``out``; tars go to ``store`` where there is one.
 
     Args:
         required: splits that may not be empty.
@@ -92,8 +94,7 @@ def build_corpus(
     source = _source(data, seed, scratch, progress)
     dataset = Dataset(source.resolve())
     entries = dataset.listing(data.limit)
-    rejects, selection = entries.rejects, Selection()
-    listed = len(entries) + len(rejects)
+    rejects, selection, listed = entries.rejects, Selection(), len(entries) + len(entries.rejects)
     with Journal(scratch) as journal, workers.pool(prepare, kernel.timeout_s, kernel.memory_mib) as pool:
         work = _Preparation(data, codec, journal, pool, selection, rejects)
         read = _shown(entries, len(entries), "models read, built and encoded", progress)
@@ -108,7 +109,7 @@ def build_corpus(
         if empty := [split for split in required if not counts["splits"][split]]:
             raise EmptySplitError(empty, counts)
         made = scratch / SHARDS
-        _write(selection, journal, rejects, counts, codec, data, made)
+        _write(selection, journal, rejects, counts, codec, data, made, store)
     if data.source == "synthetic":
         os.replace(source, made / SYNTHETIC_ZIP)
     publish(made, out)
@@ -219,9 +220,12 @@ def _write(
     codec: Codec,
     data: Data,
     folder: Path,
+    store: Store | None,
 ) -> None:
     """Shards, index, rejects, manifest, and which programs the train split has."""
-    shards = _write_shards(selection, journal, data.shard_size, folder)
+    shards = _write_shards(selection, journal, data.shard_size, folder, store)
+    if store is not None:
+        write_place(folder, store.url)
     write_rejects(folder, rejects)
     write_seen(folder, selection.programs("train"))
     fields = {"program.npy": {"shape": [None], "dtype": "uint16"}}
@@ -234,7 +238,7 @@ def _write(
     write_manifest(folder, "corpus", fields, details, shards, kept_rows)
 
 
-def _write_shards(selection: Selection, journal: Journal, size: int, folder: Path) -> list[Shard]:
+def _write_shards(selection: Selection, journal: Journal, size: int, folder: Path, store: Store | None) -> list[Shard]:
     """All samples, split by split in order of id. Of what a kill has left, shards of the same records stay."""
     shards = []
     for split in SPLITS:
@@ -243,11 +247,11 @@ def _write_shards(selection: Selection, journal: Journal, size: int, folder: Pat
             interrupt.check()
             path = folder / f"{split}-{next(numbers):06d}.tar"
             source = hashlib.sha256("".join(chunk).encode()).hexdigest()
-            finished = FinishedShard.read(path, source)
+            finished = FinishedShard.read(path, source, store)
             if finished is None:
                 records = map(journal.__getitem__, chunk)
                 finished = FinishedShard(write_shard(path, ((r["key"], members_of(r)) for r in records)), ())
-                finished.write(path, source)
+                finished.write(path, source, store)
             shards.append(finished.shard)
     for path in set(folder.iterdir()) - {folder / shard.name for shard in shards}:
         path.unlink()

@@ -150,8 +150,16 @@ class TrainingData:
             views=example.views,
         )
 
+    def _fetch(self, examples: Sequence[Example], members: Sequence[str] = ()) -> None:
+        """Say of what examples show, and of these members of the corpus, that it will be read."""
+        self.corpus.fetch((self.rows[example.row], member, None) for example in examples for member in members)
+        for modality, reader in self.features.items():
+            rows, shown = self.feature_rows[modality], (each for each in examples if each.shows(modality))
+            reader.fetch((rows[e.row], MEMBERS[modality], e.views if modality == "image" else None) for e in shown)
+
     def load(self, examples: Sequence[Example], with_programs: bool = True) -> list[Inputs]:
         """Read what examples show."""
+        self._fetch(examples, ("json", "program.npy"))
         prompts = self.prompts(examples)
         return [self._inputs(*each, with_programs) for each in zip(examples, prompts, strict=True)]
 
@@ -165,9 +173,12 @@ class TrainingData:
         Args:
             num_tokens: as for ``collate``.
         """
+        self.corpus.fetch((self.rows[each.row], "json", None) for each in examples if each.shows("text"))
         prompts = self.prompts(examples)
         lengths = self.lengths(examples, prompts, num_tokens)
-        for micro in share_out(lengths, tokens_per_batch, num_ranks)[rank::num_ranks]:
+        mine = share_out(lengths, tokens_per_batch, num_ranks)[rank::num_ranks]
+        self._fetch([examples[number] for micro in mine for number in micro or [0]], ("program.npy",))
+        for micro in mine:
             inputs = [self._inputs(examples[number], prompts[number]) for number in micro or [0]]
             yield collate(inputs, num_tokens), 1.0 if micro else 0.0
 

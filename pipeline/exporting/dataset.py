@@ -9,10 +9,11 @@ from pipeline.runtime.atomic import atomic_folder, write_text
 from pipeline.runtime.errors import UserError
 from pipeline.shards.index import INDEX
 from pipeline.shards.manifest import MANIFEST, Manifest
+from pipeline.shards.storage.store import store_of
 
 
 def export_dataset(folders: dict[str, Path], out: Path, params: str) -> dict[str, int]:
-    """Write the folder, whole or not at all; shards are links where the file system has them.
+    """Write the folder, whole or not at all; shards are links where the file system has them, or fetched.
 
     Args:
         folders: of shards, by what is in them: ``corpus``, ``geometry``, ``features/image``.
@@ -30,7 +31,13 @@ def export_dataset(folders: dict[str, Path], out: Path, params: str) -> dict[str
     with atomic_folder(out) as folder:
         for kind, manifest in manifests.items():
             (folder / kind).mkdir(parents=True)
-            for name in (*(shard.name for shard in manifest.shards), MANIFEST, INDEX):
+            store = store_of(folders[kind])
+            for shard in manifest.shards:
+                if store is None:
+                    _place(folders[kind] / shard.name, folder / kind / shard.name)
+                else:
+                    store.get(shard, folder / kind / shard.name)
+            for name in (MANIFEST, INDEX):
                 _place(folders[kind] / name, folder / kind / name)
         write_text(folder / "params.yaml", params)
         write_text(folder / "README.md", dataset_card(out.name, manifests))

@@ -29,6 +29,7 @@ from pipeline.shards import embeddings
 from pipeline.shards.building import FinishedShard, publish_shards, shard_by_shard
 from pipeline.shards.manifest import reasons
 from pipeline.shards.reader import ShardReader
+from pipeline.shards.storage.store import Store, StoreError
 from pipeline.shards.writer import write_shard
 
 TOKEN_SLICES = {"all": slice(None), "latents": slice(1, None), "global": slice(0, 1)}
@@ -129,6 +130,15 @@ def member_of(modality: str) -> str:
     return f"{modality}.npy"
 
 
+def _load(featurizer: Featurizer, reader: ShardReader, row: int, pipeline_stage: str) -> Tensor | Reject:
+    try:
+        return featurizer.load(reader, row)
+    except StoreError:  # no model's fault
+        raise
+    except (UserError, OSError, ValueError, SyntaxError) as error:
+        return Reject(reader.key(row), pipeline_stage, "unreadable_input", str(error))
+
+
 @torch.inference_mode()
 def make_shard(featurizer: Featurizer, reader: ShardReader, path: Path, dtype: str) -> FinishedShard:
     """Encode one geometry shard into the feature shard ``path`` of the same name.
@@ -138,18 +148,13 @@ def make_shard(featurizer: Featurizer, reader: ShardReader, path: Path, dtype: s
     rejects: list[Reject] = []
     pipeline_stage, rows = f"features/{featurizer.modality}", reader.rows_of(path.name)
 
-    def load(row: int) -> Tensor | Reject:
-        try:
-            return featurizer.load(reader, row)
-        except (UserError, OSError, ValueError, SyntaxError) as error:
-            return Reject(reader.key(row), pipeline_stage, "unreadable_input", str(error))
-
     def batches() -> Iterator[tuple[list[str], Tensor]]:
         with ThreadPoolExecutor(READERS) as pool:
             for start in range(0, len(rows), featurizer.batch_size):
                 chunk = rows[start : start + featurizer.batch_size]
                 good: dict[str, Tensor] = {}
-                for row, loaded in zip(chunk, pool.map(load, chunk), strict=True):
+                found = pool.map(lambda row: _load(featurizer, reader, row, pipeline_stage), chunk)
+                for row, loaded in zip(chunk, found, strict=True):
                     if isinstance(loaded, Reject):
                         rejects.append(loaded)
                     else:
@@ -223,8 +228,11 @@ def build_features(
     out: Path,
     workers: Workers,
     progress: Callable[[int, int, str], None],
+    store: Store | None = None,
 ) -> dict[str, Any]:
     """Encode every geometry shard into one feature shard of the same name and publish them to ``out``.
+
+    Tars go to ``store`` where there is one.
 
     Args:
         device: what is encoded on, here or elsewhere.
@@ -244,9 +252,9 @@ def build_features(
         here = functools.partial(make_shard, featurizer, reader, dtype=settings.dtype)
         job = Encoding(modality, geometry, models, settings, device.type)
         with workers.networks(here, job, job.device) as pool:
-            finished = shard_by_shard(scratch, sources, lambda paths: _made(pool, paths), progress)
+            finished = shard_by_shard(scratch, sources, lambda paths: _made(pool, paths), progress, store)
     details = feature_details(entry, settings, geometry_settings) | {"libraries": libraries(__name__)}
     fields = embeddings.fields(member_of(modality), featurizer.shape, settings.dtype)
-    publish_shards(scratch, out, finished, f"features/{modality}", fields, details)
+    publish_shards(scratch, out, finished, f"features/{modality}", fields, details, store)
     rejects = [reject for each in finished for reject in each.rejects]
     return {"samples": sum(f.shard.count for f in finished), "rejected": len(rejects), "reasons": reasons(rejects)}

@@ -3,7 +3,9 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 
 from pipeline.features.build import Settings, make_featurizer, make_shard
@@ -11,8 +13,11 @@ from pipeline.features.settings import ImageFeatures, PointFeatures
 from pipeline.runtime.errors import UserError
 from pipeline.settings.resolved import ENCODERS, read_models
 from pipeline.shards.building import write_manifest
-from pipeline.shards.manifest import Manifest, read_rejects, write_rejects
+from pipeline.shards.index import shard_rows
+from pipeline.shards.manifest import Manifest, Shard, read_rejects, write_rejects
 from pipeline.shards.reader import ShardReader
+from pipeline.shards.storage.remote import forget
+from pipeline.shards.storage.store import Store, fetched, store_of
 
 
 def rebuild_features(
@@ -32,15 +37,11 @@ def rebuild_features(
     Raises:
         UserError: the encoder or the geometry is not what the folder was made from.
     """
-    manifest = Manifest.read(out, f"features/{modality}")
+    manifest, store = Manifest.read(out, f"features/{modality}"), store_of(out)
     details = manifest.details
     reader = ShardReader(geometry, "geometry")
-    if read_models(models)[ENCODERS[modality]]["sha256"] != details["encoder"]["sha256"]:
-        raise UserError(f"{out} was made with another encoder than the one in {models}; run `cadmllm features` again")
-    if reader.manifest.details["settings"] != details["geometry"]:
-        raise UserError(f"{out} was made from other geometry than {geometry}; run `cadmllm features` again")
-    kind = ImageFeatures if modality == "image" else PointFeatures
-    settings: Settings = kind(**details["settings"])
+    _check_inputs(out, modality, details, models, reader)
+    settings: Settings = (ImageFeatures if modality == "image" else PointFeatures)(**details["settings"])
     featurizer = make_featurizer(modality, models, settings, details["geometry"]["num_views"], device)
     shards = {shard.name: shard for shard in manifest.shards}
     rejects, changed = read_rejects(out), []
@@ -49,7 +50,7 @@ def rebuild_features(
         with_dot = out / f".rebuild-{name}" / name
         with_dot.parent.mkdir(exist_ok=True)
         finished = make_shard(featurizer, reader, with_dot, settings.dtype)
-        os.replace(with_dot, out / name)
+        _place(with_dot, out / name, finished.shard, store)
         with_dot.parent.rmdir()
         if finished.shard != shards.get(name):
             changed.append(name)
@@ -60,5 +61,28 @@ def rebuild_features(
     counts = {"samples": sum(shard.count for shard in shards.values()), "rejected": len(rejects)}
     write_rejects(out, sorted(rejects))
     ordered = [shards[shard.name] for shard in reader.manifest.shards if shard.name in shards]
-    write_manifest(out, manifest.kind, manifest.fields, {**details, "counts": counts}, ordered)
+    described = {**details, "counts": counts}
+    write_manifest(out, manifest.kind, manifest.fields, described, ordered, lambda path: _rows(path, shards, store))
     return changed
+
+
+def _place(made: Path, target: Path, shard: Shard, store: Store | None) -> None:
+    """Have a tar where the others are: beside their manifest, or in the store."""
+    if store is None:
+        os.replace(made, target)
+    else:
+        store.put(made, shard, again=True)
+        forget(shard)
+        made.unlink()
+
+
+def _rows(path: Path, shards: dict[str, Shard], store: Store | None) -> np.ndarray:
+    with fetched(path.parent, store, shards[path.name]) as tar:
+        return shard_rows(tar)
+
+
+def _check_inputs(out: Path, modality: str, details: dict[str, Any], models: Path, geometry: ShardReader) -> None:
+    if read_models(models)[ENCODERS[modality]]["sha256"] != details["encoder"]["sha256"]:
+        raise UserError(f"{out} was made with another encoder than the one in {models}; run `cadmllm features` again")
+    if geometry.manifest.details["settings"] != details["geometry"]:
+        raise UserError(f"{out} was made from other geometry than {geometry.folder}; run `cadmllm features` again")

@@ -1,7 +1,8 @@
 """Checking a folder of shards, from the tars themselves: against its manifest and its index, and against the corpus
-whose samples it holds.
+whose samples it holds. Tars in object storage are fetched whole, one for each worker at a time.
 """
 
+import functools
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from pipeline.shards.embeddings import restore
 from pipeline.shards.index import INDEX, open_index, rows_of, same_rows
 from pipeline.shards.manifest import Manifest, Shard, read_rejects
 from pipeline.shards.reader import CorpusReader
+from pipeline.shards.storage.store import Store, fetched, store_of
 from pipeline.shards.tars import TarFile, decode_array, scan
 
 
@@ -39,6 +41,7 @@ def verify_folder(
     """
     manifest = Manifest.read(folder)
     expected = _expected_keys(folder, corpus, upstream) if corpus is not None else None
+    store = store_of(folder)
     faults: list[Fault] = []
     rows: list[np.ndarray | None] = [None] * len(manifest.shards)
     try:
@@ -47,7 +50,8 @@ def verify_folder(
     except UserError as error:
         faults.append(Fault(INDEX, str(error)))
     with ThreadPoolExecutor(num_workers) as pool:
-        found = pool.map(lambda s, rows: _verify_shard(folder, s, manifest, rows, expected), manifest.shards, rows)
+        check = functools.partial(_verify_shard, folder, store, manifest, expected)
+        found = pool.map(check, manifest.shards, rows)
         faults += [Fault(s.name, text) for s, texts in zip(manifest.shards, found, strict=True) for text in texts]
     known = {shard.name for shard in manifest.shards}
     unknown = sorted(set(expected or ()) - known)
@@ -66,14 +70,25 @@ def _expected_keys(folder: Path, corpus: Path, upstream: tuple[Path, ...]) -> di
 
 def _verify_shard(
     folder: Path,
+    store: Store | None,
+    manifest: Manifest,
+    expected: dict[str, tuple[list[str], set[str]]] | None,
+    shard: Shard,
+    rows: np.ndarray | None,
+) -> list[str]:
+    if not ((folder / shard.name).is_file() if store is None else store.has(shard)):
+        return ["is missing"]
+    with fetched(folder, store, shard) as path:
+        return _faults(path, shard, manifest, rows, expected)
+
+
+def _faults(
+    path: Path,
     shard: Shard,
     manifest: Manifest,
     rows: np.ndarray | None,
     expected: dict[str, tuple[list[str], set[str]]] | None,
 ) -> list[str]:
-    path = folder / shard.name
-    if not path.is_file():
-        return ["is missing"]
     size, digest = path.stat().st_size, sha256_file(path)
     if digest != shard.sha256:
         owner = next((other.name for other in manifest.shards if other.sha256 == digest), None)

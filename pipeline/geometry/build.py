@@ -19,6 +19,7 @@ from pipeline.runtime.fingerprint import libraries
 from pipeline.shards.building import FinishedShard, publish_shards, shard_by_shard
 from pipeline.shards.manifest import Shard, reasons
 from pipeline.shards.reader import CorpusReader
+from pipeline.shards.storage.store import Store
 from pipeline.shards.writer import write_shard
 
 
@@ -32,11 +33,12 @@ def build_geometry(
     out: Path,
     workers: Workers,
     progress: Callable[[int, int, str], None],
+    store: Store | None = None,
 ) -> dict[str, Any]:
     """Make one geometry shard for each corpus shard in ``scratch`` and publish them to ``out``.
 
     A model that fails here is left out and listed in ``rejects.csv``. What changes in the dataset meanwhile is made
-    again.
+    again. Tars go to ``store`` where there is one.
 
     Returns:
         samples, rejected, and the reasons.
@@ -60,13 +62,13 @@ def build_geometry(
         finished: list[FinishedShard] = []
         while (found := _sources(reader, dataset)) != sources:
             sources = found
-            finished = shard_by_shard(scratch, sources, make, progress)
+            finished = shard_by_shard(scratch, sources, make, progress, store)
             dataset = Dataset(path)  # as it is by now
     fields: dict[str, dict[str, Any]] = {"points.npy": {"shape": [geometry.num_points, 6], "dtype": "float32"}}
     if geometry.num_queries:
         fields["queries.npy"] = {"shape": [geometry.num_queries, 4], "dtype": "float32"}
     details = {"settings": geometry.model_dump(mode="json"), "libraries": libraries(__name__)}
-    publish_shards(scratch, out, finished, "geometry", fields, details)
+    publish_shards(scratch, out, finished, "geometry", fields, details, store)
     rejects = [reject for each in finished for reject in each.rejects]
     return {"samples": sum(f.shard.count for f in finished), "rejected": len(rejects), "reasons": reasons(rejects)}
 

@@ -17,6 +17,7 @@ from pipeline.geometry.settings import Geometry
 from pipeline.model.settings import ModelParams
 from pipeline.pretraining.settings import Pretraining
 from pipeline.settings.section import Seed
+from pipeline.shards.storage.settings import Storage
 from pipeline.training.settings import Tracking, TrainSections
 from pipeline.weights.settings import Models
 
@@ -40,6 +41,7 @@ class Params(TrainSections, RobustnessSections, TransferSections, extra="forbid"
     robustness: Robustness
     transfer: Transfer
     tracking: Tracking
+    storage: Storage = Storage()
     pretraining: Pretraining | None = None
 
     @model_validator(mode="after")

@@ -66,6 +66,7 @@ class ShapeData:
 
     def _sampled(self, rows: Sequence[int], member: str, number: int, rng: np.random.Generator | None) -> Tensor:
         found = []
+        self.reader.fetch((self._drawn[row], member, None) for row in rows)
         for row in rows:
             array = self.reader.array(self._drawn[row], member)
             if len(array) < number:
@@ -75,6 +76,8 @@ class ShapeData:
 
     def views(self, rows: Sequence[int], views: np.ndarray, encoder: DinoV2Encoder) -> Tensor:
         """(B, V, 3, S, S) preprocessed pixels of the views (B, V) of each model."""
+        asked = ((row, view) for row, shown in zip(rows, views, strict=True) for view in shown.tolist())
+        self.reader.fetch((self._drawn[row], f"view{view}.png", None) for row, view in asked)
         pictures = [
             decode_png(self.reader.bytes(self._drawn[row], f"view{view}.png"))
             for row, shown in zip(rows, views, strict=True)

@@ -1,6 +1,7 @@
 """Folders of shards, made shard by shard so that a stop costs one of them, and published when all are there.
 
-What scratch has of a finished shard beside its tar: a record of it, and its rows of the index.
+What scratch has of a finished shard beside its tar: a record of it, and its rows of the index. Where tars go to object
+storage, they are sent as they are finished, and scratch keeps these two alone.
 """
 
 import json
@@ -18,6 +19,7 @@ from pipeline.runtime.errors import Reject
 from pipeline.runtime.scratch import clean
 from pipeline.shards.index import shard_rows, write_index
 from pipeline.shards.manifest import Manifest, Shard, write_rejects
+from pipeline.shards.storage.store import Store, write_place
 
 SHARDS = "shards"  # in the folder of a pipeline stage that makes such: what is published of it
 RECORD, ROWS = ".done.json", ".rows.npy"
@@ -59,23 +61,51 @@ class FinishedShard:
     shard: Shard
     rejects: tuple[Reject, ...]
 
-    def write(self, path: Path, source: str) -> None:
-        """Keep the record of the tar at ``path``, which ``read`` finds for the same source, and its rows."""
+    def write(self, path: Path, source: str, store: Store | None = None) -> None:
+        """Keep the record of the tar at ``path``, which ``read`` finds for the same source, and its rows.
+
+        Args:
+            store: where the tar goes; None: it stays.
+        """
         keep_rows(path)
+        self._record(path, source, None)
+        if store is not None:
+            self._send(path, source, store)
+
+    def _send(self, path: Path, source: str, store: Store) -> None:
+        """A stop before the end costs no more than to send the tar again: until then it is here, with its record."""
+        store.put(path, self.shard)
+        self._record(path, source, store.url)
+        path.unlink()
+
+    def _record(self, path: Path, source: str, url: str | None) -> None:
         document = {"source": source, "shard": asdict(self.shard), "rejects": [asdict(r) for r in self.rejects]}
-        write_text(beside(path, RECORD), json.dumps(document))
+        write_text(beside(path, RECORD), json.dumps(document | {"url": url}))
 
     @classmethod
-    def read(cls, path: Path, source: str) -> "FinishedShard | None":
-        """The record beside a tar, or None where either is missing or cut off, or was made from something else."""
+    def read(cls, path: Path, source: str, store: Store | None = None) -> "FinishedShard | None":
+        """The record beside a tar, or None where either is missing or cut off, or was made from something else.
+
+        Args:
+            store: where the tar has to be, and is sent to where it is still here; None: here.
+        """
         try:
             document = json.loads(beside(path, RECORD).read_text(encoding="utf-8"))
             finished = cls(Shard(**document["shard"]), tuple(Reject(**r) for r in document["rejects"]))
-            fits = document["source"] == source and path.stat().st_size == finished.shard.bytes
             kept_rows(path)
+            fits = document["source"] == source
+            is_here = path.is_file() and path.stat().st_size == finished.shard.bytes
+            sent_to = document.get("url")
         except (OSError, EOFError, ValueError, KeyError, TypeError):
             return None
-        return finished if fits else None
+        if store is None or not fits:
+            return finished if fits and is_here else None
+        if sent_to == store.url and store.holds(finished.shard):
+            path.unlink(missing_ok=True)
+            return finished
+        if is_here:
+            finished._send(path, source, store)
+        return finished if is_here else None
 
 
 def shard_by_shard(
@@ -83,6 +113,7 @@ def shard_by_shard(
     sources: Mapping[str, str],
     make: Callable[[Sequence[Path]], Iterator[FinishedShard]],
     progress: Callable[[int, int, str], None],
+    store: Store | None = None,
 ) -> list[FinishedShard]:
     """Make those shards that scratch does not hold yet. A stop asked for takes effect between shards.
 
@@ -91,10 +122,11 @@ def shard_by_shard(
         sources: what each shard is made from, by sha256; a shard in scratch that was made from something else, or
             that is not among them, is removed.
         make: writes a shard at each of some paths, and gives them in this order as they are finished.
+        store: where each tar goes; None: it stays.
     """
     shards = folder / SHARDS
     shards.mkdir(parents=True, exist_ok=True)
-    read = {name: FinishedShard.read(shards / name, source) for name, source in sources.items()}
+    read = {name: FinishedShard.read(shards / name, source, store) for name, source in sources.items()}
     found = {name: finished for name, finished in read.items() if finished is not None}
     kept = {shards / name for name in found}
     kept |= {beside(path, suffix) for path in kept for suffix in (RECORD, ROWS)}
@@ -108,7 +140,7 @@ def shard_by_shard(
     for name in missing:
         interrupt.check()
         found[name] = next(made)
-        found[name].write(shards / name, sources[name])
+        found[name].write(shards / name, sources[name], store)
         progress(len(found), len(sources), name)
     return [found[name] for name in sources]
 
@@ -120,6 +152,7 @@ def publish_shards(
     kind: str,
     fields: dict[str, dict[str, Any]],
     details: dict[str, Any],
+    store: Store | None = None,
 ) -> None:
     """Write manifest and rejects beside the shards and give their folder its final name; scratch goes.
 
@@ -130,6 +163,8 @@ def publish_shards(
     shards = tuple(each.shard for each in finished)
     counts = {"samples": sum(shard.count for shard in shards), "rejected": len(rejects)}
     write_rejects(place, rejects)
+    if store is not None:
+        write_place(place, store.url)
     write_manifest(place, kind, fields, {**details, "counts": counts}, shards, kept_rows)
     publish(place, out)
     clean(folder)

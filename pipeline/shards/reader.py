@@ -8,7 +8,7 @@ import bisect
 import contextlib
 import itertools
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,14 @@ from pipeline.runtime.errors import UserError
 from pipeline.shards.embeddings import restore, scale_member
 from pipeline.shards.index import open_index
 from pipeline.shards.manifest import Manifest, Shard
+from pipeline.shards.storage.remote import RemoteTar, remote_tars
 from pipeline.shards.tars import Place, TarFile, decode_array, header_bytes
 
 OPEN_FILES = 128
 
 
 class ShardReader:
-    """A folder of shards.
+    """A folder of shards, whose tars lie in it or, as ``place.json`` says, in object storage.
 
     Args:
         folder: with ``manifest.json`` and ``index.npy``.
@@ -41,18 +42,17 @@ class ShardReader:
     def __init__(self, folder: Path, kind: str) -> None:
         self.folder = folder
         self.manifest = Manifest.read(folder, kind)
-        for shard in self.manifest.shards:
-            path = folder / shard.name
-            if not path.is_file():
-                raise UserError(f"{path} is missing; run its pipeline stage again")
-            if path.stat().st_size != shard.bytes:
-                raise UserError(
-                    f"{path} has {path.stat().st_size} bytes, {shard.bytes} were written; run its pipeline stage again"
-                )
+        self._remote = remote = remote_tars(folder)
+        if remote is None:
+            _check_files(folder, self.manifest.shards)
+        else:
+            remote.store.check(self.manifest.shards)
         self.index = open_index(folder, self.manifest)
         self._ends = self.manifest.ends
         # Training goes to any shard at any time: as many files are open as any system allows.
-        self._file = lru_cache(maxsize=OPEN_FILES)(lambda name: TarFile(folder / name))
+        self._file: Callable[[Shard], TarFile | RemoteTar] = lru_cache(maxsize=OPEN_FILES)(
+            lambda shard: TarFile(folder / shard.name) if remote is None else RemoteTar(remote, shard)
+        )
 
     def __len__(self) -> int:
         return len(self.index)
@@ -119,10 +119,15 @@ class ShardReader:
         Raises:
             IndexError: there is no such part.
         """
-        place = self._place(row, member)
         if parts is None:
-            return decode_array(self._tar(row).read(place), self._name(row, member))
+            return decode_array(self.bytes(row, member), self._name(row, member))
         field = self.manifest.fields[member]
+        read = b"".join(map(self._tar(row).read, self._part_places(row, member, parts)))
+        return np.frombuffer(read, np.dtype(field["dtype"])).reshape(len(parts), *field["shape"][1:])
+
+    def _part_places(self, row: int, member: str, parts: Sequence[int]) -> list[Place]:
+        """Where parts of an array are, as of ``array``."""
+        place, field = self._place(row, member), self.manifest.fields[member]
         dtype, (number, *shape) = np.dtype(field["dtype"]), field["shape"]
         if not all(0 <= part < number for part in parts):
             raise IndexError(f"parts {list(parts)} of {number}")
@@ -132,15 +137,28 @@ class ShardReader:
             raise UserError(
                 f"{self._name(row, member)} has not the shape that the manifest says; run its pipeline stage again"
             )
-        tar, begin = self._tar(row), place[0] + header
-        read = b"".join(tar.read((begin + part * each, each)) for part in parts)
-        return np.frombuffer(read, dtype).reshape(len(parts), *shape)
+        return [(place[0] + header + part * each, each) for part in parts]
 
     def embeddings(self, row: int, member: str, parts: Sequence[int] | None = None) -> np.ndarray:
         """A member that ``embeddings`` wrote, as float16 or float32; ``parts`` as for ``array``."""
         dtype = self.manifest.fields[member]["encoding"]
         scales = self.array(row, scale_member(member), parts) if dtype == "int8" else None
         return restore(self.array(row, member, parts), scales, dtype)
+
+    def fetch(self, wanted: Iterable[tuple[int, str, Sequence[int] | None]]) -> None:
+        """Say what will be read: (row, member, parts), with parts as of ``array``.
+
+        Of tars in object storage it is asked for all at once; of others nothing is done.
+        """
+        if self._remote is None:
+            return
+        places: list[tuple[Shard, Place]] = []
+        for row, member, parts in wanted:
+            is_int8 = self.manifest.fields.get(member, {}).get("encoding") == "int8"
+            for each in (member, scale_member(member)) if is_int8 else (member,):
+                found = [self._place(row, each)] if parts is None else self._part_places(row, each, parts)
+                places += [(self.shard(row), place) for place in found]
+        self._remote.fetch(places)
 
     def json(self, row: int) -> Any:
         """One ``.json`` member."""
@@ -149,8 +167,8 @@ class ShardReader:
         except ValueError as error:
             raise UserError(f"{self._name(row, 'json')} is damaged: {error}") from error
 
-    def _tar(self, row: int) -> TarFile:
-        return self._file(self.shard(row).name)
+    def _tar(self, row: int) -> TarFile | RemoteTar:
+        return self._file(self.shard(row))
 
     def _name(self, row: int, member: str) -> str:
         return f"{self.folder / self.shard(row).name}: {self.key(row)}.{member}"
@@ -160,6 +178,17 @@ class ShardReader:
         if offset < 0:
             raise UserError(f"{self.folder / self.shard(row).name} has no {self.key(row)}.{member}")
         return offset, size
+
+
+def _check_files(folder: Path, shards: Iterable[Shard]) -> None:
+    for shard in shards:
+        path = folder / shard.name
+        if not path.is_file():
+            raise UserError(f"{path} is missing; run its pipeline stage again")
+        if path.stat().st_size != shard.bytes:
+            raise UserError(
+                f"{path} has {path.stat().st_size} bytes, {shard.bytes} were written; run its pipeline stage again"
+            )
 
 
 class CorpusReader(ShardReader):

@@ -187,7 +187,7 @@ def test_lines_are_120_wide_at_most():
 
 
 def raised():
-    """Calls of ``UserError``, ``RejectError`` and ``BusyError`` in the code, with their files."""
+    """Calls of ``UserError`` and its kinds, ``RejectError`` and ``BusyError`` in the code, with their files."""
     for folder in ("pipeline", "stages"):
         for path in sorted((ROOT / folder).rglob("*.py")):
             for node in ast.walk(ast.parse(path.read_text())):
@@ -208,7 +208,7 @@ def test_every_mistake_of_a_user_is_in_troubleshooting():
     page = " ".join((DOCS / "troubleshooting.md").read_text().replace("`", "").replace("\\|", "|").split())
     missing = []
     for path, kind, args in raised():
-        if kind in ("UserError", "BusyError") and args:
+        if kind in ("UserError", "StoreError", "BusyError") and args:
             longest = max(pieces(args[0]), key=len, default="").strip(")\n ")
             said = " ".join(longest.replace("`", "").split()).strip(" :;,.(")
             if len(said) > 3 and said not in page:
