@@ -17,7 +17,7 @@ import numpy as np
 
 from pipeline.runtime.errors import UserError
 from pipeline.shards.embeddings import restore, scale_member
-from pipeline.shards.index import open_index
+from pipeline.shards.index import COUNTS, INDEX, open_index
 from pipeline.shards.manifest import Manifest, Shard
 from pipeline.shards.tars import Place, TarFile, decode_array, header_bytes
 
@@ -100,7 +100,7 @@ class ShardReader:
 
     def key(self, row: int) -> str:
         """The key of a sample."""
-        return str(self.index["key"][row].decode())
+        return str(self.index["key"][row].decode(errors="replace"))
 
     def shard(self, row: int) -> Shard:
         """The shard that holds a sample."""
@@ -146,7 +146,7 @@ class ShardReader:
         """One ``.json`` member."""
         try:
             return json.loads(self.bytes(row, "json"))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{self._name(row, 'json')} is damaged: {error}") from error
 
     def _tar(self, row: int) -> TarFile:
@@ -167,17 +167,19 @@ class CorpusReader(ShardReader):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder, "corpus")
+        if missing := {"id", "json", "caption", *COUNTS} - set(self.index.dtype.names or ()):
+            raise UserError(f"{folder / INDEX} is damaged (no column {min(missing)}); run its pipeline stage again")
 
     def id(self, row: int) -> str:
         """The id of a model."""
-        return str(self.index["id"][row].decode())
+        return str(self.index["id"][row].decode(errors="replace"))
 
     def caption(self, row: int) -> str:
         """The caption of a model."""
         (offset, _), (begin, size) = self.index["json"][row].tolist(), self.index["caption"][row].tolist()
         try:
             return str(json.loads(self._tar(row).read((offset + begin, size))))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{self._name(row, 'json')} is damaged: {error}") from error
 
     def captions(self, rows: np.ndarray) -> list[str]:
@@ -191,7 +193,7 @@ class CorpusReader(ShardReader):
                 read = self._tar(int(rows[at])).read
                 pieces += map(read, zip(begins[at:end].tolist(), sizes[at:end].tolist(), strict=True))
         found: list[str] = []
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, RecursionError):
             found = json.loads(b"[" + b",".join(pieces) + b"]")
         if len(found) == len(rows) and all(isinstance(caption, str) for caption in found):
             return found
