@@ -16,6 +16,7 @@ from pipeline.cad.exchange.formats import PROGRAMS, SCANS, SOLIDS
 from pipeline.cad.exchange.scans import Scan
 from pipeline.cad.language.program import CadProgram, Frame
 from pipeline.cad.solids.rendering import KINDS, UNREADABLE, read_image
+from pipeline.cad.solids.sandbox import cores
 from pipeline.runtime.errors import RejectError, UserError
 from pipeline.serving.pool import KernelPool, never
 from pipeline.serving.tasks import ReadTask
@@ -63,6 +64,7 @@ class Uploads:
         self.pool, self.most_bytes, self.num_points = pool, most_bytes, num_points
         self._kept: OrderedDict[str, Upload] = OrderedDict()
         self._lock = threading.Lock()
+        self._drawing = threading.Semaphore(cores())  # a large picture takes 300 MB while it is read
 
     def add(
         self, name: str, data: bytes, unit: Literal["m", "mm"] = "m", is_gone: Callable[[], bool] = never
@@ -103,7 +105,8 @@ class Uploads:
         self, name: str, suffix: str, data: bytes, is_gone: Callable[[], bool]
     ) -> CadProgram | Scan | Image.Image:
         if suffix in PICTURES:
-            return _picture(name, data)
+            with self._drawing:
+                return _picture(name, data)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / f"upload{suffix}"
             path.write_bytes(data)

@@ -17,7 +17,7 @@ import numpy as np
 
 from pipeline.runtime.errors import UserError
 from pipeline.shards.embeddings import restore, scale_member
-from pipeline.shards.index import COUNTS, INDEX, open_index
+from pipeline.shards.index import INDEX, open_index
 from pipeline.shards.manifest import Manifest, Shard
 from pipeline.shards.tars import Place, TarFile, decode_array, header_bytes
 
@@ -167,16 +167,20 @@ class CorpusReader(ShardReader):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder, "corpus")
-        if missing := {"id", "json", "caption", *COUNTS} - set(self.index.dtype.names or ()):
-            raise UserError(f"{folder / INDEX} is damaged (no column {min(missing)}); run its pipeline stage again")
+
+    def _column(self, name: str) -> np.ndarray:
+        if name not in (self.index.dtype.names or ()):
+            raise UserError(f"{self.folder / INDEX} is damaged (no column {name}); run its pipeline stage again")
+        column: np.ndarray = self.index[name]
+        return column
 
     def id(self, row: int) -> str:
         """The id of a model."""
-        return str(self.index["id"][row].decode(errors="replace"))
+        return str(self._column("id")[row].decode(errors="replace"))
 
     def caption(self, row: int) -> str:
         """The caption of a model."""
-        (offset, _), (begin, size) = self.index["json"][row].tolist(), self.index["caption"][row].tolist()
+        (offset, _), (begin, size) = self._column("json")[row].tolist(), self._column("caption")[row].tolist()
         try:
             return str(json.loads(self._tar(row).read((offset + begin, size))))
         except (ValueError, RecursionError) as error:
@@ -184,7 +188,8 @@ class CorpusReader(ShardReader):
 
     def captions(self, rows: np.ndarray) -> list[str]:
         """The captions of models (n,): of many at once in a third of the time."""
-        begins, sizes = self.index["json"][rows, 0] + self.index["caption"][rows, 0], self.index["caption"][rows, 1]
+        texts, captions = self._column("json"), self._column("caption")
+        begins, sizes = texts[rows, 0] + captions[rows, 0], captions[rows, 1]
         shards = np.searchsorted(self._ends, rows, side="right")
         cuts = [0, *(np.flatnonzero(np.diff(shards)) + 1).tolist(), len(rows)]
         pieces: list[bytes] = []
