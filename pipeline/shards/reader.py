@@ -123,6 +123,10 @@ class ShardReader:
         if parts is None:
             return decode_array(self._tar(row).read(place), self._name(row, member))
         field = self.manifest.fields[member]
+        if not field["shape"] or None in field["shape"]:
+            raise UserError(
+                f"{self._name(row, member)} has not the shape that the manifest says; run its pipeline stage again"
+            )
         dtype, (number, *shape) = np.dtype(field["dtype"]), field["shape"]
         if not all(0 <= part < number for part in parts):
             raise IndexError(f"parts {list(parts)} of {number}")

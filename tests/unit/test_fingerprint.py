@@ -11,7 +11,7 @@ from pipeline.runtime.fingerprint import LIBRARIES, PACKAGES, ROOT, libraries, o
 
 # They show, fetch, check, store or measure; none of them computes a result.
 WITHOUT_RESULT = {"huggingface_hub", "jinja2", "matplotlib", "psutil", "pydantic", "rich", "ruamel", "safetensors"}
-WITHOUT_RESULT |= {"fastapi", "prometheus_client", "starlette", "typer", "wandb"}
+WITHOUT_RESULT |= {"fastapi", "prometheus_client", "starlette", "typer", "uvicorn", "wandb"}
 
 
 def identity():

@@ -198,7 +198,10 @@ def read_surfaces(path: Path) -> tuple[Surface, Surface]:
     loaded = _load(path)
     surface = _merged(_surface(loaded, path))
     if path.suffix.lower() != ".stl":
-        loaded.process()
+        try:
+            loaded.process()
+        except (ValueError, IndexError, OverflowError) as error:
+            raise RejectError("malformed_mesh", f"{path.name}: {error}"[:200]) from error
     return surface, _surface(loaded, path)
 
 
