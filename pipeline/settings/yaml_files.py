@@ -11,8 +11,10 @@ from ruamel.yaml.error import YAMLError
 
 from pipeline.runtime.errors import UserError
 
-MOST_TEXT = 1 << 16  # characters of a file: ruamel takes a second for 20,000
+MOST_TEXT = 1 << 15  # characters of a file: ruamel takes a second for 20,000
 MOST_DEPTH = 100  # of brackets: ruamel's time grows with their square
+# What ruamel raises, whatever the damage leads to.
+DAMAGE = (YAMLError, ValueError, RecursionError, LookupError, TypeError, AttributeError, AssertionError)
 BRACKETS = {"[": 1, "{": 1, "]": -1, "}": -1}
 MOST_VALUES = 100_000  # with anchors written out
 
@@ -48,7 +50,7 @@ def read_yaml(path: Path) -> Any:
             f"{path} is not here ({Path.cwd()}); run in the project's folder, or choose a preset with "
             "`cadmllm preset use NAME`"
         ) from error
-    except (YAMLError, ValueError, RecursionError, LookupError, TypeError, AttributeError, AssertionError) as error:
+    except DAMAGE as error:
         raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
 
 
@@ -63,8 +65,18 @@ def _num_values(document: Any, known: dict[int, float]) -> float:
     return known[id(document)]
 
 
-def plain(document: Any) -> Any:
-    """ruamel's commented containers as plain ones."""
+def plain(document: Any, name: str = "params.yaml") -> Any:
+    """ruamel's commented containers as plain ones.
+
+    Args:
+        name: of the file, for the message.
+
+    Raises:
+        UserError: ruamel cannot read what it writes of it.
+    """
     stream = StringIO()
-    yaml_parser().dump(document, stream)
-    return YAML(typ="safe", pure=True).load(stream.getvalue())
+    try:
+        yaml_parser().dump(document, stream)
+        return YAML(typ="safe", pure=True).load(stream.getvalue())
+    except DAMAGE as error:
+        raise UserError(f"{name} is not valid YAML: {' '.join(str(error).split())}") from error
