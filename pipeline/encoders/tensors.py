@@ -46,7 +46,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         return _safetensors(path)
     try:
         with zipfile.ZipFile(path) as file:
-            archive = _Archive(file)
+            archive = _Archive(file, path.stat().st_size)
             content = archive.content()
             if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
                 content = content["state_dict"]
@@ -71,12 +71,12 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
 
 
 class _Archive:
-    """The storages of a zip that ``torch.save`` wrote, each read once."""
+    """The storages of a zip that ``torch.save`` wrote, each read once: together no more than the file has bytes."""
 
-    def __init__(self, archive: zipfile.ZipFile) -> None:
+    def __init__(self, archive: zipfile.ZipFile, size: int) -> None:
         self._archive = archive
         self._storages: dict[str, Tensor] = {}
-        self._left = MOST_VIEWS * sum(info.file_size for info in archive.infolist())
+        self._unread, self._left = size, MOST_VIEWS * size
         self._folder = ""
 
     def content(self) -> Any:
@@ -113,4 +113,7 @@ class _Archive:
         info = self._archive.getinfo(name)
         if info.compress_type != zipfile.ZIP_STORED:
             raise ValueError(f"{name} is compressed, which torch.save never does")
+        self._unread -= info.file_size
+        if self._unread < 0:
+            raise ValueError(f"{name} lies where other files do")
         return self._archive.read(info)
