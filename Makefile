@@ -12,7 +12,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --co
 
 PYTEST := PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4
 
-.PHONY: repro study test unit shapes libraries docs lint types check machine doctor lock clean
+.PHONY: repro study test unit shapes fuzz libraries docs lint types check machine doctor lock audit clean
 
 repro: doctor
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/dvc repro
@@ -32,6 +32,11 @@ unit: $(TOOLS)
 shapes: $(TOOLS)
 	$(BIN)/python -m pytest tests/unit/test_feature_shapes.py
 
+# Readers of foreign files, with thousands of damaged ones each: half an hour. `make test` gives them a dozen.
+INPUTS ?= 2500
+fuzz: $(TOOLS)
+	CADMLLM_FUZZ=$(INPUTS) $(PYTEST) --dist worksteal tests/unit/test_fuzz.py tests/unit/test_fuzz_kernel.py
+
 # The notebook runs to its end; then the site of docs/, in site/. The variable silences a notice of Material of its successor.
 docs: $(READY)
 	$(INSTALL) --editable '.[docs]'
@@ -49,6 +54,7 @@ libraries: .venv-cadquery/.ready .venv-build123d/.ready
 
 cadquery := 2.8.0
 build123d := 0.13.0
+pip-audit := 2.10.1
 
 lint: $(TOOLS)
 	$(BIN)/ruff check .
@@ -82,10 +88,16 @@ $(TOOLS): $(READY)
 	$(INSTALL) --editable '.[dev]'
 	@touch $@
 
-# Needs uv. Versions stay as they are unless pyproject.toml, or --upgrade-package, wants others. There are no hashes: with
-# one in a constraint, pip refuses the project itself, which is no file, and the CPU builds of torch, which PyPI lacks.
+# Needs uv. Versions stay as they are unless pyproject.toml, or --upgrade-package, wants others. The lock has no hashes:
+# with one in a constraint, pip refuses the project itself, which is no file, and the CPU builds of torch, which PyPI
+# lacks. They are in requirements.hashes, which .ci/check_lock.py compares with what the index serves.
 lock:
 	uv pip compile --quiet --universal --python-version 3.11 --all-extras --group weights --no-annotate pyproject.toml -o requirements.lock
+	uv pip compile --quiet --universal --python-version 3.11 --no-deps --no-annotate --no-header --generate-hashes requirements.lock -o requirements.hashes
+
+# Known vulnerabilities of what is locked; it says so where the advisories cannot be had.
+audit: .venv-pip-audit/.ready
+	$(PYTHON) .ci/audit.py .venv-pip-audit/bin/pip-audit
 
 clean:
 	rm -rf scratch dvc_plots wandb

@@ -1,10 +1,14 @@
-"""Whether requirements.lock is closed: it has all that its packages ask for, at versions that they accept, and no more.
+"""Whether requirements.lock is closed: it has all that its packages ask for, at versions that they accept, and no more;
+and whether the package index serves the files that were locked, by their sha256 in requirements.hashes.
 
+pip takes no hashes in a constraint file (see `make lock`), so they are compared here; pip itself sees that a file has
+the sha256 that the index says. torch's CPU build comes from another index and has none.
 Asked for Python 3.11 and 3.12 and for both builds of torch, on Linux. The metadata is what the package index has, which
 pip reads without the packages; that of torch's CPU build, which is not on PyPI, lies beside this file.
 """
 
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -14,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from email.parser import HeaderParser
 from importlib.metadata import distribution
 from pathlib import Path
+from typing import Any
 
 from packaging.markers import default_environment
 from packaging.requirements import Requirement
@@ -56,8 +61,8 @@ def project() -> tuple[str, list[Requirement], Requirements]:
     return table["name"], [each for each in own if each.name != table["name"]], stated
 
 
-def index_metadata(lock: Lock, python: str) -> Requirements:
-    """What each locked package asks for, as the index has it for a Python; of torch the build for CUDA.
+def index_files(lock: Lock, python: str) -> list[dict[str, Any]]:
+    """What pip would install of each locked package, as the index has it for a Python; of torch the build for CUDA.
 
     Fails where the index has no package of that version that fits the Python.
     """
@@ -66,10 +71,28 @@ def index_metadata(lock: Lock, python: str) -> Requirements:
     with tempfile.NamedTemporaryFile() as report:
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed", "--no-deps"]
         subprocess.run([*command, "--python-version", python, "--report", report.name, *wanted], check=True)
-        found = [each["metadata"] for each in json.load(report)["install"]]
+        found: list[dict[str, Any]] = json.load(report)["install"]
+    return found
+
+
+def index_metadata(files: list[dict[str, Any]]) -> Requirements:
+    """What each package asks for."""
+    found = [each["metadata"] for each in files]
     return {
         canonicalize_name(each["name"]): [Requirement(line) for line in each.get("requires_dist", ())] for each in found
     }
+
+
+def other_files(files: list[dict[str, Any]]) -> Iterable[str]:
+    """Files whose sha256 requirements.hashes does not name for their package and version."""
+    text = (ROOT / "requirements.hashes").read_text(encoding="utf-8").replace("\\\n", " ")
+    entries = re.findall(r"^([A-Za-z0-9._-]+)==([^ ;]+)(.*)$", text, re.MULTILINE)
+    pinned = {(canonicalize_name(name), version): hashes for name, version, hashes in entries}
+    for each in files:
+        package = canonicalize_name(each["metadata"]["name"]), each["metadata"]["version"]
+        sha256 = each["download_info"]["archive_info"].get("hashes", {}).get("sha256", "none")
+        if f"--hash=sha256:{sha256}" not in pinned.get(package, ""):
+            yield f"{each['download_info']['url'].rpartition('/')[2]} of sha256 {sha256} is not what was locked"
 
 
 def cpu_build(version: str) -> list[Requirement]:
@@ -109,7 +132,9 @@ def check(python: str) -> Iterable[str]:
     """What is wrong under a Python."""
     lock = read_lock(python)
     root, own, stated = project()
-    requirements = {**index_metadata(lock, python), **stated, root: own}
+    files = index_files(lock, python)
+    yield from (f"Python {python}: {fault}" for fault in other_files(files))
+    requirements = {**index_metadata(files), **stated, root: own}
     builds = {"CUDA": requirements, "CPU": {**requirements, "torch": cpu_build(lock["torch"])}}
     used: set[str] = set()
     for build, each in builds.items():
@@ -125,7 +150,8 @@ def main() -> None:
         faults = [fault for some in pool.map(lambda python: list(check(python)), PYTHONS) for fault in some]
     if faults:
         raise SystemExit("\n".join(["requirements.lock is not closed (make lock):", *faults]))
-    print(f"requirements.lock is closed for Python {' and '.join(PYTHONS)}, with torch for CUDA and for the CPU")
+    print(f"requirements.lock is closed for Python {' and '.join(PYTHONS)}, with torch for CUDA and for the CPU;")
+    print("the index serves the files that were locked")
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ DEFAULT = PRESETS / "quickstart.yaml"
 # Outside of docs/, and part of the site all the same: its pages link to them as readers of the repository do.
 OUTSIDE = (
     "CHANGELOG.md",
+    "SECURITY.md",
     "studies/curriculum/plot.svg",
     "studies/curriculum/table.md",
     "studies/order/plot.svg",
@@ -324,7 +325,7 @@ def on_files(files: "Files", config: "MkDocsConfig") -> "Files":
 
 
 def on_page_markdown(markdown: str, page: "Page", config: "MkDocsConfig", files: "Files") -> str:  # noqa: ARG001
-    """Links out of docs/ lead to where ``on_files`` has put them."""
+    """Links out of docs/, and into it, lead to where ``on_files`` has put the pages."""
     for name in OUTSIDE:
         markdown = markdown.replace(f"](../{name}", f"]({name}")
-    return markdown
+    return markdown.replace("](docs/", "](")

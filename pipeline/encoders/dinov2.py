@@ -4,6 +4,7 @@ Shapes: B images, G patches along a side, T tokens, D width.
 """
 
 import io
+import struct
 from pathlib import Path
 
 import torch
@@ -14,6 +15,9 @@ from transformers import AutoImageProcessor, AutoModel
 from transformers.image_utils import SizeDict
 
 from pipeline.runtime.errors import UserError
+
+MAX_PIXELS = 4096 * 4096  # of a stored view
+UNREADABLE = (OSError, ValueError, SyntaxError, IndexError, TypeError, struct.error, Image.DecompressionBombError)
 
 
 class DinoV2Encoder(nn.Module):
@@ -30,9 +34,13 @@ class DinoV2Encoder(nn.Module):
 
     def __init__(self, folder: Path, pool: int, image_size: int | None = None) -> None:
         super().__init__()
-        self.model = AutoModel.from_pretrained(folder, dtype=torch.float32, local_files_only=True).eval()
+        self.model = AutoModel.from_pretrained(
+            folder, dtype=torch.float32, local_files_only=True, use_safetensors=True, trust_remote_code=False
+        ).eval()
         # The PIL backend gives the model's own numbers and needs no torchvision.
-        self.processor = AutoImageProcessor.from_pretrained(folder, backend="pil", local_files_only=True)
+        self.processor = AutoImageProcessor.from_pretrained(
+            folder, backend="pil", local_files_only=True, trust_remote_code=False
+        )
         if image_size is not None:
             patch = self.model.config.patch_size
             if image_size % patch:
@@ -75,7 +83,16 @@ class DinoV2Encoder(nn.Module):
 
 
 def decode_png(data: bytes) -> Image.Image:
-    """A stored view."""
-    image = Image.open(io.BytesIO(data))
-    image.load()
+    """A stored view.
+
+    Raises:
+        UserError: it is no picture.
+    """
+    try:
+        image = Image.open(io.BytesIO(data), formats=("PNG",))
+        if image.width * image.height > MAX_PIXELS:
+            raise ValueError(f"{image.width} x {image.height} pixels")
+        image.load()
+    except UNREADABLE as error:
+        raise UserError(f"a stored view is damaged ({error}); run the stage `geometry` again") from error
     return image

@@ -1,7 +1,7 @@
 """Tensors out of checkpoint files without running what a pickle asks for."""
 
-import collections
-import pickle
+import math
+import struct
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from pipeline.encoders.pickles import Stored, read_pickle
 from pipeline.runtime.errors import UserError
 
 STORAGE_DTYPES = {
@@ -25,6 +26,11 @@ STORAGE_DTYPES = {
     "BoolStorage": torch.bool,
 }
 
+MOST_VIEWS = 4  # tensors may share numbers: all of them together take so many times the file's bytes at most
+# What zipfile, pickletools and torch raise, whatever the damage leads to.
+DAMAGE = (zipfile.BadZipFile, RuntimeError, EOFError, OSError, ValueError, TypeError, LookupError, AttributeError,
+          OverflowError, struct.error)  # fmt: skip
+
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """All tensors of a ``.safetensors`` file or of a file that ``torch.save`` wrote, by dotted name.
@@ -36,96 +42,78 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """
     if not path.is_file():
         raise UserError(f"{path} does not exist")
+    if path.suffix == ".safetensors":
+        return _safetensors(path)
     try:
-        if path.suffix == ".safetensors":
-            loaded: dict[str, Tensor] = load_file(path)
-            return loaded
-        with zipfile.ZipFile(path) as archive:
-            content = _Unpickler.read(archive)
-    except (
-        zipfile.BadZipFile,
-        pickle.UnpicklingError,
-        EOFError,
-        KeyError,
-        ValueError,
-        IndexError,
-        AttributeError,
-    ) as error:
-        raise UserError(f"{path} is not a checkpoint that can be read: {type(error).__name__}: {error}") from error
-    except Exception as error:
-        if type(error).__name__ == "SafetensorError":
-            raise UserError(f"{path} is damaged: {error}") from error
-        raise
-    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-        content = content["state_dict"]
-    tensors = (
-        {key: value for key, value in content.items() if isinstance(value, Tensor)} if isinstance(content, dict) else {}
-    )
+        with zipfile.ZipFile(path) as file:
+            archive = _Archive(file, path.stat().st_size)
+            content = archive.content()
+            if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+                content = content["state_dict"]
+            stored = content.items() if isinstance(content, dict) else ()
+            tensors = {key: archive.tensor(value) for key, value in stored if isinstance(value, Stored)}
+    except DAMAGE as error:
+        detail = f"{type(error).__name__}: {error}"[:200]
+        raise UserError(f"{path} is not a checkpoint that can be read: {detail}") from error
     if not tensors:
         raise UserError(f"{path} holds no tensors by name")
     return tensors
 
 
-class _Inert:
-    """Stands for any object that is not a tensor: takes whatever the pickle gives it, does nothing."""
-
-    def __init__(self, *_: object, **__: object) -> None: ...
-
-    def __call__(self, *_: object, **__: object) -> "_Inert":
-        return self
-
-    def __setstate__(self, _: object) -> None: ...
-
-    def __setitem__(self, _: object, __: object) -> None: ...
-
-    def append(self, _: object) -> None: ...
-
-    def extend(self, _: object) -> None: ...
-
-    def __hash__(self) -> int:
-        return id(self)
+def _safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        loaded: dict[str, Tensor] = load_file(path)
+    except Exception as error:
+        if type(error).__name__ == "SafetensorError":
+            raise UserError(f"{path} is damaged: {error}") from error
+        raise
+    return loaded
 
 
-class _Storage:
-    """The name of a storage class, standing for it in a persistent id."""
+class _Archive:
+    """The storages of a zip that ``torch.save`` wrote, each read once: together no more than the file has bytes."""
 
-    def __init__(self, dtype: torch.dtype) -> None:
-        self.dtype = dtype
-
-
-class _Unpickler(pickle.Unpickler):
-    """Knows tensors, storages and ordered dictionaries; everything else becomes inert."""
-
-    def __init__(self, archive: zipfile.ZipFile, name: str) -> None:
-        super().__init__(archive.open(name), encoding="utf-8")
+    def __init__(self, archive: zipfile.ZipFile, size: int) -> None:
         self._archive = archive
-        self._folder = name.removesuffix("data.pkl")
+        self._storages: dict[str, Tensor] = {}
+        self._unread, self._left = size, MOST_VIEWS * size
+        self._folder = ""
 
-    @classmethod
-    def read(cls, archive: zipfile.ZipFile) -> Any:
-        name = next((n for n in archive.namelist() if n == "data.pkl" or n.endswith("/data.pkl")), None)
+    def content(self) -> Any:
+        """What was saved, with ``Stored`` in place of tensors."""
+        name = next((n for n in self._archive.namelist() if n == "data.pkl" or n.endswith("/data.pkl")), None)
         if name is None:
             raise ValueError("no data.pkl in it; was it written by torch.save?")
-        return cls(archive, name).load()
+        self._folder = name.removesuffix("data.pkl")
+        return read_pickle(self._bytes(name))
 
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) == ("collections", "OrderedDict"):
-            return collections.OrderedDict
-        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-            return _rebuild_tensor
-        if (module, name) == ("torch._utils", "_rebuild_parameter"):
-            return lambda data, *_: data
-        if module in ("torch", "torch.storage") and name in STORAGE_DTYPES:
-            return _Storage(STORAGE_DTYPES[name])
-        return type(name, (_Inert,), {})
+    def tensor(self, stored: Stored) -> Tensor:
+        """A tensor, its own copy.
 
-    def persistent_load(self, pid: Any) -> Any:
-        _, kind, key, _, size = pid
-        if not isinstance(kind, _Storage):
-            raise pickle.UnpicklingError(f"a storage of unknown type {kind}")
-        data = bytearray(self._archive.read(f"{self._folder}data/{key}"))
-        return torch.frombuffer(data, dtype=kind.dtype, count=size) if size else torch.empty(0, dtype=kind.dtype)
+        Raises:
+            ValueError, LookupError: it lies outside of its storage.
+        """
+        _, kind, key, _, number = stored.pid
+        dtype = STORAGE_DTYPES[kind.name]
+        name = f"{self._folder}data/{key}"
+        if name not in self._storages:
+            data = bytearray(self._bytes(name))
+            self._storages[name] = torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
+        storage, sizes, strides = self._storages[name], tuple(stored.size), tuple(stored.stride)
+        if not all(type(n) is int and n >= 0 for n in (stored.offset, *sizes, *strides)) or len(sizes) != len(strides):
+            raise ValueError(f"a tensor of size {sizes} and stride {strides}"[:200])
+        last = stored.offset + sum((n - 1) * step for n, step in zip(sizes, strides))
+        count = math.prod(sizes)
+        self._left -= count * dtype.itemsize
+        if storage.dtype != dtype or (count and last >= len(storage)) or self._left < 0:
+            raise ValueError(f"a tensor of {count} numbers in a storage of {len(storage)}, {number} as it says"[:200])
+        return torch.as_strided(storage, sizes, strides, stored.offset if count else 0).clone()
 
-
-def _rebuild_tensor(storage: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> Tensor:
-    return torch.as_strided(storage, size, stride, offset).clone()
+    def _bytes(self, name: str) -> bytes:
+        info = self._archive.getinfo(name)
+        if info.compress_type != zipfile.ZIP_STORED:
+            raise ValueError(f"{name} is compressed, which torch.save never does")
+        self._unread -= info.file_size
+        if self._unread < 0:
+            raise ValueError(f"{name} lies where other files do")
+        return self._archive.read(info)

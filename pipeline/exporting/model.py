@@ -89,7 +89,9 @@ def export_model(
 def _rewrite(folder: Path, config: CheckpointConfig, merged: bool) -> None:
     """Put into the language model's own weights what plain transformers does not know of."""
     place = folder / "models" / LLM
-    base: Any = AutoModelForCausalLM.from_pretrained(place, dtype="auto", local_files_only=True)
+    base: Any = AutoModelForCausalLM.from_pretrained(
+        place, dtype="auto", local_files_only=True, use_safetensors=True, trust_remote_code=False
+    )
     if merged:
         base = PeftModel.from_pretrained(base, str(folder)).merge_and_unload(safe_merge=True)
         adapter = load_file(folder / ADAPTER)

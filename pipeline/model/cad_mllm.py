@@ -136,11 +136,15 @@ class CadMllmModel(nn.Module):
             UserError: there is none.
         """
         try:
-            self.tokenizer: Any = AutoTokenizer.from_pretrained(llm_folder, local_files_only=True)
+            self.tokenizer: Any = AutoTokenizer.from_pretrained(
+                llm_folder, local_files_only=True, trust_remote_code=False
+            )
             base = AutoModelForCausalLM.from_pretrained(
                 llm_folder,
                 dtype=self.dtype,
                 local_files_only=True,
+                use_safetensors=True,
+                trust_remote_code=False,
                 quantization_config=quantization_config(self.quantization, llm_folder, self.dtype),
                 # Put into 4 bits where they are to stay: transformers alone would take any GPU that it finds.
                 device_map=None if self.quantization == "none" else {"": device},

@@ -39,7 +39,8 @@ def quantization_config(quantization: str, llm_folder: Path, dtype: torch.dtype)
 def _check_sides(quantization: str, llm_folder: Path, dtype: torch.dtype) -> None:
     """Before anything is loaded: a layer's 4-bit weights have to fill whole numbers of the dtype they are stored in."""
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(llm_folder, local_files_only=True))
+        config = AutoConfig.from_pretrained(llm_folder, local_files_only=True, trust_remote_code=False)
+        model = AutoModelForCausalLM.from_config(config)
     together = 2 * dtype.itemsize
     for name, layer in model.named_modules():
         if not isinstance(layer, nn.Linear) or layer is model.get_output_embeddings():

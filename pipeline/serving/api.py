@@ -82,20 +82,27 @@ class Watched:
 
     def __init__(self, app: ASGIApp, figures: Figures, limits: Limits, hosts: tuple[str, ...], logged: bool) -> None:
         self.app, self.figures, self.limits, self.hosts, self.logged = app, figures, limits, hosts, logged
+        self.held = 0  # bytes of bodies of requests that are not answered
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        begun, status, most = time.monotonic(), CLOSED, self._most(scope)
+        begun, status, body, more = time.monotonic(), CLOSED, 0, True
 
         async def bounded() -> Message:
-            nonlocal most
-            message = await receive()
-            most -= len(message.get("body", b""))
-            if most < 0:
+            nonlocal body, more
+            try:
+                message = await asyncio.wait_for(receive(), self.limits.silence_s if more else None)
+            except TimeoutError as error:
+                raise HTTPException(408, f"nothing came for {self.limits.silence_s:g} s") from error
+            size, more = len(message.get("body", b"")), message.get("more_body", False)
+            body, self.held = body + size, self.held + size
+            if body > self._most(scope):
                 raise HTTPException(413, f"more than {self._most(scope) >> 20} MiB")
+            if self.held > max(self.limits.kept_mib, self.limits.upload_mib) << 20:
+                raise HTTPException(503, "too much is being sent at once", {"Retry-After": "2"})
             return message
 
         async def answered(message: Message) -> None:
@@ -114,6 +121,7 @@ class Watched:
             status = 500
             raise
         finally:
+            self.held -= body
             self._note(scope, status, time.monotonic() - begun)
 
     def _foreign(self, scope: Scope) -> str:

@@ -16,6 +16,8 @@ class Limits:
         searches: that may wait for their turn.
         extrudes, curves: of a program that is sent.
         kernel_waiting: pieces of work that may wait for the CAD kernel.
+        connections: at one time, whatever they are at; who comes then is told to come again.
+        silence_s: seconds in which something of a request must come, headers as a whole.
         timeout_s, memory_mib: of one piece of work in the CAD kernel.
     """
 
@@ -28,5 +30,7 @@ class Limits:
     extrudes: int = 500
     curves: int = 10_000
     kernel_waiting: int = 256
+    connections: int = 1024
+    silence_s: float = 30.0
     timeout_s: float = 30.0
     memory_mib: int = 4096

@@ -15,7 +15,8 @@ from PIL import Image
 from pipeline.cad.exchange.formats import PROGRAMS, SCANS, SOLIDS
 from pipeline.cad.exchange.scans import Scan
 from pipeline.cad.language.program import CadProgram, Frame
-from pipeline.cad.solids.rendering import read_image
+from pipeline.cad.solids.rendering import KINDS, UNREADABLE, read_image
+from pipeline.execution.sandbox import cores
 from pipeline.runtime.errors import RejectError, UserError
 from pipeline.serving.pool import KernelPool, never
 from pipeline.serving.tasks import ReadTask
@@ -63,6 +64,7 @@ class Uploads:
         self.pool, self.most_bytes, self.num_points = pool, most_bytes, num_points
         self._kept: OrderedDict[str, Upload] = OrderedDict()
         self._lock = threading.Lock()
+        self._drawing = threading.Semaphore(cores())  # a large picture takes 300 MB while it is read
 
     def add(
         self, name: str, data: bytes, unit: Literal["m", "mm"] = "m", is_gone: Callable[[], bool] = never
@@ -103,7 +105,8 @@ class Uploads:
         self, name: str, suffix: str, data: bytes, is_gone: Callable[[], bool]
     ) -> CadProgram | Scan | Image.Image:
         if suffix in PICTURES:
-            return _picture(name, data)
+            with self._drawing:
+                return _picture(name, data)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / f"upload{suffix}"
             path.write_bytes(data)
@@ -151,9 +154,9 @@ class Uploads:
 def _picture(name: str, data: bytes) -> Image.Image:
     """A picture, small: encoders look at no more. Its size is looked at before it is unpacked."""
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=KINDS) as image:
             width, height = image.size
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except (*UNREADABLE, Image.DecompressionBombError) as error:
         raise RejectError("bad_image", f"{name} is no picture of a kind that is known") from error
     if width * height > MAX_PIXELS:
         raise UserError(f"{name} has {width} x {height} pixels; {MAX_PIXELS / 1e6:g} million are read at most")

@@ -1,10 +1,14 @@
-"""Waiting for what threads do, as long as there is somebody who wants it; and why there is no answer."""
+"""Waiting for what threads do, as long as there is somebody who wants it, and for what clients send; and why there is
+no answer.
+"""
 
 import asyncio
 import functools
 import threading
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
+
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 T = TypeVar("T")
 
@@ -46,3 +50,21 @@ async def in_thread(is_gone: Callable[[], Awaitable[bool]], function: Callable[.
             gone.set()
             future.add_done_callback(lambda done: done.exception())  # it is known why
     return future.result()
+
+
+def impatient(silence_s: float) -> type[H11Protocol]:
+    """uvicorn's own HTTP, which ends connections on which for so long no request begins: its own waits for ever."""
+
+    class Impatient(H11Protocol):
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            self.loop.call_later(silence_s, self._look, None)
+
+        def _look(self, before: object) -> None:
+            answered = self.cycle is None or self.cycle.response_complete
+            if answered and self.cycle is before:
+                self.transport.close()
+            elif not self.transport.is_closing():
+                self.loop.call_later(silence_s, self._look, self.cycle)
+
+    return Impatient

@@ -31,7 +31,7 @@ class Sections(BaseModel):
         Raises:
             UserError: all faults at once, each with its key.
         """
-        return cls.parse(plain(read_yaml(path)), str(path))
+        return cls.parse(plain(read_yaml(path), str(path)), str(path))
 
     @classmethod
     def parse(cls, document: Any, name: str) -> Self:

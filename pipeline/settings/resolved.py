@@ -21,7 +21,9 @@ def read_models(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     try:
         document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        if not isinstance(document, dict):
+            raise ValueError("no object")
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is missing or damaged; run `cadmllm models`") from error
     return document
 

@@ -1,5 +1,7 @@
 """YAML files as DVC reads them, with their comments."""
 
+import itertools
+import math
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -8,6 +10,13 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from pipeline.runtime.errors import UserError
+
+MOST_TEXT = 1 << 15  # characters of a file: ruamel takes a second for 20,000
+MOST_DEPTH = 100  # of brackets: ruamel's time grows with their square
+# What ruamel raises, whatever the damage leads to.
+DAMAGE = (YAMLError, ValueError, RecursionError, LookupError, TypeError, AttributeError, AssertionError)
+BRACKETS = {"[": 1, "{": 1, "]": -1, "}": -1}
+MOST_VALUES = 100_000  # with anchors written out
 
 
 def yaml_parser() -> YAML:
@@ -26,18 +35,48 @@ def read_yaml(path: Path) -> Any:
         UserError: it is missing or is not YAML.
     """
     try:
-        return yaml_parser().load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        if len(text) > MOST_TEXT:
+            raise UserError(f"{path} has {len(text):,} characters; {MOST_TEXT:,} are read at most")
+        if max(itertools.accumulate(BRACKETS.get(mark, 0) for mark in text), default=0) > MOST_DEPTH:
+            raise ValueError(f"brackets within more than {MOST_DEPTH} others")
+        document = yaml_parser().load(text)
+        YAML(typ="safe", pure=True).load(text)  # tags that ask for objects are no parameters
+        if _num_values(document, {}) > MOST_VALUES:
+            raise UserError(f"{path} names its anchors so often that it would have millions of values")
+        return document
     except FileNotFoundError as error:
         raise UserError(
             f"{path} is not here ({Path.cwd()}); run in the project's folder, or choose a preset with "
             "`cadmllm preset use NAME`"
         ) from error
-    except (YAMLError, UnicodeDecodeError) as error:
+    except DAMAGE as error:
         raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
 
 
-def plain(document: Any) -> Any:
-    """ruamel's commented containers as plain ones."""
+def _num_values(document: Any, known: dict[int, float]) -> float:
+    """How many values a document has where each is written out; infinite where one is within itself."""
+    if not isinstance(document, dict | list):
+        return 1
+    if id(document) not in known:
+        known[id(document)] = math.inf  # as long as it is not done
+        children = document.values() if isinstance(document, dict) else document
+        known[id(document)] = 1 + sum(_num_values(child, known) for child in children)
+    return known[id(document)]
+
+
+def plain(document: Any, name: str = "params.yaml") -> Any:
+    """ruamel's commented containers as plain ones.
+
+    Args:
+        name: of the file, for the message.
+
+    Raises:
+        UserError: ruamel cannot read what it writes of it.
+    """
     stream = StringIO()
-    yaml_parser().dump(document, stream)
-    return YAML(typ="safe", pure=True).load(stream.getvalue())
+    try:
+        yaml_parser().dump(document, stream)
+        return YAML(typ="safe", pure=True).load(stream.getvalue())
+    except DAMAGE as error:
+        raise UserError(f"{name} is not valid YAML: {' '.join(str(error).split())}") from error

@@ -21,6 +21,7 @@ from pipeline.runtime.atomic import atomic_open
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.fingerprint import sha256_file
 from pipeline.runtime.seeds import digest
+from pipeline.shards.arrays import map_array
 from pipeline.shards.manifest import MANIFEST, Manifest, Shard
 from pipeline.shards.tars import Place, TarFile, decode_array, scan
 from pipeline.shards.writer import encode_json
@@ -68,7 +69,7 @@ def _program_columns(path: Path, samples: Mapping[str, Mapping[str, Place]]) -> 
             length = len(decode_array(program, f"{path}: {key}.program.npy"))
             counts.append((length, statistics["num_extrudes"], statistics["num_curves"]))
             captions.append((text.index(caption), len(caption)))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
             raise UserError(
                 f"{path}: {key} is no sample of a corpus ({error!r}); run its pipeline stage again"
             ) from error
@@ -131,10 +132,25 @@ def open_index(folder: Path, manifest: Manifest) -> np.ndarray:
     path = folder / INDEX
     try:
         if sha256_file(path) == manifest.index_sha256:
-            index: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
-            return index.view(np.ndarray)  # numpy's own class for maps takes twice as long for a row
+            index = map_array(path)
+            _check_columns(index, manifest)
+            return index
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing; run its pipeline stage again") from error
     except (ValueError, OSError) as error:
         raise UserError(f"{path} is damaged ({error}); run its pipeline stage again") from error
     raise UserError(f"{path} is damaged, or not of the shards in {MANIFEST} beside it; run its pipeline stage again")
+
+
+def _check_columns(index: np.ndarray, manifest: Manifest) -> None:
+    """Raise ``ValueError`` where an index is not the table that readers take it for."""
+    if index.shape != (manifest.num_samples,) or not index.dtype.names:
+        raise ValueError(f"shape {index.shape} for {manifest.num_samples} samples")
+    if missing := {"key", "digest"} - set(index.dtype.names):
+        raise ValueError(f"no column {min(missing)}")
+    for name in index.dtype.names:
+        kind, shape = index.dtype[name].base, index.dtype[name].shape
+        texts = name in ("key", "id") and kind.kind == "S" and shape == ()
+        numbers = name in ("digest", *COUNTS) and kind.kind in "iu" and shape == ()
+        if not (texts or numbers or (kind.kind == "i" and shape == (2,))):
+            raise ValueError(f"a column {name!r:.40} of {index.dtype[name]}")

@@ -3,6 +3,7 @@
 import csv
 import itertools
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -15,6 +16,10 @@ from pipeline.runtime.errors import Reject, UserError
 SCHEMA_VERSION = 2  # 1 had no index.npy
 MANIFEST = "manifest.json"
 REJECTS = "rejects.csv"
+SHARD_NAME = re.compile(r"[A-Za-z0-9_]+-[0-9]{6,}\.tar")
+DTYPES = [f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)]  # of members that are arrays
+DTYPES += ["float16", "float32", "float64", "bool"]
+ENCODINGS = (None, "float16", "bfloat16", "int8")  # of embeddings
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +57,11 @@ class Manifest:
     index_sha256: str
 
     @property
+    def num_samples(self) -> int:
+        """In all shards."""
+        return sum(shard.count for shard in self.shards)
+
+    @property
     def ends(self) -> list[int]:
         """The row of the index after the last one of each shard."""
         return list(itertools.accumulate(shard.count for shard in self.shards))
@@ -79,15 +89,36 @@ class Manifest:
                 )
             shards = tuple(Shard(**shard) for shard in document.pop("shards"))
             manifest = cls(**document, shards=shards)
+            _check(manifest)
         except FileNotFoundError as error:
             raise UserError(
                 f"{path} is missing: {folder} is not a folder of shards, or its pipeline stage has not run"
             ) from error
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path} is damaged ({error}); run its pipeline stage again") from error
         if kind is not None and manifest.kind != kind:
             raise UserError(f"{folder} holds {manifest.kind}, not {kind}")
         return manifest
+
+
+def _check(manifest: Manifest) -> None:
+    """Raise ``ValueError`` where a manifest says what none of ours does: above all, a shard outside of its folder."""
+    if not (isinstance(manifest.kind, str) and isinstance(manifest.index_sha256, str)):
+        raise ValueError("kind and index_sha256 are texts")
+    for shard in manifest.shards:
+        if not isinstance(shard.name, str) or not SHARD_NAME.fullmatch(shard.name):
+            raise ValueError(f"a shard is no file of this folder: {shard.name!r:.80}")
+        if not all(type(number) is int and 0 <= number < 1 << 53 for number in (shard.count, shard.bytes)):
+            raise ValueError(f"{shard.name}: counts are whole numbers")
+        if not isinstance(shard.sha256, str):
+            raise ValueError(f"{shard.name}: sha256 is a text")
+    if not isinstance(manifest.details, dict):
+        raise ValueError("details is an object")
+    for name, field in manifest.fields.items():
+        lengths, dtype = field["shape"], field["dtype"]
+        whole = isinstance(lengths, list) and all(n is None or (type(n) is int and 0 <= n < 1 << 31) for n in lengths)
+        if not whole or dtype not in DTYPES or field.get("encoding") not in ENCODINGS:
+            raise ValueError(f"fields.{name!s:.40} is no shape and dtype that are stored")
 
 
 def write_rejects(folder: Path, rejects: Iterable[Reject]) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 
 from pipeline.runtime.errors import UserError
 from pipeline.shards.embeddings import restore, scale_member
-from pipeline.shards.index import open_index
+from pipeline.shards.index import INDEX, open_index
 from pipeline.shards.manifest import Manifest, Shard
 from pipeline.shards.storage.remote import RemoteTar, remote_tars
 from pipeline.shards.tars import Place, TarFile, decode_array, header_bytes
@@ -100,7 +100,7 @@ class ShardReader:
 
     def key(self, row: int) -> str:
         """The key of a sample."""
-        return str(self.index["key"][row].decode())
+        return str(self.index["key"][row].decode(errors="replace"))
 
     def shard(self, row: int) -> Shard:
         """The shard that holds a sample."""
@@ -128,6 +128,10 @@ class ShardReader:
     def _part_places(self, row: int, member: str, parts: Sequence[int]) -> list[Place]:
         """Where parts of an array are, as of ``array``."""
         place, field = self._place(row, member), self.manifest.fields[member]
+        if not field["shape"] or None in field["shape"]:
+            raise UserError(
+                f"{self._name(row, member)} has not the shape that the manifest says; run its pipeline stage again"
+            )
         dtype, (number, *shape) = np.dtype(field["dtype"]), field["shape"]
         if not all(0 <= part < number for part in parts):
             raise IndexError(f"parts {list(parts)} of {number}")
@@ -164,7 +168,7 @@ class ShardReader:
         """One ``.json`` member."""
         try:
             return json.loads(self.bytes(row, "json"))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{self._name(row, 'json')} is damaged: {error}") from error
 
     def _tar(self, row: int) -> TarFile | RemoteTar:
@@ -197,21 +201,28 @@ class CorpusReader(ShardReader):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder, "corpus")
 
+    def _column(self, name: str) -> np.ndarray:
+        if name not in (self.index.dtype.names or ()):
+            raise UserError(f"{self.folder / INDEX} is damaged (no column {name}); run its pipeline stage again")
+        column: np.ndarray = self.index[name]
+        return column
+
     def id(self, row: int) -> str:
         """The id of a model."""
-        return str(self.index["id"][row].decode())
+        return str(self._column("id")[row].decode(errors="replace"))
 
     def caption(self, row: int) -> str:
         """The caption of a model."""
-        (offset, _), (begin, size) = self.index["json"][row].tolist(), self.index["caption"][row].tolist()
+        (offset, _), (begin, size) = self._column("json")[row].tolist(), self._column("caption")[row].tolist()
         try:
             return str(json.loads(self._tar(row).read((offset + begin, size))))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{self._name(row, 'json')} is damaged: {error}") from error
 
     def captions(self, rows: np.ndarray) -> list[str]:
         """The captions of models (n,): of many at once in a third of the time."""
-        begins, sizes = self.index["json"][rows, 0] + self.index["caption"][rows, 0], self.index["caption"][rows, 1]
+        texts, captions = self._column("json"), self._column("caption")
+        begins, sizes = texts[rows, 0] + captions[rows, 0], captions[rows, 1]
         shards = np.searchsorted(self._ends, rows, side="right")
         cuts = [0, *(np.flatnonzero(np.diff(shards)) + 1).tolist(), len(rows)]
         pieces: list[bytes] = []
@@ -220,7 +231,7 @@ class CorpusReader(ShardReader):
                 read = self._tar(int(rows[at])).read
                 pieces += map(read, zip(begins[at:end].tolist(), sizes[at:end].tolist(), strict=True))
         found: list[str] = []
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, RecursionError):
             found = json.loads(b"[" + b",".join(pieces) + b"]")
         if len(found) == len(rows) and all(isinstance(caption, str) for caption in found):
             return found

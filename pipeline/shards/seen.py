@@ -12,6 +12,7 @@ import numpy as np
 
 from pipeline.runtime.atomic import atomic_open
 from pipeline.runtime.errors import UserError
+from pipeline.shards.arrays import parse_array
 
 SEEN = "seen_programs.npy"
 
@@ -62,8 +63,11 @@ def read_seen(folder: Path, written_by: str = "models") -> SeenPrograms:
     """
     path = folder / SEEN
     try:
-        return SeenPrograms(np.load(path, allow_pickle=False))
+        numbers = parse_array(path.read_bytes())
+        if numbers.dtype != np.uint64 or numbers.ndim != 1:
+            raise ValueError(f"{numbers.dtype} of shape {numbers.shape}")
+        return SeenPrograms(numbers)
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing; run `cadmllm {written_by}`, which writes it") from error
-    except (ValueError, EOFError, OSError) as error:
+    except (ValueError, OSError) as error:
         raise UserError(f"{path} is damaged ({error}); run `cadmllm {written_by}` again") from error

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.runtime.errors import UserError
+from pipeline.shards.arrays import parse_array
 
 Place = tuple[int, int]  # offset and size of a member's bytes
 
@@ -26,6 +27,7 @@ class TarFile:
             self.fd = os.open(path, os.O_RDONLY)
         except FileNotFoundError as error:
             raise UserError(f"{path} is missing; run its pipeline stage again") from error
+        self.size = os.fstat(self.fd).st_size
 
     def __del__(self) -> None:
         if hasattr(self, "fd"):
@@ -38,6 +40,8 @@ class TarFile:
             UserError: the file ends before.
         """
         offset, size = place
+        if offset < 0 or not 0 <= size <= self.size:  # no room is made for what cannot be there
+            raise UserError(f"{self.path} has no such place ({offset}, {size}); run its pipeline stage again")
         # Read, not mapped: pages of a map would count as this process' memory.
         data = os.pread(self.fd, size, offset)
         if len(data) < size:
@@ -55,6 +59,8 @@ def scan(path: Path) -> dict[str, dict[str, Place]]:
     try:
         with tarfile.open(path, "r:") as tar:
             for member in tar:
+                if not member.isreg():
+                    raise ValueError(f"{member.name!r:.80} is a link, a folder or a device")
                 key, _, extension = member.name.partition(".")
                 samples.setdefault(key, {})[extension] = member.offset_data, member.size
     except FileNotFoundError as error:
@@ -71,10 +77,9 @@ def decode_array(data: bytes, name: str) -> np.ndarray:
         UserError: the bytes are not an array.
     """
     try:
-        array: np.ndarray = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
-    except (ValueError, EOFError) as error:
+        return parse_array(data)
+    except ValueError as error:
         raise UserError(f"{name} is damaged: {error}") from error
-    return array
 
 
 @lru_cache

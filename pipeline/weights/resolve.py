@@ -182,10 +182,10 @@ def _make_llm(model: Model, seed: int, folder: Path, encoders: dict[str, Path]) 
     if model.source == "init":
         return _init_llm(model, seed, folder)
     name, keywords = _locate(model.source, model.revision)
-    tokenizer = AutoTokenizer.from_pretrained(name, **keywords)
-    llm = AutoModelForCausalLM.from_pretrained(
-        name, dtype=torch.float16 if "gguf_file" in keywords else "auto", **keywords
-    )
+    tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **keywords)
+    # Weights in a pickle (pytorch_model.bin) are never opened.
+    weights = {"dtype": torch.float16} if "gguf_file" in keywords else {"dtype": "auto", "use_safetensors": True}
+    llm = AutoModelForCausalLM.from_pretrained(name, trust_remote_code=False, **weights, **keywords)
     if "gguf_file" in keywords:
         # transformers does not save what it read from GGUF: rebuild it from its configuration.
         config = llm.config
@@ -206,7 +206,7 @@ def _init_llm(model: Model, seed: int, folder: Path) -> Made:
         tokenizer = byte_tokenizer()
     else:
         name, keywords = _locate(source, model.revision)
-        tokenizer = AutoTokenizer.from_pretrained(name, **keywords)
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **keywords)
     torch.manual_seed(seed)
     settings.setdefault("vocab_size", len(tokenizer))
     llm = AutoModelForCausalLM.from_config(AutoConfig.for_model(**settings))
@@ -244,12 +244,14 @@ def _make_image_encoder(model: Model, seed: int, folder: Path) -> Made:
         )
     else:
         name, keywords = _locate(model.source, model.revision)
-        kind = AutoConfig.from_pretrained(name, **keywords).model_type
+        kind = AutoConfig.from_pretrained(name, trust_remote_code=False, **keywords).model_type
         if not kind.startswith("dinov2"):
             raise UserError(f"models.image_encoder: {model.source} is a {kind}, not a DINOv2")
         commit = keywords.get("revision")
-        encoder = AutoModel.from_pretrained(name, dtype=torch.float32, **keywords)
-        processor = AutoImageProcessor.from_pretrained(name, backend="pil", **keywords)
+        encoder = AutoModel.from_pretrained(
+            name, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, **keywords
+        )
+        processor = AutoImageProcessor.from_pretrained(name, backend="pil", trust_remote_code=False, **keywords)
         _copy_alignment(Path(name), folder)
     encoder.save_pretrained(folder)
     processor.save_pretrained(folder)

@@ -87,6 +87,7 @@ def _run(
     from pipeline.execution.sandbox import start_server
     from pipeline.serving.api import LOOPBACK, Figures, make_app
     from pipeline.serving.service import Service
+    from pipeline.serving.waiting import impatient
 
     start_server("pipeline.serving.tasks", "pipeline.generation.search.search")
     figures = Figures()
@@ -99,7 +100,15 @@ def _run(
     typer.echo(f"{said}{url} (Ctrl-C ends it)", err=True)
     if browser:
         threading.Timer(0.5, webbrowser.open, (url,)).start()
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=5))
+    config_of_server = uvicorn.Config(
+        app,
+        http=impatient(limits.silence_s),
+        log_level="warning",
+        access_log=False,
+        limit_concurrency=limits.connections,
+        timeout_graceful_shutdown=5,
+    )
+    server = uvicorn.Server(config_of_server)
     for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn ends by them, and then raises them again
         signal.signal(number, lambda *_: None)
     server.run([listener])

@@ -6,6 +6,7 @@ import json
 import socket
 import subprocess
 import time
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -163,6 +164,29 @@ def test_bombs_are_refused(server):
     assert "25 million" in server.upload("large.png", picture.getvalue(), 400)["detail"]
     doubled = "import cadquery as cq\npart = cq.Workplane().circle(1).extrude(1)\n" + "part = part.union(part)\n" * 14
     assert "more than 1000 extrusions" in server.upload("part.py", doubled.encode(), 400)["detail"]
+
+
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n%%EOF\n"
+
+
+def test_names_lead_nowhere(server, stl):
+    for name in (
+        "../../escaped.stl",
+        "/etc/cron.d/escaped.stl",
+        "a\0b.stl",
+        "<img src=x>.stl",
+        "a\r\nSet-Cookie: a=b.stl",
+    ):
+        assert server.upload(name, stl)["kind"] == "scan"
+        assert not Path("/etc/cron.d/escaped.stl").exists()
+    assert "no picture of a kind" in server.upload("part.png", EPS, 400)["detail"]
+    for name in ("../x", "a/b", 'a"; filename="b', "a\r\nX: y", "a" * 61):
+        body = {"program": DOCUMENT, "format": "json", "name": name}
+        assert server.client.post("/v1/convert", json=body).status_code == 422
+    for path in ("/../pyproject.toml", "/%2e%2e/api.py", "/..%2fapi.py", "/%2e%2e%2f%2e%2e%2fcli.py", "//etc/passwd"):
+        with socket.create_connection(("localhost", server.port)) as connection:
+            connection.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+            assert connection.makefile("rb").readline().split()[1] in (b"404", b"400"), path
 
 
 def test_pages_of_other_sites_are_refused(server):

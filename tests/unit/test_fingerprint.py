@@ -11,17 +11,8 @@ from pipeline.runtime.fingerprint import LIBRARIES, PACKAGES, ROOT, libraries, o
 
 # They show, fetch, check, store or measure; none of them computes a result.
 WITHOUT_RESULT = {"huggingface_hub", "jinja2", "matplotlib", "psutil", "pydantic", "rich", "ruamel", "safetensors"}
-WITHOUT_RESULT |= {
-    "aiohttp",
-    "botocore",
-    "fastapi",
-    "fsspec",
-    "prometheus_client",
-    "ray",
-    "starlette",
-    "typer",
-    "wandb",
-}
+WITHOUT_RESULT |= {"aiohttp", "botocore", "fastapi", "fsspec", "prometheus_client", "ray", "starlette", "typer"}
+WITHOUT_RESULT |= {"uvicorn", "wandb"}
 
 
 def identity():

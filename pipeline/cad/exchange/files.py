@@ -83,7 +83,7 @@ def _read_tokens(data: bytes) -> CadProgram:
         x, y, z = (float(value) for value in header["centre"])
         if not (6 <= bits <= 12 and 0 < scale < documents.MAX_ABS and max(map(abs, (x, y, z))) < documents.MAX_ABS):
             raise ValueError("a number out of range")
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         raise RejectError("malformed_tokens", f"the first line is no header: {error}") from error
     codec = Codec(bits)
     try:
@@ -198,7 +198,10 @@ def read_surfaces(path: Path) -> tuple[Surface, Surface]:
     loaded = _load(path)
     surface = _merged(_surface(loaded, path))
     if path.suffix.lower() != ".stl":
-        loaded.process()
+        try:
+            loaded.process()
+        except (ValueError, IndexError, OverflowError) as error:
+            raise RejectError("malformed_mesh", f"{path.name}: {error}"[:200]) from error
     return surface, _surface(loaded, path)
 
 
@@ -220,7 +223,9 @@ def _load(path: Path) -> Any:
         if path.stat().st_size > MAX_MESH_BYTES:
             raise OSError(f"{path.name} is larger than {MAX_MESH_BYTES >> 20:,} MiB")
         data = path.read_bytes()
-        loaded: Any = trimesh.load(io.BytesIO(data), file_type=path.suffix[1:].lower(), process=False)
+        kind = path.suffix[1:].lower()
+        bare = {"skip_materials": True} if kind == "glb" else {}  # its pictures may be of any kind and size
+        loaded: Any = trimesh.load(io.BytesIO(data), file_type=kind, process=False, **bare)
         if isinstance(loaded, trimesh.Scene):
             loaded = loaded.to_mesh()
         if not isinstance(loaded, trimesh.Trimesh | trimesh.PointCloud):
@@ -235,7 +240,13 @@ def _load(path: Path) -> Any:
 
 
 def _surface(loaded: Any, path: Path) -> Surface:
-    vertices, triangles = np.asarray(loaded.vertices, np.float64), np.asarray(getattr(loaded, "faces", ()), np.int64)
+    try:
+        vertices = np.asarray(loaded.vertices, np.float64).reshape(-1, 3)
+        triangles = np.asarray(getattr(loaded, "faces", ()), np.int64).reshape(-1, 3)
+    except (ValueError, OverflowError, TypeError) as error:
+        raise RejectError("malformed_mesh", f"{path.name}: {error}"[:200]) from error
+    if len(triangles) and not 0 <= triangles.min() <= triangles.max() < len(vertices):
+        raise RejectError("malformed_mesh", f"{path.name}: a triangle of vertices that are not there")
     if not len(triangles) or not np.isfinite(vertices).all() or np.abs(vertices).max() > documents.MAX_ABS * 1000:
         raise RejectError("malformed_mesh", f"{path.name}: no triangles, or no finite ones")
     if not np.ptp(vertices, axis=0).max() > 0:
@@ -259,7 +270,10 @@ def _points(loaded: Any, path: Path) -> np.ndarray:
         normals = [columns[name] for name in ("nx", "ny", "nz") if name in names]
         return np.column_stack([points, *normals]) if len(normals) == 3 else points
     lines = [line[3:] for line in path.read_bytes().splitlines() if line.startswith(b"vn ")]
-    return np.hstack([points, np.loadtxt(lines, ndmin=2)]) if len(lines) == len(points) else points
+    try:
+        return np.hstack([points, np.loadtxt(lines, ndmin=2)]) if len(lines) == len(points) else points
+    except ValueError as error:
+        raise RejectError("malformed_mesh", f"{path.name}: {error}"[:200]) from error
 
 
 def _write_surface(surface: Surface, task: ConvertTask) -> dict[str, Any]:

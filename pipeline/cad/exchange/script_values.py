@@ -1,6 +1,7 @@
 """What scripts of both libraries are read into: loops, planes and bodies, each checked as it is made."""
 
 import math
+import reprlib
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -207,5 +208,6 @@ def switch(value: Any) -> bool:
 
 
 def shown(value: Any) -> str:
-    """A value in a message."""
-    return f"{value!r:.40}" if isinstance(value, float | str | tuple | list) else f"a {type(value).__name__}"
+    """A value in a message: not all of it, which tuples of tuples would make endless."""
+    known = isinstance(value, float | str | tuple | list)
+    return f"{reprlib.repr(value):.40}" if known else f"a {type(value).__name__}"

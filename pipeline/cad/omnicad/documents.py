@@ -42,6 +42,7 @@ EXTENTS = {
 MAX_ABS = 1e6  # metres; beyond it a coordinate is damage, not geometry
 TOUCH = 1e-5  # neighbours in a loop may be this far apart, relative to the loop's size
 MAX_BYTES = 64 << 20
+MAX_CURVES = 100_000  # of all steps: a sketch that many of them name is read for each
 
 
 def loads(data: bytes | str) -> CadProgram:
@@ -65,7 +66,7 @@ def from_document(document: Any) -> CadProgram:
     """The program in a parsed document. Raises as ``loads``."""
     try:
         entities, sequence = document["entities"], document["sequence"]
-        extrudes = []
+        extrudes, curves = [], 0
         for item in sequence:
             entity = entities[item["entity"]]
             kind = entity["type"]
@@ -73,11 +74,14 @@ def from_document(document: Any) -> CadProgram:
                 extrude = _extrude(entity, entities)
                 if extrude is not None:
                     extrudes.append(extrude)
+                    curves += CadProgram((extrude,)).num_curves
+                if curves > MAX_CURVES:
+                    raise RejectError("malformed_model", f"more than {MAX_CURVES:,} curves")
             elif kind != "Sketch":
                 raise RejectError("unsupported_feature", str(kind))
     except KeyError as error:
         raise RejectError("malformed_model", f"{error} is missing; is it a model of Omni-CAD?") from error
-    except (TypeError, AttributeError, IndexError) as error:
+    except (TypeError, AttributeError, IndexError, RecursionError) as error:
         raise RejectError("malformed_model", f"{type(error).__name__}: {error}") from error
     if not extrudes:
         raise RejectError("no_geometry", "no extrusion with a profile")

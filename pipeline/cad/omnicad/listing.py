@@ -33,6 +33,11 @@ def base_model(entry_id: str) -> str:
     return entry_id.rpartition("_")[0]
 
 
+def _shown(value: Any) -> str:
+    """A value in a message; of lists and objects, which may be deep, their kind alone."""
+    return f"a {type(value).__name__}" if isinstance(value, dict | list) else f"{value!r:.80}"
+
+
 class Listing:
     """Models, each with its caption once that is found; iterating gives the entries in order of id.
 
@@ -69,13 +74,13 @@ class Listing:
     def _check(self, row: Any, place: str) -> Entry | Reject:
         entry_id = row.get("id") if isinstance(row, dict) else None
         if not isinstance(entry_id, str) or not ID.fullmatch(entry_id):
-            return Reject(place, "corpus", "bad_id", f"{entry_id!r:.80} is not like 0000/00000071_00005")
+            return Reject(place, "corpus", "bad_id", f"{_shown(entry_id)} is not like 0000/00000071_00005")
         caption = row.get("text caption")
         found = self._tables.execute("SELECT caption FROM models WHERE id = ?", (encoded(entry_id),)).fetchone()
         if found is not None and found[0] is not None:
             return Reject(entry_id, "corpus", "duplicate_id", place)
         if not isinstance(caption, str) or not caption.strip() or SURROGATE.search(caption):
-            return Reject(entry_id, "corpus", "bad_caption", f"{caption!r:.80} is not a text")
+            return Reject(entry_id, "corpus", "bad_caption", f"{_shown(caption)} is not a text")
         if found is None:
             return Reject(entry_id, "corpus", "model_missing", f"json/{entry_id}.json does not exist")
         return Entry(entry_id, caption.strip())

@@ -7,6 +7,7 @@ frame, so that sizes can be read from the images.
 import functools
 import io
 import itertools
+import struct
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 VIEW_DIRECTIONS = tuple(itertools.product((-1.0, 1.0), repeat=3))
 HALF_WIDTH = 1.78  # orthographic; sqrt(3) holds the whole frame
 BACKGROUND, EDGE = 255, 30
+KINDS = ("PNG", "JPEG", "WEBP", "BMP")  # others are never tried: some start programs, as EPS does
+MAX_PIXELS = 50_000_000  # of a picture; the copies that are made of it take 12 bytes each
+UNREADABLE = (OSError, ValueError, SyntaxError, struct.error, IndexError, TypeError, EOFError)  # what Pillow raises
 CREASE = np.cos(np.radians(15))  # neighbours on two faces that turn by more are drawn as an edge
 
 
@@ -109,12 +113,15 @@ def read_image(data: bytes, name: str, size: int | None) -> np.ndarray:
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=KINDS) as image:
+            if image.width * image.height > MAX_PIXELS:  # known before it is unpacked
+                pixels = f"{image.width} x {image.height} pixels"
+                raise ValueError(f"{pixels}; {MAX_PIXELS / 1e6:g} million are read at most")
             grey = on_white(image)
     except UnidentifiedImageError as error:
         raise RejectError("bad_image", f"{name} is no picture of a kind that is known") from error
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise RejectError("bad_image", f"{name}: {error}") from error
+    except (*UNREADABLE, Image.DecompressionBombError) as error:
+        raise RejectError("bad_image", f"{name}: {error}"[:200]) from error
     if size is None:
         return grey
     return np.asarray(Image.fromarray(grey).resize((size, size), Image.Resampling.BICUBIC))

@@ -240,7 +240,9 @@ def begun_language_model(p: Params, pictures: tuple[int, ...]) -> tuple[Any, "Re
     from pipeline.pretraining.reconstruction import ReconstructionTraining, new_projector
 
     begun = RECONSTRUCTION / LANGUAGE_MODEL
-    llm = AutoModelForCausalLM.from_pretrained(begun, dtype=torch.float32)
+    llm = AutoModelForCausalLM.from_pretrained(
+        begun, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+    )
     encoder = MichelangeloEncoder.from_pretrained(ENCODERS / SHAPE_ENCODER).requires_grad_(False)
     torch.manual_seed(p.seed)
     shapes = {"point_cloud": (1 + encoder.config.num_latents, encoder.config.width), "image": pictures}
@@ -248,7 +250,9 @@ def begun_language_model(p: Params, pictures: tuple[int, ...]) -> tuple[Any, "Re
         modality: new_projector(getattr(p.model.projectors, modality), shape, llm) for modality, shape in shapes.items()
     }
     start_from_pretrained(projectors["point_cloud"], begun, "point_cloud")
-    return AutoTokenizer.from_pretrained(begun), ReconstructionTraining(encoder, projectors, llm)
+    return AutoTokenizer.from_pretrained(begun, trust_remote_code=False), ReconstructionTraining(
+        encoder, projectors, llm
+    )
 
 
 def picture_batches(
