@@ -35,9 +35,9 @@ from pipeline.metrics.statistics import COMPLETION, summarise
 from pipeline.model.cad_mllm import CadMllmModel
 from pipeline.model.inputs import Inputs
 from pipeline.runtime import interrupt
-from pipeline.runtime.atomic import atomic_open, write_text
+from pipeline.runtime.atomic import atomic_open
 from pipeline.runtime.errors import RejectError, UserError
-from pipeline.runtime.scratch import clean
+from pipeline.runtime.scratch import clean, keep, kept_or, read_kept
 from pipeline.runtime.seeds import digest, shuffled
 from pipeline.shards.reader import ShardReader
 from pipeline.training.parallel import Parallel
@@ -108,7 +108,7 @@ class Evaluator:
         self.model, self.test, self.geometry, self.setting, self.folder = model, test, geometry, setting, folder
         self.num_workers = num_workers
         limits = num_workers, setting.kernel.timeout_s, setting.kernel.memory_mib
-        self.builders, self.assessors = Sandbox(build_candidate, *limits), Sandbox(assess, *limits)
+        self.builders, self.assessors = Sandbox(build_candidate, *limits, tries=2), Sandbox(assess, *limits, tries=2)
         places = geometry.find(test.corpus.index["key"][test.rows])
         order = shuffled(test.names, setting.seed, "test")
         self.rows: list[int] = order[places[order] >= 0][: setting.evaluation.num_test_models].tolist()
@@ -229,9 +229,9 @@ class Evaluator:
     def kept(self, name: str, make: Callable[[], T]) -> T:
         """What scratch has under a name, of plain JSON values; if it has nothing yet, it is made and kept there."""
         path = self.folder / PARTS / f"{name}.json"
-        if not path.is_file():
-            write_text(path, json.dumps(make()))
-        found: T = json.loads(path.read_text(encoding="utf-8"))
+        if kept_or(None, path) is None:
+            keep(path, make())
+        found: T = read_kept(path)
         return found
 
     def _searched(self, cases: Sequence[Case], start: int) -> list[tuple[int, ...]]:

@@ -41,7 +41,7 @@ def robustness(
     """
     encoders, limits = Encoders(evaluator.model, models), evaluator.setting.kernel
     rows = []
-    with Sandbox(turned_views, evaluator.num_workers, limits.timeout_s, limits.memory_mib) as sandbox:
+    with Sandbox(turned_views, evaluator.num_workers, limits.timeout_s, limits.memory_mib, tries=2) as sandbox:
         jobs = list(_jobs(evaluator, settings, encoders, sandbox))
         for number, (combination, disturbance, level, make) in enumerate(jobs):
             progress(number, len(jobs), f"{disturbance} {level:g}")

@@ -46,7 +46,7 @@ def build_geometry(
     reader, path = CorpusReader(corpus), dataset_path(data, corpus).absolute()
     dataset = Dataset(path)
 
-    with Sandbox(draw, num_workers, kernel.timeout_s, kernel.memory_mib) as sandbox:
+    with Sandbox(draw, num_workers, kernel.timeout_s, kernel.memory_mib, tries=2) as sandbox:
 
         def make(paths: Sequence[Path]) -> Iterator[FinishedShard]:
             rows = (row for path in paths for row in reader.rows_of(path.name))

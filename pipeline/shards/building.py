@@ -3,7 +3,6 @@
 What scratch has of a finished shard beside its tar: a record of it, and its rows of the index.
 """
 
-import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -13,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from pipeline.runtime import interrupt
-from pipeline.runtime.atomic import atomic_open, publish, write_text
+from pipeline.runtime.atomic import atomic_open, publish
 from pipeline.runtime.errors import Reject
-from pipeline.runtime.scratch import clean
+from pipeline.runtime.fingerprint import sha256_file
+from pipeline.runtime.scratch import clean, keep, read_kept
 from pipeline.shards.index import shard_rows, write_index
 from pipeline.shards.manifest import Manifest, Shard, write_rejects
 
@@ -62,20 +62,20 @@ class FinishedShard:
     def write(self, path: Path, source: str) -> None:
         """Keep the record of the tar at ``path``, which ``read`` finds for the same source, and its rows."""
         keep_rows(path)
-        document = {"source": source, "shard": asdict(self.shard), "rejects": [asdict(r) for r in self.rejects]}
-        write_text(beside(path, RECORD), json.dumps(document))
+        rows = sha256_file(beside(path, ROWS))
+        rejects = [asdict(reject) for reject in self.rejects]
+        keep(beside(path, RECORD), {"source": source, "shard": asdict(self.shard), "rows": rows, "rejects": rejects})
 
     @classmethod
     def read(cls, path: Path, source: str) -> "FinishedShard | None":
-        """The record beside a tar, or None where either is missing or cut off, or was made from something else."""
+        """The record beside a tar, or None where either is missing or damaged, or was made from something else."""
         try:
-            document = json.loads(beside(path, RECORD).read_text(encoding="utf-8"))
+            document = read_kept(beside(path, RECORD))
             finished = cls(Shard(**document["shard"]), tuple(Reject(**r) for r in document["rejects"]))
-            fits = document["source"] == source and path.stat().st_size == finished.shard.bytes
-            kept_rows(path)
-        except (OSError, EOFError, ValueError, KeyError, TypeError):
+            fits = document["source"] == source and document["rows"] == sha256_file(beside(path, ROWS))
+            return finished if fits and sha256_file(path) == finished.shard.sha256 else None
+        except (FileNotFoundError, ValueError):
             return None
-        return finished if fits else None
 
 
 def shard_by_shard(

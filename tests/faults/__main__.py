@@ -92,7 +92,10 @@ def _tell(found: dict) -> None:
     faults = ", ".join(each.split()[0] for each in found["faults"]) or "none"
     how = "dvc repro: " if found["by_dvc"] else ""
     verdict = "survived" if found["survived"] else "FAILED"
-    print(f"{found['seed']:4d} {verdict} in {found['seconds']:5.1f} s; {how}{' '.join(found['stages'])}; {faults}", flush=True)
+    print(
+        f"{found['seed']:4d} {verdict} in {found['seconds']:5.1f} s; {how}{' '.join(found['stages'])}; {faults}",
+        flush=True,
+    )
     for text in found["wrong"]:
         print(f"     {text}", flush=True)
     if "shortest" in found:

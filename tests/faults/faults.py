@@ -79,7 +79,7 @@ class Term(Fault):
     """SIGTERM: the work at hand is finished."""
 
     weight = 2.0
-    codes = (130,)
+    codes = (130, -signal.SIGTERM)  # before it listens, or after its end, the signal itself
 
     def strike(self, attempt):
         return attempt.signal_stage(signal.SIGTERM)
@@ -88,7 +88,7 @@ class Term(Fault):
 class TermTwice(Fault):
     """SIGTERM, and again: it stops at once."""
 
-    codes = (130,)
+    codes = (130, -signal.SIGTERM)  # before it listens, or after its end, the signal itself
 
     def strike(self, attempt):
         if attempt.signal_stage(signal.SIGTERM):
@@ -165,9 +165,9 @@ class CutInput(Fault):
             attempt.note(f"{self.path.relative_to(attempt.folder)} is cut off")
             self.whole = self.path.read_bytes()
             mode = self.path.stat().st_mode
-            os.chmod(self.path, 0o644)
+            self.path.chmod(0o644)
             os.truncate(self.path, len(self.whole) // 2)
-            os.chmod(self.path, mode)
+            self.path.chmod(mode)
 
     def after(self, attempt):
         if self.path:
@@ -180,7 +180,7 @@ class FullDisk(Fault):
 
     weight = 2.0
     codes = (1,)
-    says = r"no space is left for|cannot be read or written: .*; what it holds is kept|No space left on device"
+    says = r"no space is left for|cannot be read or written: .*; what it holds is kept|cannot be loaded: .*No space left on device"
     needs = "mounts"
 
     def strike(self, attempt):
@@ -213,7 +213,7 @@ class ReadOnly(Fault):
 
     weight = 2.0
     codes = (1,)
-    says = r"cannot be written|cannot be read or written|[Rr]ead-only"
+    says = r"cannot be read or written"
     needs = "mounts"
 
     def before(self, attempt):
@@ -234,7 +234,7 @@ class Immutable(Fault):
     """What was published before may not be changed or replaced (``chattr +i``)."""
 
     codes = (1,)
-    says = r"cannot be written|not permitted"
+    says = r"cannot be read or written"
     needs = "mounts"
 
     def before(self, attempt):
@@ -353,7 +353,7 @@ class DataChange(Fault):
     """The dataset changes while a stage reads it: the result is that of the data as they are at the end."""
 
     weight = 4.0
-    stages = set(CHANGES)
+    stages: ClassVar[set[str]] = set(CHANGES)
     by_dvc = False
     codes = (1,)
     says = "changed while it was read"
@@ -371,7 +371,7 @@ class DataChange(Fault):
 class DamagedData(Fault):
     """A file of the dataset is damaged while a stage reads it, and is mended when the command has ended."""
 
-    stages = {"corpus", "geometry"}
+    stages: ClassVar[set[str]] = {"corpus", "geometry"}
     by_dvc = False
     codes = (1,)
     says = "changed while it was read|no model is left for"
@@ -401,7 +401,7 @@ FAULTS: dict[str, type[Fault]] = {
 
 
 def roles(folder: Path) -> Iterator[tuple[int, str]]:
-    """Processes at work in a folder, and what each is: ``stage`` (or DVC itself), ``forkserver``, ``worker``, ``other``.
+    """Processes at work in a folder: each is a ``stage`` (or DVC itself), ``forkserver``, ``worker`` or ``other``.
 
     A forked process has a parent that waits for it, and that is a child of the server (``tests/func/forked.py``).
     """

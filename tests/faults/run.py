@@ -155,9 +155,9 @@ class Run:
         }
         may_be: dict[str, set[str]] = {out: {self.reference.digests[out]} for out in self._outs()}
         if self.schedule.over:
-            for out in may_be:
+            for out, allowed in may_be.items():
                 self._put_older(out)
-                may_be[out].add(digest(self.folder / out))
+                allowed.add(digest(self.folder / out))
         self.watcher = Watcher(self.folder, may_be)
 
     def _outs(self) -> list[str]:
@@ -207,7 +207,9 @@ class Run:
                 return
         self.wrong.append(f"{' '.join(command)} has not ended well in {MOST} attempts")
 
-    def _attempt(self, stages: tuple[Stage, ...], command: tuple[str, ...], planned: Planned | None) -> tuple[int, bool]:
+    def _attempt(
+        self, stages: tuple[Stage, ...], command: tuple[str, ...], planned: Planned | None
+    ) -> tuple[int, bool]:
         """One start: its exit code, and whether the command is due once more whatever that is."""
         fault = Fault() if planned is None else FAULTS[planned.kind]()
         attempt = Attempt(self, stages, command, planned or Planned(0, "Fault", "time", 2.0, 0.0))

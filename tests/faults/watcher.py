@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Self
 
 from tests.faults.project import digest
 
@@ -31,7 +32,7 @@ class Watcher:
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True)
 
-    def __enter__(self) -> "Watcher":
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
@@ -82,7 +83,7 @@ def _state(place: Path) -> list[tuple[str, int, int, int]]:
     found = []
     for path in [str(place), *_paths(str(place))]:
         try:
-            entry = os.stat(path)
+            entry = Path(path).stat()
         except OSError:
             continue
         found.append((os.path.relpath(path, place), entry.st_ino, entry.st_size, entry.st_mtime_ns))

@@ -103,7 +103,7 @@ def silent(_: Found) -> None:
 
 def sandbox_for(num_workers: int) -> Sandbox[RoundTask | VouchTask, Chain | float]:
     """So many processes for ``work``, of which one for each chain has something to do."""
-    return Sandbox(work, min(num_workers, CHAINS), TIMEOUT_S, MEMORY_MIB)
+    return Sandbox(work, min(num_workers, CHAINS), TIMEOUT_S, MEMORY_MIB, tries=2)
 
 
 def search(
