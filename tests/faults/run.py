@@ -9,7 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tests.faults.faults import FAULTS, HUGE, Fault, roles
+from tests.faults.base import Fault
+from tests.faults.disks import HUGE
+from tests.faults.faults import FAULTS
+from tests.faults.processes import roles
 from tests.faults.project import CHANGES, STAGES, Reference, Stage, copy_before, digest, leftovers, remove
 from tests.faults.schedule import Planned, Schedule
 from tests.faults.watcher import Watcher
