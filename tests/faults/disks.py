@@ -51,6 +51,7 @@ def flip(path: Path, where: float) -> None:
 class DamagedOut(Fault):
     """What an earlier stage has published is cut off or has another bit: DVC sees it, and has it made again."""
 
+    weight = 6.0
     alone = False
 
     def before(self, attempt):

@@ -12,7 +12,7 @@ from tests.faults.project import CHANGES, RAW, files
 class NoService(Fault):
     """Weights & Biases refuses connections."""
 
-    stages = TRAINED
+    stages: ClassVar[set[str]] = {"train", "evaluate"}
     codes = (1,)
     says = "Weights & Biases: "
 

@@ -108,7 +108,7 @@ class TwoRepros(Fault):
     """A second ``dvc repro`` in the same folder: DVC's own lock has it stop, or wait."""
 
     alone = False
-    weight = 3.0
+    weight = 6.0
 
     def strike(self, attempt):
         second = attempt.start_another()
