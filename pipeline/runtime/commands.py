@@ -50,12 +50,6 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
                 traceback.print_exc()
             typer.secho(f"error: {error}", err=True, fg=color("red"))
             raise typer.Exit(1) from None
-        except Exception as error:
-            told = _told(error)
-            if told is None:
-                raise
-            typer.secho(f"error: {told}; what is finished is kept", err=True, fg=color("red"))
-            raise typer.Exit(1) from None
         except Interrupted as stop:
             unlisten(signal.SIG_IGN)  # a second one must not end this in a traceback
             again = "dvc repro" if os.environ.get("DVC_STAGE") else os.environ.get(COMMAND, typed())
@@ -64,6 +58,12 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
                     f"stopped by {stop}; what is finished is kept. Go on with: {again}", err=True, fg=color("yellow")
                 )
             raise typer.Exit(130) from None
+        except Exception as error:
+            told = _told(error)
+            if told is None:
+                raise
+            typer.secho(f"error: {told}; what is finished is kept", err=True, fg=color("red"))
+            raise typer.Exit(1) from None
         finally:
             unlisten()
 
