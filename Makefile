@@ -12,7 +12,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --co
 
 PYTEST := PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4
 
-.PHONY: repro study test unit shapes libraries docs lint types check machine doctor lock clean
+.PHONY: repro study test unit shapes faults libraries docs lint types check machine doctor lock clean
 
 repro: doctor
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/dvc repro
@@ -31,6 +31,11 @@ unit: $(TOOLS)
 # What the features stage writes, for every encoder and setting.
 shapes: $(TOOLS)
 	$(BIN)/python -m pytest tests/unit/test_feature_shapes.py
+
+# Two hundred schedules of what can go wrong, and what must hold after each: tests/faults. Those that have survived are not
+# run again: what is kept is in scratch/faults.
+faults: $(TOOLS)
+	PATH="$(abspath $(BIN)):$$PATH" PYTHONPATH="$(CURDIR)" $(BIN)/python -m tests.faults --seeds 0-199
 
 # The notebook runs to its end; then the site of docs/, in site/. The variable silences a notice of Material of its successor.
 docs: $(READY)
