@@ -12,6 +12,7 @@ from tests.faults.project import CHANGES, RAW, files
 class NoService(Fault):
     """Weights & Biases refuses connections."""
 
+    weight = 0.6
     stages: ClassVar[set[str]] = {"train", "evaluate"}
     codes = (1,)
     says = "Weights & Biases: "
@@ -21,8 +22,9 @@ class NoService(Fault):
 
     def before(self, attempt):
         attempt.change("wandb_mode: disabled", "wandb_mode: online")
-        attempt.env |= {"WANDB_BASE_URL": self.address(), "WANDB_API_KEY": "0" * 40, "WANDB_INIT_TIMEOUT": "4"}
-        attempt.env |= {"WANDB_DIR": str(attempt.folder)}
+        attempt.env |= {"WANDB_BASE_URL": self.address(), "WANDB_API_KEY": "0" * 40, "WANDB_DIR": str(attempt.folder)}
+        patience = {"WANDB_INIT_TIMEOUT": "4", "WANDB_HTTP_TIMEOUT": "2"}
+        attempt.env |= patience | {"WANDB__GRAPHQL_RETRY_MAX": "1", "WANDB__GRAPHQL_RETRY_WAIT_MAX_SECONDS": "1"}
 
     def after(self, attempt):
         attempt.change("wandb_mode: online", "wandb_mode: disabled")
