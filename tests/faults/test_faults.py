@@ -3,12 +3,16 @@
 import os
 import subprocess
 import sys
+import time
 from dataclasses import replace
 
 import pytest
 
+from pipeline.runtime.atomic import publish
 from tests.conftest import ROOT
+from tests.faults.project import digest
 from tests.faults.schedule import Planned, draw, shrink
+from tests.faults.watcher import Watcher
 
 
 @pytest.mark.slow
@@ -36,3 +40,19 @@ def test_a_schedule_that_fails_is_shrunk_to_what_it_takes():
 
     kept = shrink(schedule, lambda shorter: fails(shorter) or len(shorter.faults) == 5)
     assert [faults[number].kind for number in kept] == ["Torn", "Kill"]
+
+
+def test_the_watcher_sees_what_is_half_written_and_nothing_else(tmp_path):
+    for name in ("whole", "half"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a").write_text("a")
+    (tmp_path / "whole/b").write_text("b")
+    with Watcher(tmp_path, {"out": {digest(tmp_path / "whole")}}) as watcher:
+        publish(tmp_path / "whole", tmp_path / "out")
+        time.sleep(0.1)
+        assert (watcher.wrong, watcher.published > 0) == ([], True)
+        publish(tmp_path / "half", tmp_path / "out")
+        time.sleep(0.1)
+        (tmp_path / "out/b").write_text("b")
+    assert len(watcher.wrong) == 1
+    assert watcher.wrong[0].startswith("out was not whole")
