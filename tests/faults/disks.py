@@ -49,7 +49,10 @@ def flip(path: Path, where: float) -> None:
 
 
 class DamagedOut(Fault):
-    """What an earlier stage has published is cut off or has another bit: DVC sees it, and has it made again."""
+    """A file that an earlier stage has published is replaced by half of it or by another: DVC makes it again.
+
+    Not changed in place: the file is a hard link into DVC's cache, and what is damaged there DVC takes as it is.
+    """
 
     weight = 6.0
     alone = False
@@ -59,9 +62,11 @@ class DamagedOut(Fault):
         found = [path for out in earlier for path in files(attempt.folder / out) if path.stat().st_size]
         if path := attempt.chosen(found):
             attempt.note(f"{path.relative_to(attempt.folder)} is damaged")
+            data = path.read_bytes()
+            path.unlink()
+            path.write_bytes(data[: len(data) // 2])
             if attempt.planned.where < 0.5:
-                os.truncate(path, path.stat().st_size // 2)
-            else:
+                path.write_bytes(data)
                 flip(path, attempt.planned.where)
 
 
@@ -79,15 +84,15 @@ class CutInput(Fault):
         if self.path:
             attempt.note(f"{self.path.relative_to(attempt.folder)} is cut off")
             self.whole = self.path.read_bytes()
-            mode = self.path.stat().st_mode
-            self.path.chmod(0o644)
-            os.truncate(self.path, len(self.whole) // 2)
-            self.path.chmod(mode)
+            attempt.spare_watching(self.path, True)
+            self.path.unlink()
+            self.path.write_bytes(self.whole[: len(self.whole) // 2])
 
     def after(self, attempt):
         if self.path:
             remove(self.path)
             self.path.write_bytes(self.whole)
+            attempt.spare_watching(self.path, False)
 
 
 class FullDisk(Fault):

@@ -93,6 +93,12 @@ class Attempt:
             for out in stage.outs:
                 self.run.watcher.may_be[out] = _Anything()
 
+    def spare_watching(self, path: Path, spared: bool) -> None:
+        """Let the out that a path lies in be anything, or no longer: the fault itself changes it."""
+        for out in self.run.watcher.may_be:
+            if path.is_relative_to(self.folder / out):
+                self.run.watcher.may_be[out] = _Anything() if spared else {self.run.reference.digests[out]}
+
 
 class _Anything(set[str]):
     def __contains__(self, _: object) -> bool:
