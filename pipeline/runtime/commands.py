@@ -81,7 +81,7 @@ def _told(error: Exception) -> str | None:
     number = _system_error(error)
     if number in (errno.ENOSPC, errno.EDQUOT):
         return f"no space is left for {where}"
-    if number in (errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO):
+    if number in (errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EBUSY):
         return f"{where} cannot be read or written: {os.strerror(number)}"
     return None
 

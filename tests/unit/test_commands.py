@@ -1,5 +1,6 @@
 """What every command does around its work."""
 
+import errno
 import signal
 import sqlite3
 import subprocess
@@ -37,6 +38,10 @@ def refused():
     Path("/sys/file").touch()  # which is nobody's right
 
 
+def refused_as_it_is_mounted():
+    raise OSError(errno.EBUSY, "Device or resource busy", "models")
+
+
 def refused_by_a_library():
     raise RuntimeError("Error while serializing: I/O error: Read-only file system (os error 30)")
 
@@ -45,6 +50,7 @@ def refused_by_a_library():
     ("work", "told"),
     [
         (refused, "error: /sys/file cannot be read or written: Permission denied; what is finished is kept"),
+        (refused_as_it_is_mounted, "error: models cannot be read or written: Device or resource busy; what is finished"),
         (refused_by_a_library, "cannot be read or written: Read-only file system; what is finished is kept"),
     ],
 )
