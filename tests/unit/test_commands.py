@@ -50,7 +50,7 @@ def refused_by_a_library():
     ("work", "told"),
     [
         (refused, "error: /sys/file cannot be read or written: Permission denied; what is finished is kept"),
-        (refused_as_it_is_mounted, "error: models cannot be read or written: Device or resource busy; what is finished"),
+        (refused_as_it_is_mounted, "error: models cannot be read or written: Device or resource busy; what is"),
         (refused_by_a_library, "cannot be read or written: Read-only file system; what is finished is kept"),
     ],
 )
