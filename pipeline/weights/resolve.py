@@ -71,7 +71,7 @@ def build_models(
         folder, record = scratch / name, scratch / f"{name}.json"
         progress(number, len(makers), f"{name}: {model.source}")
         entry = kept_or(None, record)
-        if entry is None or identity(folder).items() - entry.items():
+        if entry is None or {**entry, **identity(folder)} != entry:
             shutil.rmtree(folder, ignore_errors=True)  # what a kill has left half done
             folder.mkdir(parents=True)
             made = _explained(name, model, partial(make, model, seed, folder))
