@@ -56,6 +56,8 @@ class DataChange(Fault):
         attempt.allow_changed()
 
     def strike(self, attempt):
+        if attempt.run.watcher.published:
+            return False  # the stage has read, and is at its end
         self.change(attempt.folder / self.data)
         attempt.run.data_are_changed = True
         return True
