@@ -12,7 +12,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --co
 
 PYTEST := PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4
 
-.PHONY: repro study test unit shapes fuzz libraries docs lint types check machine doctor lock audit clean
+.PHONY: repro study test unit shapes fuzz faults libraries docs lint types check machine doctor lock audit clean
 
 repro: doctor
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/dvc repro
@@ -36,6 +36,11 @@ shapes: $(TOOLS)
 INPUTS ?= 2500
 fuzz: $(TOOLS)
 	CADMLLM_FUZZ=$(INPUTS) $(PYTEST) --dist worksteal tests/unit/test_fuzz.py tests/unit/test_fuzz_kernel.py
+
+# Two hundred schedules of what can go wrong, and what must hold after each: tests/faults. Those that have survived are not
+# run again: what is kept is in scratch/faults.
+faults: $(TOOLS)
+	PATH="$(abspath $(BIN)):$$PATH" PYTHONPATH="$(CURDIR)" $(BIN)/python -m tests.faults --seeds 0-199
 
 # The notebook runs to its end; then the site of docs/, in site/. The variable silences a notice of Material of its successor.
 docs: $(READY)

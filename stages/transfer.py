@@ -31,7 +31,8 @@ def transfer() -> None:
         if reason is None:
             hint = unwatched(real_path(p), "transfer", above=Path(p.transfer.path))
             try:
-                _measure(p, place, show)
+                while not _measure(p, place, show):
+                    show.say("the models have changed meanwhile: they are measured again")
             except EmptySplitError as error:
                 counted = ", ".join(f"{number} {name}" for name, number in error.counts["reasons"].items())
                 reason = f"no model at transfer.path ({p.transfer.path}) is left to test"
@@ -45,24 +46,28 @@ def transfer() -> None:
             show.say(hint)
 
 
-def _measure(p: TransferSections, place: Place, show: Display) -> None:
-    """Measure and publish.
+def _measure(p: TransferSections, place: Place, show: Display) -> bool:
+    """Measure and publish; False where the models are others by then, of which nothing is published.
 
     Raises:
         EmptySplitError: no model is left to measure.
     """
-    from pipeline.cad.omnicad.dataset import open_dataset
+    from pipeline.cad.omnicad.dataset import Dataset
     from pipeline.evaluation.evaluate import evaluate as measure
     from pipeline.evaluation.retrieval import retrieval_figures
     from pipeline.evaluation.transfer import prepare_real
     from pipeline.runtime.device import choose_device
 
-    dataset, first = open_dataset(real_path(p).absolute()), find_trained(p.curriculum, next(iter(p.curriculum)))
+    def version() -> str:
+        dataset = Dataset(real_path(p).absolute())
+        return dataset.version(islice(dataset.listing(), p.transfer.limit))
+
+    models, first = version(), find_trained(p.curriculum, next(iter(p.curriculum)))
     limits = p.evaluation.model_copy(update={"num_test_models": p.transfer.num_test_models})
     sections: dict[str, Any] = {
         "evaluation": limits,
         "transfer": p.transfer,
-        "models": dataset.version(islice(dataset.listing(), p.transfer.limit)),
+        "models": models,
         "data": p.data,
         "codec": p.codec,
         "geometry": p.geometry,
@@ -84,9 +89,12 @@ def _measure(p: TransferSections, place: Place, show: Display) -> None:
         figures["corpus"] = Manifest.read(folders.corpus, "corpus").details["counts"]
         both = len(folders.features) == 2
         figures["retrieval"] = retrieval_figures(folders, MODELS, p.seed, num_models=500) if both else {}
+        if version() != models:
+            return False
         publish(evaluator.whole, EVALUATIONS / TRANSFER)
         _write(figures)
         clean(scratch)
+    return True
 
 
 def _first_loss(p: TransferSections, first: Place, place: Place, folders: Folders, scratch: Path) -> float | None:

@@ -80,6 +80,8 @@ def build_corpus(
 ) -> dict[str, Any]:
     """Make the corpus in ``scratch`` and publish it to ``out``; tars go to ``store`` where there is one.
 
+    What changes in the dataset meanwhile is made again.
+
     Args:
         required: splits that may not be empty.
         seen: hashes of programs that networks were trained on before: with ``data.duplicates: drop`` no test.
@@ -92,28 +94,49 @@ def build_corpus(
         UserError: the dataset is none, or EmptySplitError.
     """
     source = _source(data, seed, scratch, progress)
-    dataset = Dataset(source.resolve())
-    entries = dataset.listing(data.limit)
-    rejects, selection, listed = entries.rejects, Selection(), len(entries) + len(entries.rejects)
+    made, state = scratch / SHARDS, ""
     with Journal(scratch) as journal, workers.pool(prepare, kernel.timeout_s, kernel.memory_mib) as pool:
-        work = _Preparation(data, codec, journal, pool, selection, rejects)
-        read = _shown(entries, len(entries), "models read, built and encoded", progress)
-        work.prepare_all(read_texts(dataset, read, rejects), is_prefix=False)
-        selection.assign_splits(data.split, seed, dataset.published_split())
-        assert sum(selection.counts().values()) + len(rejects) == listed, "all that is listed is accepted or rejected"
-        if data.prefixes:
-            work.prepare_prefixes(entries, progress)
-        if data.duplicates == "drop":
-            leave_out_known(selection, seen, rejects)
-        counts = _counts(selection, rejects)
-        if empty := [split for split in required if not counts["splits"][split]]:
-            raise EmptySplitError(empty, counts)
-        made = scratch / SHARDS
-        _write(selection, journal, rejects, counts, codec, data, made, store)
+        while (found := Dataset(source.resolve()).state()) != state:
+            state = found
+            counts = _make(data, codec, seed, source, made, journal, pool, progress, required, seen, store)
     if data.source == "synthetic":
         os.replace(source, made / SYNTHETIC_ZIP)
     publish(made, out)
     clean(scratch)
+    return counts
+
+
+def _make(
+    data: Data,
+    codec: Codec,
+    seed: int,
+    source: Path,
+    made: Path,
+    journal: Journal,
+    pool: Pool[PrepareTask, Record],
+    progress: Callable[[int, int, str], None],
+    required: Sequence[str],
+    seen: AbstractSet[str],
+    store: Store | None,
+) -> dict[str, Any]:
+    """Make the corpus of the dataset as it is now in the folder ``made``; its counts."""
+    dataset = Dataset(source.resolve())
+    entries = dataset.listing(data.limit)
+    rejects, selection = entries.rejects, Selection()
+    listed = len(entries) + len(rejects)
+    work = _Preparation(data, codec, journal, pool, selection, rejects)
+    read = _shown(entries, len(entries), "models read, built and encoded", progress)
+    work.prepare_all(read_texts(dataset, read, rejects), is_prefix=False)
+    selection.assign_splits(data.split, seed, dataset.published_split())
+    assert sum(selection.counts().values()) + len(rejects) == listed, "all that is listed is accepted or rejected"
+    if data.prefixes:
+        work.prepare_prefixes(entries, progress)
+    if data.duplicates == "drop":
+        leave_out_known(selection, seen, rejects)
+    counts = _counts(selection, rejects)
+    if empty := [split for split in required if not counts["splits"][split]]:
+        raise EmptySplitError(empty, counts)
+    _write(selection, journal, rejects, counts, codec, data, made, store)
     return counts
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.runtime.csv_files import csv_text
-from pipeline.runtime.errors import UserError
 
 Line = dict[str, Any]
 
@@ -25,9 +24,6 @@ class StageLog:
         speed: of the file that holds how fast it went.
         writes: whether this process has the files; the others are given ``lines`` of the one that does.
         listener: is given every line too.
-
-    Raises:
-        UserError: the log is shorter than that.
     """
 
     def __init__(self, path: Path, length: int, speed: Path, writes: bool, listener: Callable[[Line], None]) -> None:
@@ -69,18 +65,10 @@ class StageLog:
 
 
 def truncate(path: Path, length: int) -> list[Line]:
-    """Cut a log back to so many bytes; its lines. In place: whenever it is killed, what a state counts on is there.
-
-    Raises:
-        UserError: it is shorter.
-    """
+    """Cut a log back to so many bytes; its lines. In place: whenever it is killed, what a state counts on is there."""
     with open(path, "a+b") as file:
         found = file.seek(0, os.SEEK_END)
-        if found < length:
-            raise UserError(
-                f"{path} is damaged: it has {found} bytes, of which the saved state beside it counts on {length}; "
-                f"remove {path.parent} to begin anew"
-            )
+        assert found >= length, "a state whose part of the log is not there is not gone on from"
         file.truncate(length)
         file.seek(0)
         return [json.loads(line) for line in file]

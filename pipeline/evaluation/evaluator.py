@@ -34,9 +34,9 @@ from pipeline.metrics.sequence import sequence_accuracy
 from pipeline.model.cad_mllm import CadMllmModel
 from pipeline.model.inputs import Inputs
 from pipeline.runtime import interrupt
-from pipeline.runtime.atomic import atomic_open, write_text
+from pipeline.runtime.atomic import atomic_open
 from pipeline.runtime.errors import RejectError, UserError
-from pipeline.runtime.scratch import clean
+from pipeline.runtime.scratch import clean, keep, kept_or, read_kept
 from pipeline.runtime.seeds import digest, shuffled
 from pipeline.shards.reader import ShardReader
 from pipeline.training.parallel import Parallel
@@ -239,13 +239,13 @@ class Evaluator:
             return
         size, device = self.setting.evaluation.batch_size, self.workers.device(self.setting.training.device)
         batches = [(each, start) for each in measurements for start in range(0, len(each.rows), size)]
-        missing = [batch for batch in batches if not self._part(batch[0].name, batch[1]).is_file()]
+        missing = [batch for batch in batches if kept_or(None, self._part(batch[0].name, batch[1])) is None]
         with self.workers.networks(self.made, self.elsewhere, device) as pool:
             for number, ((measurement, start), made) in enumerate(zip(missing, pool.map(missing)), 1):
                 interrupt.check()
                 if isinstance(made, Failure):
                     raise UserError(f"a batch of {measurement.name} could not be measured: {made.detail}")
-                write_text(self._part(measurement.name, start), json.dumps(made))
+                keep(self._part(measurement.name, start), made)
                 progress(number, len(missing), f"batches from the cluster, the last of {measurement.name}")
 
     def _measured(self, name: str, cases: list[Case], start: int, pictures: bool) -> list[dict[str, Any]]:
@@ -285,9 +285,9 @@ class Evaluator:
 
     def _kept(self, path: Path, make: Callable[[], T]) -> T:
         """What scratch has at a path, of plain JSON values; if it has nothing yet, it is made and kept there."""
-        if not path.is_file():
-            write_text(path, json.dumps(make()))
-        found: T = json.loads(path.read_text(encoding="utf-8"))
+        if kept_or(None, path) is None:
+            keep(path, make())
+        found: T = read_kept(path)
         return found
 
     def _searched(self, cases: Sequence[Case], start: int) -> list[tuple[int, ...]]:

@@ -12,6 +12,8 @@ from pipeline.evaluation.real_models import TransferSections, real_path
 from pipeline.execution.workers import Workers
 from pipeline.features.build import build_features
 from pipeline.geometry.build import build_geometry
+from pipeline.runtime.fingerprint import sha256_folder
+from pipeline.runtime.scratch import keep, kept_or
 from pipeline.settings.places import Folders
 from pipeline.shards.seen import read_seen
 
@@ -29,7 +31,7 @@ def prepare_real(
     workers: Workers,
     show: Step,
 ) -> Folders:
-    """Corpus, geometry and features of the models at ``transfer.path``, in ``folder``; what is there already stays.
+    """Corpus, geometry and features of the models at ``transfer.path``, in ``folder``; what is whole there stays.
 
     What any network was trained on is left out, whatever ``data.duplicates`` says.
 
@@ -52,15 +54,28 @@ def prepare_real(
     }
     data = p.data.model_copy(update=taken)
     work = folder / "work"
-    if not found.corpus.is_dir():
+    if not _is_whole(found.corpus):
         scratch, seen = work / "corpus", read_seen(models) | read_seen(trained, "corpus")
         build_corpus(data, p.codec, p.kernel, p.seed, scratch, found.corpus, workers, show, ("test",), seen)
-    if not found.geometry.is_dir():
+        _keep(found.corpus)
+    if not _is_whole(found.geometry):
         drawn = p.geometry.model_copy(update={"num_queries": 0})
         out, scratch = found.geometry, work / "geometry"
         build_geometry(found.corpus, data, drawn, p.kernel, p.seed, scratch, out, workers, show)
+        _keep(out)
     for name, out in found.features.items():
-        if not out.is_dir():
+        if not _is_whole(out):
             settings, scratch = getattr(p.features, name), work / name
             build_features(name, found.geometry, models, settings, device, scratch, out, workers, show)
+            _keep(out)
     return found
+
+
+def _keep(out: Path) -> None:
+    """Keep the sha256 of a folder that is made, beside it."""
+    keep(out.with_name(f"{out.name}.json"), sha256_folder(out))
+
+
+def _is_whole(out: Path) -> bool:
+    """Whether a folder is what ``_keep`` has seen."""
+    return out.is_dir() and kept_or("", out.with_name(f"{out.name}.json")) == sha256_folder(out)

@@ -42,10 +42,11 @@ class Sandboxed:
     function: Callable[[Any], Any]
     timeout_s: float
     memory_mib: int
+    tries: int
 
     def begin(self) -> Callable[[Any], Any]:
         """Each worker has a sandbox of one process: what kills that costs an item, and not the worker."""
-        sandbox = Sandbox(self.function, 1, self.timeout_s, self.memory_mib)
+        sandbox = Sandbox(self.function, 1, self.timeout_s, self.memory_mib, self.tries)
         return lambda item: next(sandbox.map([item]))
 
 

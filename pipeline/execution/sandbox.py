@@ -2,6 +2,9 @@
 
 Open CASCADE can hang, crash, or take all memory on one bad model. Each task runs in a worker process that
 can be killed: it costs that task alone, which is reported by name, and a fresh worker takes the place.
+
+A worker may also die or hang for what is no fault of its task: memory that others took, a disk that does not answer.
+What a pipeline stage publishes must not depend on it, so its tasks are tried twice.
 """
 
 import multiprocessing
@@ -10,6 +13,7 @@ import resource
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -28,6 +32,7 @@ R = TypeVar("R")
 IDLE_MIB = 4096  # address space that the libraries map before any work
 START_TIMEOUT_S = 120.0  # for a worker to come up; a task's own time begins when it has
 READY = "ready"
+LOST = ("timeout", "crash")  # reasons of a task whose worker did not answer
 PRELOADED = {"pipeline.cad.solids.kernel"}  # what the fork server loads when it starts, once for every worker to come
 
 
@@ -62,13 +67,17 @@ class Sandbox(Pool[T, R]):
         num_workers: processes; the order and content of results do not depend on it.
         timeout_s: wall-clock seconds for one item.
         memory_mib: memory that an item may take beyond what the libraries map.
+        tries: how often an item is given to a worker that dies or hangs over it, before that is its result.
     """
 
-    def __init__(self, function: Callable[[T], R], num_workers: int, timeout_s: float, memory_mib: int) -> None:
+    def __init__(
+        self, function: Callable[[T], R], num_workers: int, timeout_s: float, memory_mib: int, tries: int = 1
+    ) -> None:
         self.function = function
         self.num_workers = num_workers
         self.timeout_s = timeout_s
         self.memory_mib = memory_mib
+        self.tries = tries
         self._context = multiprocessing.get_context("forkserver")
         PRELOADED.add(function.__module__)
         self._context.set_forkserver_preload(sorted(PRELOADED))
@@ -92,7 +101,11 @@ class Sandbox(Pool[T, R]):
     def _finished(self, items: Iterable[T], may_begin: Callable[[int], bool]) -> Iterator[tuple[int, T, R | Failure]]:
         source = enumerate(items)
         position, exhausted = 0, False
+        lost: Counter[int] = Counter()
+        again: list[tuple[int, T]] = []
         while True:
+            while again and (worker := self._idle()) is not None:
+                self._give(worker, again.pop())
             while not exhausted and may_begin(position) and (worker := self._idle()) is not None:
                 task = next(source, None)
                 if task is None:
@@ -103,6 +116,11 @@ class Sandbox(Pool[T, R]):
             if all(worker.task is None for worker in self._workers):
                 return
             for (number, item), result in self._collect():
+                if isinstance(result, Failure) and result.reason in LOST:
+                    lost[number] += 1
+                    if lost[number] < self.tries:
+                        again.append((number, item))
+                        continue
                 yield number, item, result
 
     def _idle(self) -> _Worker[T] | None:

@@ -17,6 +17,9 @@ T_contra = TypeVar("T_contra", contravariant=True)
 R_co = TypeVar("R_co", covariant=True)
 
 
+TRIES = 2  # a worker may be lost for memory that others took, or a disk that does not answer
+
+
 class Job(Protocol[T_contra, R_co]):
     """What is loaded once by each worker, a network for one. It can be pickled."""
 
@@ -65,12 +68,16 @@ class Workers:
         return replace(self, limit=min(number, self.limit or number))
 
     def pool(self, function: Callable[[T], R], timeout_s: float, memory_mib: int) -> Pool[T, R]:
-        """Workers for a function that may hang, crash, or take all memory; arguments are those of ``Sandbox``."""
+        """Workers for a function that may hang, crash, or take all memory; arguments are those of ``Sandbox``.
+
+        What a pipeline stage publishes must not depend on a worker that is lost for what is no fault of its item: each
+        is tried twice.
+        """
         if self.are_here:
-            return Sandbox(function, self.number, timeout_s, memory_mib)
+            return Sandbox(function, self.number, timeout_s, memory_mib, TRIES)
         from pipeline.execution.cluster import ClusterPool, Sandboxed
 
-        return ClusterPool(Sandboxed(function, timeout_s, memory_mib), self.execution.address, self.limit)
+        return ClusterPool(Sandboxed(function, timeout_s, memory_mib, TRIES), self.execution.address, self.limit)
 
     def networks(self, here: Callable[[T], R], job: Job[T, R], device: str) -> Pool[T, R]:
         """Workers that each have a network: this process, or one for each GPU of a cluster; on the CPU, each core.

@@ -21,7 +21,7 @@ from pipeline.runtime.device import autocast
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.prefetch import prefetch
 from pipeline.runtime.seeds import digest
-from pipeline.training.state import Position, collect_moments, read_state, save_state, saved_states, set_moments
+from pipeline.training.state import Position, collect_moments, latest_state, read_state, save_state, set_moments
 
 B = TypeVar("B")
 LOG = "log.jsonl"
@@ -96,13 +96,13 @@ class Pretrainer(Generic[B]):
         ]
         self.optimizer = torch.optim.AdamW(groups, lr=recipe.lr, betas=(0.9, 0.98))
         self.trained, self.device = trained, trained[0].device
-        states = saved_states(scratch)
+        state = latest_state(scratch, lambda text: show(0, recipe.steps, text))
         at = Position()
-        if states:
-            at, files, moments = read_state(states[-1])
+        if state is not None:
+            at, files, moments = read_state(state)
             module.load_state_dict(files["module"])
             set_moments(self.optimizer, moments)
-            show(at.step, recipe.steps, f"resuming after step {at.step} from {states[-1]}")
+            show(at.step, recipe.steps, f"resuming after step {at.step} from {state}")
         self.done, self.started = at.step, time.perf_counter()
         self.log = StageLog(scratch / LOG, at.log_bytes, speed, True, lambda _: None)
 

@@ -1,6 +1,7 @@
 """Files and folders that appear whole or not at all: temporary name, fsync, rename."""
 
 import contextlib
+import errno
 import fcntl
 import os
 import shutil
@@ -67,15 +68,41 @@ def atomic_folder(target: Path) -> Iterator[Path]:
 
 
 def publish(source: Path, target: Path) -> None:
-    """Give a finished folder its final name, in place of what stood there before."""
-    fsync_tree(source)
+    """Give a finished folder its final name, in place of what stood there before.
+
+    From another file system, where ``scratch/`` is a link or a mount, it is copied to beside its place first.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
+    if not _can_be_renamed(source, target):
+        with atomic_folder(target) as copy:
+            shutil.copytree(source, copy, dirs_exist_ok=True)
+        shutil.rmtree(source)
+        return
+    fsync_tree(source)
     old = target.with_name(f".{target.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if target.exists():
         os.rename(target, old)
     os.rename(source, target)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _can_be_renamed(source: Path, target: Path) -> bool:
+    """Tried with an empty folder: of two mounts of one file system nothing else tells."""
+    probe, there = source.with_name(f".{source.name}.probe"), target.with_name(f".{target.name}.tmp")
+    if source == there:
+        return True
+    shutil.rmtree(there, ignore_errors=True)
+    probe.mkdir(exist_ok=True)
+    try:
+        os.rename(probe, there)
+    except OSError as error:
+        probe.rmdir()
+        if error.errno == errno.EXDEV:
+            return False
+        raise
+    there.rmdir()
+    return True
 
 
 @contextlib.contextmanager

@@ -4,7 +4,9 @@ import errno
 import functools
 import json
 import os
+import re
 import shlex
+import signal
 import sqlite3
 import sys
 import time
@@ -17,7 +19,7 @@ from typing import ParamSpec
 import typer
 
 from pipeline.runtime.errors import RejectError, UserError
-from pipeline.runtime.interrupt import Interrupted, is_restarted_by_torchrun, listen
+from pipeline.runtime.interrupt import Interrupted, is_restarted_by_torchrun, listen, unlisten
 
 P = ParamSpec("P")
 
@@ -48,13 +50,8 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
                 traceback.print_exc()
             typer.secho(f"error: {error}", err=True, fg=color("red"))
             raise typer.Exit(1) from None
-        except (OSError, sqlite3.OperationalError) as error:
-            if not _is_full(error):
-                raise
-            where = getattr(error, "filename", None) or "this folder, or temporary files (TMPDIR says where they lie)"
-            typer.secho(f"error: no space is left for {where}; what is finished is kept", err=True, fg=color("red"))
-            raise typer.Exit(1) from None
         except Interrupted as stop:
+            unlisten(signal.SIG_IGN)  # a second one must not end this in a traceback
             again = "dvc repro" if os.environ.get("DVC_STAGE") else os.environ.get(COMMAND, typed())
             how = f". Go on with: {again}"
             if is_restarted_by_torchrun():
@@ -62,6 +59,14 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
             if os.environ.get("RANK", "0") == "0":
                 typer.secho(f"stopped by {stop}; what is finished is kept{how}", err=True, fg=color("yellow"))
             raise typer.Exit(130) from None
+        except Exception as error:
+            told = _told(error)
+            if told is None:
+                raise
+            typer.secho(f"error: {told}; what is finished is kept", err=True, fg=color("red"))
+            raise typer.Exit(1) from None
+        finally:
+            unlisten()
 
     return run
 
@@ -71,11 +76,25 @@ def color(name: str) -> str | None:
     return None if os.environ.get("NO_COLOR") else name
 
 
-def _is_full(error: OSError | sqlite3.OperationalError) -> bool:
-    """Whether a disk, or a user's share of it, is full."""
+def _told(error: Exception) -> str | None:
+    """What is wrong with the disk, or with what the user may do on it; None where it is something else."""
+    where = getattr(error, "filename", None) or "this folder, or temporary files (TMPDIR says where they lie)"
+    number = _system_error(error)
+    if number in (errno.ENOSPC, errno.EDQUOT):
+        return f"no space is left for {where}"
+    if number in (errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EBUSY):
+        return f"{where} cannot be read or written: {os.strerror(number)}"
+    return None
+
+
+def _system_error(error: Exception) -> int | None:
+    """The system's number of an error, however it is told; None of another."""
     if isinstance(error, OSError):
-        return error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return error.sqlite_errorcode == sqlite3.SQLITE_FULL
+        return error.errno
+    if isinstance(error, sqlite3.OperationalError):
+        return errno.ENOSPC if error.sqlite_errorcode == sqlite3.SQLITE_FULL else None
+    in_words = re.search(r"\(os error (\d+)\)$", str(error))  # as libraries in Rust have it, such as safetensors
+    return int(in_words[1]) if in_words else None
 
 
 def typed() -> str:

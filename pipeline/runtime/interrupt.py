@@ -58,6 +58,17 @@ def is_restarted_by_torchrun() -> bool:
     return int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) > 0
 
 
+def unlisten(handler: signal.Handlers = signal.SIG_DFL) -> None:
+    """No longer turn SIGTERM and SIGINT into a request: the command is at its end, and nothing is at hand.
+
+    Args:
+        handler: what becomes of them; ``SIG_IGN`` while a command still says how it ended.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT):
+        if signal.getsignal(number) in (_stop, signal.SIG_IGN):
+            signal.signal(number, handler)
+
+
 def stop_at_once() -> None:
     """Turn SIGTERM and SIGINT into ``Interrupted`` there and then, for commands whose work other processes do."""
 

@@ -1,19 +1,20 @@
 """Resumable work in ``scratch/``: one folder for each piece of work, its finished units kept in it.
 
 A unit says by sha256 what it was made from, and is used again for exactly that: data may grow, shrink and change
-between a stop and the next start.
+between a stop and the next start. It also says by sha256 what it holds: what a disk has damaged is made again.
 """
 
 import contextlib
+import hashlib
 import json
 import shutil
 import sqlite3
 import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
-from pipeline.runtime.atomic import exclusive
+from pipeline.runtime.atomic import exclusive, write_text
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.fingerprint import fingerprint
 from pipeline.runtime.interrupt import is_restarted_by_torchrun
@@ -21,6 +22,7 @@ from pipeline.runtime.interrupt import is_restarted_by_torchrun
 SCRATCH = Path("scratch")
 RECORDS = "records.sqlite"
 LOST_LOCK_S = 120  # after which a file server gives up the lock of a machine that is lost: of NFS, 90 s
+T = TypeVar("T")
 
 
 @contextlib.contextmanager
@@ -41,6 +43,35 @@ def work_folder(
 def clean(folder: Path) -> None:
     """Remove scratch that has been published."""
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def keep(path: Path, value: Any) -> None:
+    """Keep a plain JSON value in scratch, with its sha256."""
+    write_text(path, json.dumps({"sha256": _sha256(json.dumps(value).encode()), "value": value}))
+
+
+def read_kept(path: Path) -> Any:
+    """What ``keep`` kept.
+
+    Raises:
+        ValueError: it is no longer what it was. FileNotFoundError: there is nothing.
+    """
+    document = json.loads(path.read_bytes())
+    if not isinstance(document, dict) or document.get("sha256") != _sha256(json.dumps(document.get("value")).encode()):
+        raise ValueError(f"{path} is damaged")
+    return document["value"]
+
+
+def kept_or(default: T, path: Path) -> Any | T:
+    """As ``read_kept``; the default where nothing is kept, or it is damaged."""
+    try:
+        return read_kept(path)
+    except (FileNotFoundError, ValueError):
+        return default
+
+
+def _sha256(text: bytes) -> str:
+    return hashlib.sha256(text).hexdigest()
 
 
 def temporary_tables(owner: object, schema: str) -> sqlite3.Connection:
@@ -74,12 +105,13 @@ class Journal:
         # (``work_folder``). Each record is a transaction.
         uri = f"{self.path.absolute().as_uri()}?vfs=unix-none"
         self._tables = sqlite3.connect(uri, uri=True, isolation_level=None)
+        self._tables.text_factory = bytes  # what a disk has damaged may be no text
         weakref.finalize(self, self._tables.close)
         # Written ahead, a record costs no wait for the disk; a machine that fails costs the last ones. Exclusive, it
         # needs no memory shared with other processes, which network file systems do not have.
         for pragma in ("locking_mode = EXCLUSIVE", "journal_mode = WAL", "synchronous = NORMAL"):
             self._execute(f"PRAGMA {pragma}")
-        self._execute("CREATE TABLE IF NOT EXISTS records (identity TEXT PRIMARY KEY, record TEXT)")
+        self._execute("CREATE TABLE IF NOT EXISTS records (identity TEXT PRIMARY KEY, record TEXT, sha256 TEXT)")
 
     def __enter__(self) -> Self:
         return self
@@ -109,15 +141,21 @@ class Journal:
         return int(row[0])
 
     def __contains__(self, identity: str) -> bool:
-        return self._execute("SELECT 1 FROM records WHERE identity = ?", (identity,)) is not None
+        return self._text(identity) is not None
 
     def __getitem__(self, identity: str) -> dict[str, Any]:
-        row = self._execute("SELECT record FROM records WHERE identity = ?", (identity,))
-        if row is None:
+        text = self._text(identity)
+        if text is None:
             raise KeyError(identity)
-        record: dict[str, Any] = json.loads(row[0])
+        record: dict[str, Any] = json.loads(text)
         return record
+
+    def _text(self, identity: str) -> bytes | None:
+        """A record as it is stored; None where there is none, or it is no longer what it was."""
+        row = self._execute("SELECT record, sha256 FROM records WHERE identity = ?", (identity,))
+        return row[0] if row is not None and _sha256(row[0]).encode() == row[1] else None
 
     def add(self, identity: str, record: dict[str, Any]) -> None:
         """Keep a record of plain JSON values."""
-        self._execute("INSERT OR REPLACE INTO records VALUES (?, ?)", (identity, json.dumps(record)))
+        text = json.dumps(record)
+        self._execute("INSERT OR REPLACE INTO records VALUES (?, ?, ?)", (identity, text, _sha256(text.encode())))

@@ -4,7 +4,6 @@ What scratch has of a finished shard beside its tar: a record of it, and its row
 storage, they are sent as they are finished, and scratch keeps these two alone.
 """
 
-import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -14,9 +13,10 @@ from typing import Any
 import numpy as np
 
 from pipeline.runtime import interrupt
-from pipeline.runtime.atomic import atomic_open, publish, write_text
+from pipeline.runtime.atomic import atomic_open, publish
 from pipeline.runtime.errors import Reject
-from pipeline.runtime.scratch import clean
+from pipeline.runtime.fingerprint import sha256_file
+from pipeline.runtime.scratch import clean, keep, read_kept
 from pipeline.shards.index import shard_rows, write_index
 from pipeline.shards.manifest import Manifest, Shard, write_rejects
 from pipeline.shards.storage.store import Store, write_place
@@ -79,33 +79,32 @@ class FinishedShard:
         path.unlink()
 
     def _record(self, path: Path, source: str, url: str | None) -> None:
-        document = {"source": source, "shard": asdict(self.shard), "rejects": [asdict(r) for r in self.rejects]}
-        write_text(beside(path, RECORD), json.dumps(document | {"url": url}))
+        rows, rejects = sha256_file(beside(path, ROWS)), [asdict(reject) for reject in self.rejects]
+        document = {"source": source, "shard": asdict(self.shard), "rows": rows, "rejects": rejects, "url": url}
+        keep(beside(path, RECORD), document)
 
     @classmethod
     def read(cls, path: Path, source: str, store: Store | None = None) -> "FinishedShard | None":
-        """The record beside a tar, or None where either is missing or cut off, or was made from something else.
+        """The record beside a tar, or None where either is missing or damaged, or was made from something else.
 
         Args:
             store: where the tar has to be, and is sent to where it is still here; None: here.
         """
         try:
-            document = json.loads(beside(path, RECORD).read_text(encoding="utf-8"))
+            document = read_kept(beside(path, RECORD))
             finished = cls(Shard(**document["shard"]), tuple(Reject(**r) for r in document["rejects"]))
-            kept_rows(path)
-            fits = document["source"] == source
-            is_here = path.is_file() and path.stat().st_size == finished.shard.bytes
-            sent_to = document.get("url")
-        except (OSError, EOFError, ValueError, KeyError, TypeError):
+            if document["source"] != source or document["rows"] != sha256_file(beside(path, ROWS)):
+                return None
+        except (FileNotFoundError, ValueError):
             return None
-        if store is None or not fits:
-            return finished if fits and is_here else None
-        if sent_to == store.url and store.holds(finished.shard):
+        if store is not None and document["url"] == store.url and store.holds(finished.shard):
             path.unlink(missing_ok=True)
             return finished
-        if is_here:
+        if not path.is_file() or sha256_file(path) != finished.shard.sha256:
+            return None
+        if store is not None:
             finished._send(path, source, store)
-        return finished if is_here else None
+        return finished
 
 
 def shard_by_shard(

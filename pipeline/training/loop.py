@@ -31,7 +31,7 @@ from pipeline.training.complexity import adaptations
 from pipeline.training.meters import Outcome, RunningLoss, Speed, Tally
 from pipeline.training.optimizer import clip_gradients, make_optimizer, set_learning_rates
 from pipeline.training.parallel import Parallel
-from pipeline.training.state import Position, collect_moments, load_state, save_state, saved_states, set_moments
+from pipeline.training.state import Position, collect_moments, latest_state, load_state, save_state, set_moments
 from pipeline.training.validation import validate
 
 VALIDATION = {"loss": "validation", "reward": "reward in validation"}  # as its figures are told
@@ -81,20 +81,20 @@ class Trainer:
         views = (model.feature_shapes.get("image", (0,))[0], model.params.views_per_sample)
         self.plan = StagePlan(job.train.names, job.train.num_targets, stage, training, views, job.seed)
 
-        states = parallel.from_main(lambda: saved_states(job.scratch))
-        new_rows = stage.text_embeddings == "all" and not states  # a state has its own
+        state = parallel.from_main(lambda: latest_state(job.scratch, job.say))
+        new_rows = stage.text_embeddings == "all" and state is None  # a state has its own
         text_ids = parallel.from_main(job.train.text_ids) if new_rows else set()
         free_trained_parts(model, stage, training, text_ids, parallel.device)
-        at, moments = load_state(states[-1], model, parallel) if states else (Position(), {})
+        at, moments = (Position(), {}) if state is None else load_state(state, model, parallel)
         self.factors = adaptations(model, job.train, training.projector_lr_adaptation, job.seed)
         self.wrapped = parallel.wrap(model)
         self.optimizer = make_optimizer(model, stage, training, self.factors)
         self.trained = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.scaler = torch.amp.GradScaler(model.device.type, enabled=training.dtype == "float16")
-        if states:
+        if state is not None:
             set_moments(self.optimizer, moments)
             self.scaler.load_state_dict(at.scaler)
-            job.say(f"resuming after step {at.step} of {self.plan.num_steps} from {states[-1]}")
+            job.say(f"resuming after step {at.step} of {self.plan.num_steps} from {state}")
 
         self.done = self.saved = at.step
         self.log = job.open_log(at.log_bytes)

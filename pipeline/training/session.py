@@ -24,9 +24,9 @@ from pipeline.model.projector import start_from_pretrained
 from pipeline.runtime.atomic import atomic_folder, write_text
 from pipeline.runtime.device import DTYPES
 from pipeline.runtime.errors import UserError
-from pipeline.runtime.fingerprint import libraries, other_versions
+from pipeline.runtime.fingerprint import libraries, other_versions, sha256_folder
 from pipeline.runtime.progress import Display, display
-from pipeline.runtime.scratch import clean, work_folder
+from pipeline.runtime.scratch import clean, keep, kept_or, work_folder
 from pipeline.settings import memory
 from pipeline.settings.places import CHECKPOINTS, CORPUS, LOGS, METRICS, MODELS, PLOTS
 from pipeline.shards.manifest import Manifest
@@ -36,6 +36,8 @@ from pipeline.training.mirror import SPEED, Mirror
 from pipeline.training.parallel import Parallel
 from pipeline.training.settings import TrainSections
 from pipeline.training.state import state_folder
+
+BEST_KEPT = f"{BEST}.json"  # in scratch: the sha256 of the best checkpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +152,7 @@ def _job(session: Session, model: CadMllmModel, data: dict[str, TrainingData]) -
         if parallel.is_main:
             with atomic_folder(scratch / BEST) as folder:
                 _write_checkpoint(session, folder, model, tensors, validation, steps)
+            keep(scratch / BEST_KEPT, sha256_folder(scratch / BEST))
 
     return Job(
         stage=session.place.stage,
@@ -169,8 +172,14 @@ def _job(session: Session, model: CadMllmModel, data: dict[str, TrainingData]) -
 def _publish(
     session: Session, model: CadMllmModel, trainer: Trainer, tensors: TensorFiles, figures: dict[str, Any]
 ) -> None:
-    """Checkpoint, figures, plots and log to where dvc.yaml names them; warnings; scratch goes."""
+    """Checkpoint, figures, plots and log to where dvc.yaml names them; warnings; scratch goes.
+
+    Raises:
+        UserError: a disk has damaged the best checkpoint.
+    """
     p, name, scratch, say = session.p, session.place.name, session.scratch, session.show.say
+    if kept_or("", scratch / BEST_KEPT) != sha256_folder(scratch / BEST):
+        raise UserError(f"{scratch / BEST} is damaged; remove {scratch} to begin anew")
     figures["retention_text"] = text_retention(_lineage(session, figures["validation"], trainer.done))
     for advice in (
         retention_advice(figures["retention_text"], p, name),

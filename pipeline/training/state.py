@@ -1,8 +1,8 @@
 """Resumable states in scratch: all that the rest of a stage depends on, whatever the number of processes."""
 
-import json
+import hashlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,11 @@ from torch import Tensor
 
 from pipeline.model.cad_mllm import CadMllmModel
 from pipeline.model.checkpoint import TensorFiles, load_trained, read_tensors, whole
-from pipeline.model.checkpoint_folder import TENSOR_FILES, read_json
-from pipeline.runtime.atomic import atomic_folder, write_text
+from pipeline.model.checkpoint_folder import LOG, TENSOR_FILES
+from pipeline.runtime.atomic import atomic_folder
+from pipeline.runtime.fingerprint import sha256_file
+from pipeline.runtime.scratch import keep as keep_json
+from pipeline.runtime.scratch import read_kept
 from pipeline.training.parallel import Parallel, sharded_like
 
 TENSORS, POSITION = "state.safetensors", "position.json"
@@ -53,7 +56,8 @@ def save_state(
     flat = {f"{file}/{key}": value for file, part in tensors.items() for key, value in part.items()}
     with atomic_folder(state_folder(folder, position.step)) as temporary:
         save_file({**flat, **moments}, temporary / TENSORS)
-        write_text(temporary / POSITION, json.dumps(asdict(position)))
+        digests = {"tensors": sha256_file(temporary / TENSORS), "log": _sha256_of_log(folder, position.log_bytes)}
+        keep_json(temporary / POSITION, {"position": asdict(position), **digests})
     for old in saved_states(folder)[:-keep]:
         shutil.rmtree(old)
 
@@ -68,6 +72,36 @@ def saved_states(folder: Path) -> list[Path]:
     return sorted(folder.glob("state-*"))
 
 
+def latest_state(folder: Path, say: Callable[[str], None]) -> Path | None:
+    """The last state that is whole, with its part of the log; later ones, which a disk has damaged, are removed.
+
+    Args:
+        say: told of each of these.
+    """
+    for path in reversed(saved_states(folder)):
+        if _is_whole(path):
+            return path
+        say(f"note: {path}, or its part of {LOG}, is damaged; what was saved before it is gone on from")
+        shutil.rmtree(path)
+    return None
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a state and its part of the log are what was saved."""
+    try:
+        known = read_kept(path / POSITION)
+        log = _sha256_of_log(path.parent, known["position"]["log_bytes"])
+        return (known["tensors"], known["log"]) == (sha256_file(path / TENSORS), log)
+    except (FileNotFoundError, ValueError):
+        return False
+
+
+def _sha256_of_log(folder: Path, length: int) -> str:
+    """Of the log's first so many bytes; of nothing where it is not there."""
+    log = folder / LOG
+    return hashlib.sha256(log.read_bytes()[:length] if log.is_file() else b"").hexdigest()
+
+
 def read_state(
     path: Path, parallel: Parallel | None = None
 ) -> tuple[Position, TensorFiles, dict[int, dict[str, Tensor]]]:
@@ -78,7 +112,7 @@ def read_state(
     """
 
     def position() -> Position:
-        return Position(**read_json(path / POSITION))
+        return Position(**read_kept(path / POSITION)["position"])
 
     def tensors() -> dict[str, Tensor]:
         return read_tensors(path / TENSORS)

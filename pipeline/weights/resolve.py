@@ -29,6 +29,7 @@ from pipeline.encoders.michelangelo import MichelangeloConfig, MichelangeloEncod
 from pipeline.runtime.atomic import publish, write_text
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.fingerprint import libraries, sha256_file, sha256_folder
+from pipeline.runtime.scratch import keep, kept_or
 from pipeline.settings.resolved import ENCODERS, MANIFEST, identity
 from pipeline.shards.seen import SEEN, read_seen, write_seen
 from pipeline.weights.projectors import take_projectors
@@ -69,7 +70,8 @@ def build_models(
         model: Model = getattr(models, name)
         folder, record = scratch / name, scratch / f"{name}.json"
         progress(number, len(makers), f"{name}: {model.source}")
-        if not record.is_file():
+        entry = kept_or(None, record)
+        if entry is None or {**entry, **identity(folder)} != entry:
             shutil.rmtree(folder, ignore_errors=True)  # what a kill has left half done
             folder.mkdir(parents=True)
             made = _explained(name, model, partial(make, model, seed, folder))
@@ -82,9 +84,9 @@ def build_models(
                 **identity(folder),
                 "libraries": libraries(__name__, *(["gguf"] if _is_gguf(model.source) else [])),
             }
-            write_text(record, json.dumps(entry))
+            keep(record, entry)
             gc.collect()
-        manifest[name] = json.loads(record.read_text(encoding="utf-8"))
+        manifest[name] = entry
     write_text(scratch / MANIFEST, json.dumps(manifest, indent=1, sort_keys=True) + "\n")
     sources = [path for path in local_sources(models).values() if (path / SEEN).is_file()]
     write_seen(scratch, frozenset[str]().union(*map(read_seen, sources)))

@@ -22,6 +22,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
@@ -163,6 +164,12 @@ def _become(
     return args, files[2:]
 
 
+def _let_clock_jump(after_s: float, by_s: float) -> None:
+    """The time of day of this process jumps once, so long from now."""
+    true, begun = time.time, time.monotonic()
+    time.time = lambda: true() + by_s * (time.monotonic() - begun > after_s)
+
+
 def main(kind: str, requests: str) -> None:
     """Serve forks of a kind, and in each of these be what was asked for."""
     die_with_parent(signal.SIGKILL)
@@ -180,6 +187,8 @@ def main(kind: str, requests: str) -> None:
     os.environ["CADMLLM_SANDBOXES"] = sandboxes
     multiprocessing.set_executable(str(BIN / "forkserver"))
     sys.argv = args
+    if clock := os.environ.pop("CADMLLM_CLOCK", None):
+        _let_clock_jump(*map(float, clock.split()))
     if args[0] == "dvc":
         from dvc.cli import main as dvc
 

@@ -133,6 +133,17 @@ def test_the_report_needs_nothing_else(done):
         assert name in page
 
 
+def test_a_report_of_an_evaluation_without_other_models_inputs(copy):
+    """As preset smollm2 asks for it (`evaluation.conditioning: false`)."""
+    for path in (copy.folder / "metrics/evaluate").glob("*.json"):
+        figures = json.loads(path.read_text())
+        del figures["conditioning"]
+        path.unlink()
+        path.write_text(json.dumps(figures))
+    copy.call("report")
+    assert "Does it listen?" not in copy.read("report/index.html").decode()
+
+
 def test_the_second_time_nothing_runs(done):
     assert "up to date" in done.run("dvc", "repro")
     assert "15 of 15 pipeline stages are done" in done.call("status")

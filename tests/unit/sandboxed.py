@@ -32,6 +32,16 @@ def work(item):
     return item * 2
 
 
+def fails_at_first(task):
+    """As a process does that others took the memory from, or that the disk did not answer: once, not for good."""
+    place, how, times = task
+    met = len(list(place.iterdir()))
+    if met < times:
+        (place / str(met)).touch()
+        return work(how)
+    return met
+
+
 def build(item):
     """The volume of a real part, unless the item is one of the bad ones."""
     if isinstance(item, str):

@@ -10,7 +10,7 @@ import pytest
 from pipeline.execution.pool import Failure
 from pipeline.execution.sandbox import Sandbox
 from tests.conftest import ROOT
-from tests.unit.sandboxed import build, doze, work
+from tests.unit.sandboxed import build, doze, fails_at_first, work
 
 pytestmark = pytest.mark.slow
 
@@ -89,6 +89,19 @@ def test_a_worker_that_dies_between_items_costs_none():
         worker.process.kill()
         worker.process.join()
         assert list(sandbox.map([2, 3])) == [4, 6]
+
+
+@pytest.mark.parametrize("how", ["segfault", "hang"])
+def test_what_is_tried_twice_is_lost_only_if_it_fails_twice(tmp_path, how):
+    tasks = []
+    for times in (0, 1, 2):
+        (tmp_path / str(times)).mkdir()
+        tasks.append((tmp_path / str(times), how, times))
+    with Sandbox(fails_at_first, 2, timeout_s=1.0, memory_mib=256, tries=2) as sandbox:
+        first, second, third = sandbox.map(tasks)
+    assert (first, second) == (0, 1)
+    assert isinstance(third, Failure)
+    assert len(list((tmp_path / "2").iterdir())) == 2
 
 
 def test_a_pool_serves_several_maps_and_stops_its_workers():

@@ -12,13 +12,14 @@ from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaFor
 
 from pipeline.curriculum.log import StageLog, read_log
 from pipeline.curriculum.retention import lineage_chain, text_retention
+from pipeline.model.checkpoint_folder import LOG
 from pipeline.model.fused import fuse
 from pipeline.model.inputs import collate
 from pipeline.model.loss import cross_entropy_sum
 from pipeline.model.vocabulary import TextEmbedding
-from pipeline.runtime.errors import UserError
 from pipeline.training.complexity import participation_ratio
 from pipeline.training.meters import FlopCount
+from pipeline.training.state import Position, latest_state, read_state, save_state, saved_states
 from tests.unit.conftest import inputs
 
 
@@ -179,7 +180,7 @@ def test_a_log_is_cut_back_to_the_state_that_is_resumed(tmp_path):
     assert len(list(read_log(path))) == 2
 
 
-def test_a_log_is_cut_in_place_and_one_that_is_too_short_is_told(tmp_path, monkeypatch):
+def test_a_log_is_cut_in_place(tmp_path, monkeypatch):
     path, speed = tmp_path / "log.jsonl", tmp_path / "speed.jsonl"
     log = StageLog(path, 0, speed, True, lambda _: None)
     log.write("train", 1, loss=1.0)
@@ -194,13 +195,28 @@ def test_a_log_is_cut_in_place_and_one_that_is_too_short_is_told(tmp_path, monke
             patch.setattr(type(path), write, killed)
         StageLog(path, length, speed, True, lambda _: None)
     assert path.read_bytes() == kept
-    told = rf"log\.jsonl is damaged: it has {length} bytes.*counts on {length + 1}; remove"
-    with pytest.raises(UserError, match=told):
-        StageLog(path, length + 1, speed, True, lambda _: None)
-    assert path.read_bytes() == kept
-    path.unlink()
-    with pytest.raises(UserError, match="it has 0 bytes"):
-        StageLog(path, length, speed, True, lambda _: None)
+
+
+@pytest.mark.parametrize("damaged", ["state.safetensors", "position.json", "log"])
+def test_a_state_that_a_disk_has_damaged_is_not_gone_on_from(tmp_path, damaged):
+    log, said = StageLog(tmp_path / LOG, 0, tmp_path / "speed.jsonl", True, lambda _: None), []
+    for step in (1, 2):
+        log.write("train", step, loss=1.0)
+        position = Position(step, log_bytes=log.sync())
+        save_state(tmp_path, position, {"part": {"x": torch.full((8,), float(step))}}, {}, keep=2)
+    first, second = saved_states(tmp_path)
+    assert latest_state(tmp_path, said.append) == second
+    path, at = (tmp_path / LOG, -5) if damaged == "log" else (second / damaged, 40)
+    data = bytearray(path.read_bytes())
+    data[at] ^= 16
+    path.write_bytes(data)
+    assert latest_state(tmp_path, said.append) == first
+    assert saved_states(tmp_path) == [first]
+    assert len(said) == 1
+    assert read_state(first)[0].step == 1
+    path = first / "state.safetensors"
+    path.write_bytes(path.read_bytes()[:50])
+    assert latest_state(tmp_path, said.append) is None
 
 
 def test_retention_compares_with_the_first_stage():

@@ -4,11 +4,14 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 
+from pipeline.runtime.atomic import publish
 from pipeline.runtime.errors import Reject, UserError
-from pipeline.runtime.scratch import RECORDS, Journal
+from pipeline.runtime.scratch import RECORDS, Journal, keep, kept_or, read_kept
 from pipeline.shards import building
 from pipeline.shards.building import SHARDS, FinishedShard, publish_shards, shard_by_shard
 from pipeline.shards.manifest import Manifest
@@ -79,10 +82,44 @@ def test_a_journal_that_is_damaged_is_told(tmp_path):
         Journal(tmp_path)
 
 
+def test_a_record_that_a_disk_has_damaged_is_made_again(tmp_path):
+    with Journal(tmp_path) as journal:
+        journal.add("a", {"value": "as it was"})
+        journal.add("b", {"value": "another"})
+    place = tmp_path / RECORDS
+    assert place.read_bytes().count(b"as it was") == 1
+    for damaged in (b"as it is!", b"as it \xff\xff\xff"):
+        place.write_bytes(re.sub(rb"as it (was|is!)", lambda _, new=damaged: new, place.read_bytes()))
+        with Journal(tmp_path) as journal:
+            assert "a" not in journal
+            assert journal["b"] == {"value": "another"}
+
+
+@pytest.mark.parametrize("value", [{"b": [1.5, None], "a": "ä"}, [], 0.1, True])
+def test_what_is_kept_is_what_it_was_or_nothing(tmp_path, value):
+    place = tmp_path / "kept.json"
+    assert kept_or("none", place) == "none"
+    keep(place, value)
+    whole = place.read_bytes()
+    assert read_kept(place) == value
+    for at in range(len(whole)):
+        place.write_bytes(whole[:at] + bytes([whole[at] ^ 16]) + whole[at + 1 :])
+        assert kept_or("none", place) == "none"
+        place.write_bytes(whole[:at])
+        assert kept_or("none", place) == "none"
+
+
 def make(paths):
     for path in paths:
         make.made.append(path.name)
         yield FinishedShard(write_shard(path, [("key", {"txt": path.name.encode()})]), (Reject("x", "y", "z"),))
+
+
+def flip(path):
+    """Change one bit."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 16
+    path.write_bytes(data)
 
 
 def made_by(folder, sources):
@@ -102,6 +139,9 @@ def test_a_shard_is_used_again_for_exactly_what_it_was_made_from(tmp_path):
     assert sorted(path.name for path in (tmp_path / SHARDS).iterdir()) == ["a.tar", "b.tar"]
     (tmp_path / SHARDS / "a.tar").write_bytes(b"cut off")
     (tmp_path / "b.done.json").write_text("{")
+    assert made_by(tmp_path, {"a.tar": "1", "b.tar": "other"}) == ["a.tar", "b.tar"]
+    flip(tmp_path / SHARDS / "a.tar")
+    flip(tmp_path / "b.rows.npy")
     assert made_by(tmp_path, {"a.tar": "1", "b.tar": "other"}) == ["a.tar", "b.tar"]
     (tmp_path / "a.rows.npy").write_bytes(b"cut off")
     (tmp_path / "b.rows.npy").unlink()
@@ -129,6 +169,21 @@ def test_a_kill_while_shards_are_published_costs_none_of_them(tmp_path, monkeypa
     assert sorted(path.name for path in out.iterdir()) == names
     assert Manifest.read(out, "geometry").details["counts"] == {"samples": 2, "rejected": 2}
     assert not folder.exists()
+
+
+def test_what_lies_on_another_file_system_is_published_whole(tmp_path):
+    """As where scratch/ is a link to a disk that has locks."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as other:
+        if Path(other).stat().st_dev == tmp_path.stat().st_dev:
+            pytest.skip("there is one file system alone")
+        for text in ("first", "second"):
+            made = Path(other, "made")
+            (made / "inner").mkdir(parents=True)
+            (made / "inner/file").write_text(text)
+            publish(made, tmp_path / "out")
+            assert (tmp_path / "out/inner/file").read_text() == text
+            assert not made.exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_status_says_what_is_half_done(tmp_path):

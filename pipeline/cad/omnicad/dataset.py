@@ -54,6 +54,11 @@ class Dataset:
         """
         self._files.check()
 
+    def state(self) -> str:
+        """Sha256 that changes with models, captions and the split: with all that a corpus is made from."""
+        split = self._files.find(SPLIT_FILE)
+        return f"{self._files.state(('json', 'txt'))} {split and split.told}"
+
     def listing(self, limit: int | None = None) -> Listing:
         """Captions that have a model, and what does not fit together.
 

@@ -4,6 +4,7 @@ Links are followed as the system follows them: a dataset, its folders and files 
 deeper than Omni-CAD's layout goes, so a link back up leads to nothing new.
 """
 
+import hashlib
 import lzma
 import os
 import re
@@ -114,6 +115,15 @@ class RawFolder:
     def check(self) -> None:
         """Nothing: a folder is looked at anew for each file."""
 
+    def state(self, folders: Sequence[str]) -> str:
+        """Sha256 that changes with a model, a caption, or whatever else lies two folders deep in some of these."""
+        digest = hashlib.sha256()
+        for folder in sorted(self.folders & set(folders)):
+            for name in self.names(folder, 1):
+                file = self.find(f"{folder}/{name}")
+                digest.update(repr(file and file.told).encode(errors="surrogateescape"))
+        return digest.hexdigest()
+
     def find(self, name: str) -> RawFile | None:
         """The file of a name; None where there is none. A link that leads nowhere is found, and cannot be read."""
         if name.partition("/")[0] not in self.folders and "/" in name:
@@ -205,6 +215,10 @@ class RawZip:
             return None
         member = Member(*row)
         return RawFile(name, self.root, member.size, member.crc, member)
+
+    def state(self, _folders: Sequence[str]) -> str:
+        """As ``RawFolder.state``, of all that is in the zip."""
+        return repr(_state(self.root))
 
     def check(self) -> None:
         """See that the zip is the one that was listed; in another one, files lie elsewhere.

@@ -1,0 +1,83 @@
+"""From a seed to a schedule of faults, and from one that fails to the shortest that does."""
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from tests.faults.faults import FAULTS
+from tests.faults.project import STAGES
+
+BY_DVC = 10  # one schedule in so many is run by ``dvc repro``
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One fault of a schedule.
+
+    Attributes:
+        stage: number of the stage that it meets, within the schedule.
+        kind: key of ``FAULTS``.
+        trigger: ``time`` (``at`` is a share of the stage's quiet duration), ``files`` (after so many new names in
+            scratch), ``publishing`` (after so many changes at outs or their temporary names).
+        where: from 0 to 1: which of the places, files or processes that there are.
+    """
+
+    stage: int
+    kind: str
+    trigger: str
+    at: float
+    where: float
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Which stages run, over what, and which faults meet them.
+
+    Attributes:
+        first, count: numbers of the stages, in ``STAGES``.
+        over: whether older outs are there already.
+        by_dvc: whether ``dvc repro`` runs them, and not one command after another.
+    """
+
+    seed: int
+    first: int
+    count: int
+    over: bool
+    by_dvc: bool
+    faults: tuple[Planned, ...]
+
+    def only(self, numbers: Sequence[int]) -> "Schedule":
+        """With these of its faults."""
+        return replace(self, faults=tuple(self.faults[number] for number in numbers))
+
+
+def draw(seed: int) -> Schedule:
+    """The schedule of a seed."""
+    chance = random.Random(seed)
+    by_dvc = seed % BY_DVC == BY_DVC - 1
+    count = chance.randint(1, 3)
+    first = chance.randrange(len(STAGES) - count + 1)
+    faults = []
+    for _ in range(chance.choice((1, 1, 2, 2, 3, 4))):
+        stage = chance.randrange(count)
+        names = [name for name, fault in FAULTS.items() if fault.meets(STAGES[first + stage], by_dvc)]
+        kind = chance.choices(names, [FAULTS[name].weight for name in names])[0]
+        trigger = chance.choice(("time", "time", "files", "publishing"))
+        at = {
+            "time": chance.uniform(0.02, 1.0),
+            "files": float(round(2 ** chance.uniform(0, 5))),
+            "publishing": float(chance.randint(1, 6)),
+        }[trigger]
+        faults.append(Planned(stage, kind, trigger, at, chance.random()))
+    faults.sort(key=lambda fault: fault.stage)
+    return Schedule(seed, first, count, chance.random() < 0.4, by_dvc, tuple(faults))
+
+
+def shrink(schedule: Schedule, fails: Callable[[Schedule], bool]) -> list[int]:
+    """Numbers of the fewest of its faults with which it still fails: one after another is left out."""
+    kept = list(range(len(schedule.faults)))
+    for number in list(kept):
+        fewer = [each for each in kept if each != number]
+        if fails(schedule.only(fewer)):
+            kept = fewer
+    return kept
