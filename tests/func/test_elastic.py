@@ -141,7 +141,7 @@ def test_two_machines_train_as_two_processes_of_one(machines, expected):
     assert "resuming" not in machines.said(0)
 
 
-@pytest.mark.parametrize("lost", ["last", "first"])
+@pytest.mark.parametrize("lost", ["last", pytest.param("first", marks=pytest.mark.nightly)])
 def test_who_is_left_goes_on_from_the_last_saved_step(machines, expected, lost):
     """Also where the one is lost that wrote states: whoever is the first of the rest writes the next."""
     machines.start(is_host=lost == "last")
@@ -159,6 +159,7 @@ def test_who_is_left_goes_on_from_the_last_saved_step(machines, expected, lost):
         assert_trained_as(machines.project, each)
 
 
+@pytest.mark.nightly
 def test_a_process_that_is_killed_is_started_again(machines, expected):
     machines.start(is_host=True)
     machines.start(is_host=False)
@@ -169,6 +170,7 @@ def test_a_process_that_is_killed_is_started_again(machines, expected):
     assert_trained_as(machines.project, expected[0])
 
 
+@pytest.mark.nightly
 def test_a_machine_that_answers_no_more_is_noticed(machines, expected):
     for is_host in (True, False):
         machines.start(is_host, CADMLLM_PEER_TIMEOUT_S="15")
@@ -179,6 +181,7 @@ def test_a_machine_that_answers_no_more_is_noticed(machines, expected):
     assert_trained_as(machines.project, expected[1])
 
 
+@pytest.mark.nightly
 def test_a_machine_that_comes_later_takes_part(machines, expected):
     """Torchrun stops who is at work, which is no stop of the user's: all go on together from the step at hand."""
     machines.start(is_host=True)
@@ -195,6 +198,7 @@ def test_a_machine_that_comes_later_takes_part(machines, expected):
     assert_trained_as(machines.project, expected[1])
 
 
+@pytest.mark.nightly
 def test_a_stop_of_all_machines_keeps_the_step_at_hand(machines, expected):
     for is_host in (True, False):
         machines.start(is_host)
@@ -208,6 +212,7 @@ def test_a_stop_of_all_machines_keeps_the_step_at_hand(machines, expected):
     assert_trained_as(machines.project, expected[1])
 
 
+@pytest.mark.nightly
 def test_where_one_machine_is_stopped_the_other_goes_on(machines, expected):
     for is_host in (True, False):
         machines.start(is_host)
@@ -219,6 +224,7 @@ def test_where_one_machine_is_stopped_the_other_goes_on(machines, expected):
     assert_trained_as(machines.project, expected[1])
 
 
+@pytest.mark.nightly
 def test_who_hosts_the_rendezvous_is_not_to_be_lost(machines):
     """What torchrun's c10d cannot do: the rest ends; started again, it goes on."""
     machines.start(is_host=True)
