@@ -71,16 +71,17 @@ class DamagedOut(Fault):
 
 
 class CutInput(Fault):
-    """A shard that an earlier stage has published is cut off: what reads it says so, or never looks at it."""
+    """A shard, an index or weights that an earlier stage has published are cut off: what reads them says so."""
 
     by_dvc = False
     codes = (1,)
-    says = r"run its pipeline stage again|run `cadmllm|is damaged|is missing"
+    says = r"run its pipeline stage again|run `cadmllm|is damaged|is missing|was trained on another"
+    kinds = (".tar", ".npy", ".safetensors")
 
     def before(self, attempt):
         earlier = [out for stage in STAGES[: attempt.number] for out in stage.outs]
         found = [path for out in earlier for path in files(attempt.folder / out) if path.stat().st_size]
-        self.path = attempt.chosen(found)
+        self.path = attempt.chosen([path for path in found if path.suffix in self.kinds])
         if self.path:
             attempt.note(f"{self.path.relative_to(attempt.folder)} is cut off")
             self.whole = self.path.read_bytes()
