@@ -31,6 +31,8 @@ R = TypeVar("R")
 
 POLL_S = 0.5  # between looks at whether a stop is asked for
 PATIENCE_S = 300.0  # for a first worker, or another one where all are lost
+CHUNK = 8  # items for which a worker is asked at once: to ask takes 2 ms of this process
+SHARE = 4  # chunks for each worker at least, where it is known how many items there are
 LOSSES = 3  # so many workers lost at the same item are its own fault
 OBJECTS_MIB = 512  # results on their way, in a Ray of this machine alone
 
@@ -65,11 +67,11 @@ class _Worker:
             )
         os.chdir(self.folder)
 
-    def work(self, pool: int, job: "Job[Any, Any]", item: Any) -> Any:
-        """Work on an item of a pool's job, which is loaded first where it is new."""
+    def work(self, pool: int, job: "Job[Any, Any]", items: list[Any]) -> list[Any]:
+        """Work on items of a pool's job, which is loaded first where it is new."""
         if pool not in self.begun:
             self.begun[pool] = job.begin()
-        return self.begun[pool](item)
+        return [self.begun[pool](item) for item in items]
 
     def end(self, pool: int) -> None:
         """Forget what a pool's job has loaded: a sandbox that is dropped ends its process."""
@@ -78,11 +80,14 @@ class _Worker:
 
 @dataclass(slots=True)
 class _Task:
-    """An item at its position, and how many workers were lost at it."""
+    """What a worker is given at a time: items with their positions; and how many workers were lost at it."""
 
-    number: int
-    item: Any
+    items: list[tuple[int, Any]]
     losses: int = 0
+
+    def after_loss(self) -> "list[_Task]":
+        """What is to be done again: each item for itself, since one of them may be the cause."""
+        return [_Task([each], self.losses + 1) for each in self.items]
 
 
 @dataclass(slots=True)
@@ -124,7 +129,9 @@ class _Crew:
         if not self.idle:
             return False
         worker = self.idle.pop()
-        self.busy[worker.work.remote(pool.number, pool.job, task.item)] = _Work(worker, task, told)
+        self.busy[worker.work.remote(pool.number, pool.job, [item for _, item in task.items])] = _Work(
+            worker, task, told
+        )
         return True
 
     def end(self, number: int) -> None:
@@ -184,33 +191,41 @@ class ClusterPool(Pool[T, R]):
         address: of the cluster; None for one of this machine alone.
         limit: of workers that work for it at a time; None: one for each GPU, or core.
         num_gpus: for each worker.
+        chunk: items that a worker is given at a time, at most.
 
     Raises:
         UserError: Ray is not installed, or no cluster answers; later on, no worker comes, or what a job raises.
     """
 
-    def __init__(self, job: "Job[T, R]", address: str | None, limit: int | None, num_gpus: int = 0) -> None:
-        self.job, self.crew, self.number = job, _crew(address, num_gpus), next(POOLS)
+    def __init__(
+        self, job: "Job[T, R]", address: str | None, limit: int | None, num_gpus: int = 0, chunk: int = 1
+    ) -> None:
+        self.job, self.crew, self.number, self.chunk = job, _crew(address, num_gpus), next(POOLS), chunk
         self.num_workers = min(limit or self.crew.size, self.crew.size)
 
     def __exit__(self, *_: object) -> None:
         """The workers stay, for other pools; they end with this process."""
         self.crew.end(self.number)
 
+    def _shares(self, items: Iterable[T]) -> tuple[int, int]:
+        """How many workers are wanted, and how many items each is given at a time."""
+        if not isinstance(items, Sized):
+            return self.num_workers, self.chunk
+        each = len(items) // (SHARE * self.num_workers)
+        return min(self.num_workers, len(items)), max(1, min(self.chunk, each))
+
     def _finished(self, items: Iterable[T], may_begin: Callable[[int], bool]) -> Iterator[tuple[int, T, R | Failure]]:
-        wanted = min(len(items), self.num_workers) if isinstance(items, Sized) else self.num_workers
+        wanted, chunk = self._shares(items)
         source, taken, exhausted = enumerate(items), 0, False
         waiting: deque[_Task] = deque()
         told: deque[tuple[_Task, Any]] = deque()
         at_work = 0
         while True:
             if not waiting and not exhausted and may_begin(taken):
-                found = next(source, None)
-                if found is None:
-                    exhausted = True
-                else:
-                    waiting.append(_Task(*found))
-                    taken += 1
+                found = list(itertools.islice(source, chunk))
+                exhausted, taken = len(found) < chunk, taken + len(found)
+                if found:
+                    waiting.append(_Task(found))
             if waiting:
                 self.crew.hire(wanted)
                 if at_work < self.num_workers and self.crew.begin(self, waiting[0], told):
@@ -224,15 +239,14 @@ class ClusterPool(Pool[T, R]):
                 if self.crew.idle and waiting and at_work < self.num_workers:
                     break
             while told:
-                task, result = told.popleft()
+                task, results = told.popleft()
                 at_work -= 1
-                if result is LOST:
-                    task.losses += 1
-                    if task.losses < LOSSES:
-                        waiting.append(task)
-                        continue
-                    result = Failure("crash", f"{LOSSES} workers of the cluster were lost at it")
-                yield task.number, task.item, result
+                if results is LOST and task.losses + 1 < LOSSES:
+                    waiting.extend(task.after_loss())
+                else:
+                    lost = Failure("crash", f"{LOSSES} workers of the cluster were lost at it")
+                    given = [lost] * len(task.items) if results is LOST else results
+                    yield from ((*each, result) for each, result in zip(task.items, given, strict=True))
 
 
 @functools.cache

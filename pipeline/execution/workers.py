@@ -75,9 +75,10 @@ class Workers:
         """
         if self.are_here:
             return Sandbox(function, self.number, timeout_s, memory_mib, TRIES)
-        from pipeline.execution.cluster import ClusterPool, Sandboxed
+        from pipeline.execution.cluster import CHUNK, ClusterPool, Sandboxed
 
-        return ClusterPool(Sandboxed(function, timeout_s, memory_mib, TRIES), self.execution.address, self.limit)
+        job = Sandboxed(function, timeout_s, memory_mib, TRIES)
+        return ClusterPool(job, self.execution.address, self.limit, chunk=CHUNK)
 
     def networks(self, here: Callable[[T], R], job: Job[T, R], device: str) -> Pool[T, R]:
         """Workers that each have a network: this process, or one for each GPU of a cluster; on the CPU, each core.
