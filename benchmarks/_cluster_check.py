@@ -23,7 +23,7 @@ def on_ray(limit: int, here: Callable[[Any], Any], job: Any) -> Pool[Any, Any]:
     """Workers of a Ray of this machine, which are sent the benchmark's own modules: they find none."""
     from ray import cloudpickle
 
-    cloudpickle.register_pickle_by_value(sys.modules[type(job).__module__])
+    cloudpickle.register_pickle_by_value(sys.modules[type(job).__module__])  # type: ignore[no-untyped-call]
     return Workers(limit, Execution(backend="ray")).networks(here, job, "cpu")
 
 
@@ -64,7 +64,8 @@ def _come_up(pool: Pool[Any, Any], items: list[Any]) -> set[int]:
     """Until as many workers have answered as the pool has."""
     known: set[int] = set()
     while len(known) < pool.num_workers:
-        known = {result.pid for result in pool.map(items)}
+        results: list[Any] = list(pool.map(items))
+        known = {result.pid for result in results}
     return known
 
 

@@ -15,7 +15,9 @@ last units, and waiting. Training takes ``--samples-per-gpu`` to a step; ``prese
 """
 
 import argparse
+import contextlib
 import json
+import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -98,6 +100,11 @@ class Estimate:
         return -(-self.gpus // each), each
 
     @cached_property
+    def generators(self) -> list[np.random.Generator]:
+        """Of each run with faults, from its first pipeline stage to its last."""
+        return [np.random.default_rng([seed, self.models, self.gpus]) for seed in range(self.assumed.seeds)]
+
+    @cached_property
     def rates(self) -> Rates:
         """As ``cadmllm plan`` has them, for bytes and evaluation, which one machine does."""
         m, cores = self.measured, self.shape[1] * self.assumed.cores_per_gpu
@@ -145,10 +152,7 @@ class Estimate:
         """Units that workers take one at a time."""
         ideal = simulate_pool(times, self.cluster(workers, False), (), hand_s, ahead).seconds
         faulty = self.cluster(workers, True)
-        worse = [
-            simulate_pool(times, faulty, faulty.failures(np.random.default_rng(seed)), hand_s, ahead).seconds
-            for seed in range(self.assumed.seeds)
-        ]
+        worse = [simulate_pool(times, faulty, faulty.failures(rng), hand_s, ahead).seconds for rng in self.generators]
         return Stage(ideal, float(np.mean(worse)), bounds, disk)
 
     def on_cores(self, name: str, ahead: int | None) -> Stage:
@@ -214,14 +218,16 @@ class Estimate:
         steps, resources, exchange_s = self.step(stage, a.samples_per_gpu)
         save_s = self.trained(stage) / self.storage
 
-        def seconds(seed: int, faulty: bool) -> float:
-            cluster, rng = self.cluster(self.shape[1], faulty), np.random.default_rng(seed)
+        def seconds(rng: np.random.Generator, faulty: bool) -> float:
+            cluster = self.cluster(self.shape[1], faulty)
             longest, every = max(resources.values()), p.training.save_every
             return simulate_steps(steps, longest, cluster, rng, a.jitter, exchange_s, every, save_s).seconds
 
         bounds = {name: steps * took for name, took in (resources | {"exchange": exchange_s}).items()}
-        worse = [seconds(seed, True) for seed in range(a.seeds)]
-        return Stage(seconds(0, False), float(np.mean(worse)), bounds, self.disk[f"train@{name}"])
+        worse = [seconds(rng, True) for rng in self.generators]
+        return Stage(
+            seconds(np.random.default_rng(0), False), float(np.mean(worse)), bounds, self.disk[f"train@{name}"]
+        )
 
     def preset_batch_s(self) -> float:
         """Training with as many samples to a step as the preset has, however many GPUs share them."""
@@ -242,7 +248,9 @@ class Estimate:
             found[f"train@{name}"] = self.training(name, stage)
         judged = [n for n in plan(self.p, self.models, self.rates, 1) if n.name.startswith(("evaluate", "robustness"))]
         seconds = sum(needs.seconds for needs in judged)
-        found["evaluation"] = Stage(seconds, seconds, {"decoding and judging": seconds}, sum(needs.disk for needs in judged))
+        found["evaluation"] = Stage(
+            seconds, seconds, {"decoding and judging": seconds}, sum(needs.disk for needs in judged)
+        )
         found["dvc"] = self.keeping(sum(stage.disk for stage in found.values()))
         return found
 
@@ -297,7 +305,6 @@ def described(models: measuring.Models) -> dict[str, Any]:
                 "median": round(float(np.median(seconds)), 4),
                 "max": round(float(seconds.max()), 3),
                 "fitted_log": [round(value, 3) for value in fits[name]],
-                "fitted_mean": round(measuring.mean_of(fits[name]), 4),
             }
             for name, seconds in models.seconds.items()
         },
@@ -333,7 +340,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--sample", type=int, default=60, help="models of it that are measured")
     parser.add_argument("--models", type=int, nargs="+", default=[OMNICAD_MODELS, 10 * OMNICAD_MODELS])
     parser.add_argument("--gpus", type=int, nargs="+", default=[1, 8, 64])
-    parser.add_argument("--seeds", type=int, default=3, help="runs with faults, of which the mean is taken")
+    parser.add_argument("--seeds", type=int, default=5, help="runs with faults, of which the mean is taken")
     parser.add_argument("--asleep", type=float, default=20.0, help="seconds that the check's workers sleep in all")
     parser.add_argument("--ray", action=argparse.BooleanOptionalAction, default=True, help="with Ray's pool")
     for name, (default, text) in ASSUMED.items():
@@ -341,14 +348,13 @@ def options() -> argparse.Namespace:
     return parse(parser, sample=3, models=[2000], gpus=[1, 16], seeds=1, asleep=0.5, ray=False)
 
 
-def main() -> None:
-    """Measure, simulate and print."""
-    arguments = options()
+def estimate(arguments: argparse.Namespace) -> dict[str, Any]:
+    """All that is printed."""
     p = Params.parse(yaml_files.plain(presets.compose("single-gpu")), "preset single-gpu")
     models, figures = measure(p, arguments)
     drawn = np.random.default_rng(0).lognormal(*measuring.fit(models.seconds["geometry"]), 40)
     asleep = (drawn * arguments.asleep / drawn.sum()).tolist()
-    found = {
+    return {
         "rates": {
             "measured": described(models) | figures,
             "recorded": {name: {"value": value, "from": text} for name, (value, text) in RECORDED.items()},
@@ -361,6 +367,12 @@ def main() -> None:
             for gpus in arguments.gpus
         ],
     }
+
+
+def main() -> None:
+    """Measure, simulate and print."""
+    with contextlib.redirect_stdout(sys.stderr):  # Ray says there that a worker was lost
+        found = estimate(options())
     print(json.dumps(found))
 
 
