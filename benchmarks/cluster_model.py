@@ -342,7 +342,12 @@ def options() -> argparse.Namespace:
     parser.add_argument("--gpus", type=int, nargs="+", default=[1, 8, 64])
     parser.add_argument("--seeds", type=int, default=5, help="runs with faults, of which the mean is taken")
     parser.add_argument("--asleep", type=float, default=20.0, help="seconds that the check's workers sleep in all")
-    parser.add_argument("--ray", action=argparse.BooleanOptionalAction, default=True, help="with Ray's pool")
+    parser.add_argument(
+        "--ray",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="else dealing to several machines costs what it does on one",
+    )
     for name, (default, text) in ASSUMED.items():
         parser.add_argument(f"--{name}", type=type(default), default=default, help=text)
     return parse(parser, sample=3, models=[2000], gpus=[1, 16], seeds=1, asleep=0.5, ray=False)
