@@ -34,6 +34,7 @@ from pipeline.metrics.assess import AssessTask
 from pipeline.planning.params import Params
 from pipeline.planning.sizes import dinov2_sizes, image_shape, michelangelo_sizes, points_shape
 from pipeline.runtime.scratch import Journal
+from pipeline.runtime.seeds import generator
 from pipeline.shards import embeddings
 from pipeline.shards.writer import write_shard
 
@@ -183,7 +184,7 @@ def storing_s(p: Params, folder: Path, modality: str) -> float:
     """Of a core, to round a model's embeddings and write them."""
     shape = image_shape(p) if modality == "image" else points_shape(p)
     dtype = getattr(p.features, modality).dtype
-    tokens = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    tokens = generator("tokens").normal(size=shape).astype(np.float32)
     started = time.process_time()
     made = [embeddings.members(member_of(modality), tokens, dtype) for _ in range(32)]
     return (time.process_time() - started) / len(made) + _writing_s(made, folder / f"{modality}.tar")

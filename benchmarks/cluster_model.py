@@ -41,6 +41,7 @@ from pipeline.planning.plan import plan, sample_tokens
 from pipeline.planning.sizes import OMNICAD_MODELS, member_bytes, shard_counts
 from pipeline.planning.training_memory import shown_tokens, step_memory
 from pipeline.report.behaviour import TRAINED_BYTES
+from pipeline.runtime.seeds import generator
 from pipeline.settings import yaml_files
 
 RECORDED = {
@@ -102,7 +103,7 @@ class Estimate:
     @cached_property
     def generators(self) -> list[np.random.Generator]:
         """Of each run with faults, from its first pipeline stage to its last."""
-        return [np.random.default_rng([seed, self.models, self.gpus]) for seed in range(self.assumed.seeds)]
+        return [generator("faults", seed, self.models, self.gpus) for seed in range(self.assumed.seeds)]
 
     @cached_property
     def rates(self) -> Rates:
@@ -158,7 +159,7 @@ class Estimate:
     def on_cores(self, name: str, ahead: int | None) -> Stage:
         """Corpus or geometry: models that the kernel builds, drawn from the distribution of the measured ones."""
         fitted = measuring.fit(self.measured.seconds[name])
-        drawn = np.random.default_rng(0).lognormal(*fitted, self.models)
+        drawn = generator("models", name).lognormal(*fitted, self.models)
         times = np.minimum(drawn, self.p.kernel.timeout_s).tolist()
         pools = self.measured.hand_s
         hand_s = pools["ray" if self.shape[0] > 1 and "ray" in pools else "local"][name]
@@ -225,9 +226,7 @@ class Estimate:
 
         bounds = {name: steps * took for name, took in (resources | {"exchange": exchange_s}).items()}
         worse = [seconds(rng, True) for rng in self.generators]
-        return Stage(
-            seconds(np.random.default_rng(0), False), float(np.mean(worse)), bounds, self.disk[f"train@{name}"]
-        )
+        return Stage(seconds(generator("steps"), False), float(np.mean(worse)), bounds, self.disk[f"train@{name}"])
 
     def preset_batch_s(self) -> float:
         """Training with as many samples to a step as the preset has, however many GPUs share them."""
@@ -340,7 +339,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--sample", type=int, default=60, help="models of it that are measured")
     parser.add_argument("--models", type=int, nargs="+", default=[OMNICAD_MODELS, 10 * OMNICAD_MODELS])
     parser.add_argument("--gpus", type=int, nargs="+", default=[1, 8, 64])
-    parser.add_argument("--seeds", type=int, default=5, help="runs with faults, of which the mean is taken")
+    parser.add_argument("--seeds", type=int, default=3, help="runs with faults, of which the mean is taken")
     parser.add_argument("--asleep", type=float, default=20.0, help="seconds that the check's workers sleep in all")
     parser.add_argument(
         "--ray",
@@ -357,7 +356,7 @@ def estimate(arguments: argparse.Namespace) -> dict[str, Any]:
     """All that is printed."""
     p = Params.parse(yaml_files.plain(presets.compose("single-gpu")), "preset single-gpu")
     models, figures = measure(p, arguments)
-    drawn = np.random.default_rng(0).lognormal(*measuring.fit(models.seconds["geometry"]), 40)
+    drawn = generator("asleep").lognormal(*measuring.fit(models.seconds["geometry"]), 40)
     asleep = (drawn * arguments.asleep / drawn.sum()).tolist()
     return {
         "rates": {
