@@ -97,19 +97,28 @@ def plan(p: Params, num_models: int, rates: Rates, num_workers: int, counts: lis
     return [*before, *training, *_measuring(p, num_models, rates, parameters, memory)]
 
 
+def _text_tokens(p: Params, rates: Rates) -> float:
+    return rates.program_tokens + min(rates.caption_tokens, p.model.max_caption_tokens) + 8
+
+
+def sample_tokens(p: Params, stage: CurriculumStage, rates: Rates) -> float:
+    """Positions of a sample, in the mean over what the stage shows."""
+    shown = {modality: positions for modality, (_, _, positions) in shown_tokens(p).items()}
+    extra = sum(
+        share * sum(shown[m] for m in combination.split("+") if m != "text")
+        for combination, share in stage.modality_sample_probs.items()
+    )
+    return _text_tokens(p, rates) + extra
+
+
 def _training(p: Params, num_models: int, rates: Rates, parameters: float) -> Iterator[Needs]:
     train = num_models * (1 - p.data.split.validation - p.data.split.test)
-    shown = {modality: positions for modality, (_, _, positions) in shown_tokens(p).items()}
-    text = rates.program_tokens + min(rates.caption_tokens, p.model.max_caption_tokens) + 8
+    text = _text_tokens(p, rates)
     for name, stage in p.curriculum.items():
-        extra = sum(
-            share * sum(shown[m] for m in combination.split("+") if m != "text")
-            for combination, share in stage.modality_sample_probs.items()
-        )
         batch_size = stage.batch_size(p.training.batch_size)
         samples = train * stage.max_epochs if stage.max_epochs else (stage.steps or 0) * batch_size
         written = stage.rollouts.group_size if stage.objective == "geometry" else 0  # programs for each sample
-        tokens = samples * max(1, written) * (text + extra)
+        tokens = samples * max(1, written) * sample_tokens(p, stage, rates)
         # Forward, and backward through frozen weights: 4 operations for each parameter and token.
         seconds = 4 * parameters * tokens / (rates.flops * MFU)
         if written:
