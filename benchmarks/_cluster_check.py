@@ -6,7 +6,6 @@ Workers sleep for the times, so that others on this machine matter little; one o
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +14,20 @@ from _cluster_work import KILLED, Dozing, doze
 
 from pipeline.execution.pool import Pool
 from pipeline.execution.sandbox import Sandbox
-from pipeline.execution.settings import Execution
-from pipeline.execution.workers import Workers
 
 
-def on_ray(limit: int, here: Callable[[Any], Any], job: Any) -> Pool[Any, Any]:
-    """Workers of a Ray of this machine, which are sent the benchmark's own modules: they find none."""
+def on_ray(limit: int, job: Any, chunk: int = 1) -> Pool[Any, Any]:
+    """Workers of a Ray of this machine, which are sent the benchmark's own modules: they find none.
+
+    Args:
+        chunk: items that a worker is given at a time, at most.
+    """
     from ray import cloudpickle
 
+    from pipeline.execution.cluster import ClusterPool
+
     cloudpickle.register_pickle_by_value(sys.modules[type(job).__module__])  # type: ignore[no-untyped-call]
-    return Workers(limit, Execution(backend="ray")).networks(here, job, "cpu")
+    return ClusterPool(job, None, limit, chunk=chunk)
 
 
 def compare(times: list[float], numbers: tuple[int, ...], with_ray: bool) -> dict[str, dict[str, float]]:
@@ -46,7 +49,7 @@ def _with_a_loss(times: list[float]) -> dict[str, float]:
     """Ray's pool, whose first worker is killed at its first item; how long another took to come is measured."""
     with tempfile.TemporaryDirectory() as name:
         job, folder = Dozing(Path(name)), Path(name)
-        with on_ray(2, doze, job) as pool:
+        with on_ray(2, job) as pool:
             known = _come_up(pool, [(0.5, False)] * pool.num_workers)
             began, started = time.time(), time.perf_counter()
             results: list[Any] = list(pool.map([(seconds, at == 0) for at, seconds in enumerate(times)]))

@@ -100,7 +100,9 @@ def measure_models(p: Params, source: Path, entries: list[Entry], folder: Path, 
     }
     pools: dict[str, Callable[[], Pool[Any, Any]]] = {"local": lambda: Sandbox(handed, 1, 60, p.kernel.memory_mib)}
     if with_ray:
-        pools["ray"] = lambda: on_ray(1, handed, Handing())
+        from pipeline.execution.cluster import CHUNK
+
+        pools["ray"] = lambda: on_ray(1, Handing(), CHUNK)
     hand_s = {
         kind: {
             "corpus": writing["corpus"] + _dealing_s(make(), tasks, corpus),

@@ -30,6 +30,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 POLL_S = 0.5  # between looks at whether a stop is asked for
+SEEN_S = 10.0  # for a cluster's address to answer
 PATIENCE_S = 300.0  # for a first worker, or another one where all are lost
 CHUNK = 8  # items for which a worker is asked at once: to ask takes 2 ms of this process
 SHARE = 4  # chunks for each worker at least, where it is known how many items there are
@@ -277,6 +278,15 @@ def cores_of_gpu(address: str | None) -> int:
     return max(1, int(has.get("CPU", 0) // max(1, has.get("GPU", 0))))
 
 
+def _see(address: str) -> None:
+    """See that something answers there: Ray tries for many minutes, whatever the user wants meanwhile."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=SEEN_S).close()
+    except (OSError, ValueError) as error:
+        raise UserError(f"no Ray cluster answers at {address} (execution.address): {error}") from error
+
+
 @functools.cache
 def _connected(address: str | None) -> Any:
     """Ray, connected."""
@@ -287,6 +297,8 @@ def _connected(address: str | None) -> Any:
         import ray
     except ImportError as error:
         raise UserError("execution.backend ray needs Ray: pip install 'cadmllm-curriculum[ray]'") from error
+    if address and address != "auto":
+        _see(address)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     own: dict[str, Any] = {} if address else {"object_store_memory": OBJECTS_MIB << 20, "include_dashboard": False}
     try:

@@ -41,7 +41,8 @@ def read_yaml(path: Path) -> Any:
         if max(itertools.accumulate(BRACKETS.get(mark, 0) for mark in text), default=0) > MOST_DEPTH:
             raise ValueError(f"brackets within more than {MOST_DEPTH} others")
         document = yaml_parser().load(text)
-        YAML(typ="safe", pure=True).load(text)  # tags that ask for objects are no parameters
+        if "!" in text:  # it takes as long again
+            YAML(typ="safe", pure=True).load(text)  # tags that ask for objects are no parameters
         if _num_values(document, {}) > MOST_VALUES:
             raise UserError(f"{path} names its anchors so often that it would have millions of values")
         return document

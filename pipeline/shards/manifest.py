@@ -16,7 +16,7 @@ from pipeline.runtime.errors import Reject, UserError
 SCHEMA_VERSION = 2  # 1 had no index.npy
 MANIFEST = "manifest.json"
 REJECTS = "rejects.csv"
-SHARD_NAME = re.compile(r"[A-Za-z0-9_]+-[0-9]{6,}\.tar")
+SHARD_NAME = re.compile(r"\w[\w-]*\.tar", re.ASCII)
 DTYPES = [f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)]  # of members that are arrays
 DTYPES += ["float16", "float32", "float64", "bool"]
 ENCODINGS = (None, "float16", "bfloat16", "int8")  # of embeddings

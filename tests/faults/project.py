@@ -188,7 +188,7 @@ def _run_quietly(base: Path) -> dict[str, Any]:
         digests |= {out: digest(project.folder / out) for out in stage.outs}
     seconds["models"] = min(seconds["models"], 3.0)  # the first start has waited for the fork server
     project.run("dvc", "commit", "-f", "dvc.yaml")
-    lock = plain(read_yaml(project.folder / "dvc.lock"))["stages"].values()
+    lock = plain(yaml_parser().load(project.folder / "dvc.lock"))["stages"].values()
     assert {out["path"] for entry in lock for out in entry["outs"]} == digests.keys(), "these are all outs"
     changed = {}
     for name, (data, change) in CHANGES.items():
@@ -212,7 +212,7 @@ def copy_before(source: Path, target: Path, number: int) -> None:
             remove(target / out)
     for folder in ("scratch", "logs", ".dvc/cache/runs"):
         remove(target / folder)
-    lock = read_yaml(target / "dvc.lock")
+    lock = yaml_parser().load(target / "dvc.lock")
     for stage in STAGES[number:]:
         lock["stages"].pop(stage.name, None)
     with open(target / "dvc.lock", "w") as file:

@@ -18,11 +18,11 @@ from tests.faults.watcher import Watcher
 @pytest.mark.slow
 @pytest.mark.xdist_group("faults")
 def test_schedules_are_survived(tmp_path):
-    command = (sys.executable, "-m", "tests.faults", "--seeds", "1,2,3", "--as-drawn", "--work", str(tmp_path))
+    command = (sys.executable, "-m", "tests.faults", "--seeds", "1,2", "--as-drawn", "--work", str(tmp_path))
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     found = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
     assert found.returncode == 0, found.stdout + found.stderr
-    assert "3 of 3 schedules survived" in found.stdout
+    assert "2 of 2 schedules survived" in found.stdout
 
 
 def test_a_seed_is_a_schedule():

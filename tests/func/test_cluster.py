@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from pipeline.execution import cluster
 from pipeline.execution.pool import Failure
 from pipeline.execution.settings import Execution
 from pipeline.execution.workers import Workers
@@ -46,13 +47,15 @@ def raylets():
     raylets.close()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def workers(raylets):
-    """Those of a cluster that this process is connected with."""
+    """Those of a cluster that this process is connected with: it holds the cores until it leaves."""
     import ray
 
     yield Workers(execution=Execution(backend="ray", address=raylets.address))
     ray.shutdown()
+    cluster._crew.cache_clear()
+    cluster._connected.cache_clear()
 
 
 def where(_):
@@ -88,6 +91,7 @@ def test_one_worker_process_for_each_pretended_gpu(workers):
     assert {gpu for _, _, gpu in seen} == {"0", "1"}
 
 
+@pytest.mark.nightly
 def test_what_a_lost_machine_was_at_is_done_by_another(raylets, workers):
     with workers.pool(doze, timeout_s=20.0, memory_mib=256) as pool:
         list(pool.map([0.0] * 4))  # both are up
@@ -131,15 +135,9 @@ def test_where_no_cluster_answers_this_is_told(copy):
 
 
 def test_a_folder_that_a_machine_has_not_is_told(workers, tmp_path, monkeypatch):
-    from pipeline.execution import cluster
-
-    gone = tmp_path / "gone"
-    gone.mkdir()
-    monkeypatch.chdir(gone)
-    gone.rmdir()
     crew = cluster._Crew(cluster._connected(workers.execution.address), {"num_cpus": 0}, 1)
-    monkeypatch.setattr(cluster.Path, "cwd", lambda: gone)
-    crew.hire(1)
+    monkeypatch.setattr(cluster.Path, "cwd", lambda: tmp_path / "elsewhere")
     with pytest.raises(UserError, match="share the project's folder"):
-        while crew.busy:
+        while True:
+            crew.hire(1)
             crew.advance()

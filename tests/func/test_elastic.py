@@ -236,6 +236,7 @@ def test_who_hosts_the_rendezvous_is_not_to_be_lost(machines):
     assert "resuming after step" in machines.project.run("cadmllm", "train", STAGE)
 
 
+@pytest.mark.nightly
 def test_a_mistake_is_told_once_at_each_start(machines):
     """This one is to leave out what lets processes that are started again find each other."""
     machines.start(True, nodes="1", processes="2", restarts="1", TORCH_DISABLE_SHARE_RDZV_TCP_STORE="0")

@@ -181,7 +181,9 @@ def at(line):
     return [json.loads(line).get(name) for name in ("event", "step", "epochs", "lr")]
 
 
-@pytest.mark.parametrize("shell", ["/bin/sh", "/bin/bash"])  # bash becomes the stage, sh waits for it
+@pytest.mark.parametrize(
+    "shell", ["/bin/sh", pytest.param("/bin/bash", marks=pytest.mark.nightly)]
+)  # bash becomes the stage, sh waits for it
 def test_dvc_repro_goes_on_after_a_kill(copy, shell):
     copy.env["SHELL"] = shell
     before = contents(copy.folder / "checkpoints/stage3_all")

@@ -8,7 +8,7 @@ from pipeline.curriculum.data import TrainingData
 from pipeline.curriculum.log import StageLog
 from pipeline.curriculum.plan import Example
 from pipeline.curriculum.settings import CurriculumStage
-from pipeline.evaluation.evaluator import Evaluator, Setting
+from pipeline.evaluation.evaluator import Evaluator, Measurement, Setting
 from pipeline.execution.workers import Workers
 from pipeline.model.inputs import collate
 from pipeline.planning.params import Params
@@ -86,7 +86,8 @@ def learn(folder, combination, monkeypatch, scratch, blind=False):
         setting = Setting(stage, training, p.evaluation.model_copy(update=budget), p.kernel, 0)
         geometry = ShardReader(folder / "data/geometry", "geometry")
         with Evaluator(model, data, geometry, setting, scratch / when, Workers(1)) as evaluator:
-            return evaluator.syntax(combination)
+            well_formed = evaluator.results(Measurement("syntax", tuple(evaluator.rows), combination, "free"))
+            return sum(well_formed) / len(well_formed)
 
     before = syntax("before", lengths[-1])
     Trainer(model, silent_job(stage, training, data, scratch)).train()

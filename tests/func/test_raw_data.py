@@ -93,7 +93,10 @@ def cloud(project, entry):
     return reader.array(reader.row(entry.replace("/", "")), "points.npy")
 
 
-@pytest.mark.parametrize("arrange", [as_folder, as_link, as_zip, as_linked_parts])
+@pytest.mark.parametrize(
+    "arrange",
+    [as_folder, as_zip, *(pytest.param(each, marks=pytest.mark.nightly) for each in (as_link, as_linked_parts))],
+)
 def test_what_changes_in_the_dataset_runs_what_reads_it(tmp_path, arrange):
     project = make_project(tmp_path / "project")
     path, made, changed = arrange(project.folder / "data/raw", add_models(tmp_path / "made", 0))

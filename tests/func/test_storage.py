@@ -99,6 +99,7 @@ def test_a_server_that_is_killed_and_comes_back_costs_nothing(done, copy, served
     back.join()
 
 
+@pytest.mark.nightly
 def test_a_server_that_stays_away_is_told_and_finished_work_kept(done, copy, served, monkeypatch):
     server, _ = served
     use(copy, served)

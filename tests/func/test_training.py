@@ -215,7 +215,7 @@ def test_all_options_of_a_stage_work_together(copy):
     ("old", "new", "rel"),
     [
         ("gradient_checkpointing: false", "gradient_checkpointing: true", 1e-5),
-        pytest.param("compile: false", "compile: true", 1e-4, marks=LONG),
+        pytest.param("compile: false", "compile: true", 1e-4, marks=pytest.mark.nightly),
         ("dtype: float32", "dtype: bfloat16", 0.02),
         ("dtype: float32", "dtype: float16", 0.02),
         ("quantization: none", "quantization: nf4", 0.01),

@@ -27,6 +27,7 @@ pipeline                           .      .       .        .       .      .     
 pipeline/runtime                   x      x       x        x       x      x         x          x        x       x
 pipeline/settings                  x      x       x        x       x      x         x          x        x       x
 pipeline/shards                    x      x       x        x       x      x         x          x        x       x
+pipeline/execution                 .      x       x        x       +      x         x          +        x       +
 pipeline/cad                       .      .       .        .       .      x         x          .        x       +
 pipeline/cad/language              .      x       x        +       x      x         x          +        x       x
 pipeline/cad/solids                .      x       x        +       +      x         x          +        x       x
@@ -71,7 +72,8 @@ stages/report.py                   .      .       .        .       .      .     
 HEADER, *LINES = TABLE.strip().splitlines()
 STAGES = HEADER.split()
 REPEATED = {path: dict(zip(STAGES, marks, strict=True)) for path, *marks in map(str.split, LINES)}
-TOLD = {"preset", "tracking"}  # to Weights & Biases, and on the report's page; nothing is computed from them
+# To Weights & Biases, on the report's page, and to say where shards go: nothing is computed from them.
+TOLD = {"preset", "tracking", "storage"}
 READ = {
     "models": ModelsSections,
     "corpus": CorpusSections,
