@@ -59,13 +59,10 @@ def run(modality: Modality) -> None:
     Manifest.read(GEOMETRY, "geometry")
     settings = getattr(p.features, modality.value)
     inputs = {"encoder": read_models(MODELS)[ENCODERS[modality.value]]["sha256"]}
-    import torch
-
-    from pipeline.features.build import build_features
-    from pipeline.runtime.device import choose_device
+    from pipeline.features.build import build_features, device_of
 
     workers = Workers.load()
-    device = choose_device(p.training.device) if workers.are_here else torch.device(workers.device(p.training.device))
+    device = device_of(workers, p.training.device)
     sections = {"settings": settings, "device": device.type}
     with (
         display(f"features {modality.value}") as show,

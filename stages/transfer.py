@@ -56,7 +56,7 @@ def _measure(p: TransferSections, place: Place, show: Display) -> bool:
     from pipeline.evaluation.evaluate import evaluate as measure
     from pipeline.evaluation.retrieval import retrieval_figures
     from pipeline.evaluation.transfer import prepare_real
-    from pipeline.runtime.device import choose_device
+    from pipeline.features.build import device_of
 
     def version() -> str:
         dataset = Dataset(real_path(p).absolute())
@@ -77,7 +77,8 @@ def _measure(p: TransferSections, place: Place, show: Display) -> bool:
         "first_checkpoint": sha256_folder(CHECKPOINTS / first.name),
     }
     with measuring("transfer", p, place, __name__, sections) as scratch:
-        device, workers = choose_device(p.training.device), Workers.load()
+        workers = Workers.load()
+        device = device_of(workers, p.training.device)
         folders = prepare_real(p, list(place.features), MODELS, CORPUS, device, scratch, workers, show)
         first_loss = _first_loss(p, first, place, folders, scratch)  # first, so that one model is in memory at a time
         evaluator, _ = make_evaluator(p, place, scratch / "generated", limits, folders)

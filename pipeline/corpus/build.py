@@ -264,6 +264,7 @@ def _write(
 def _write_shards(selection: Selection, journal: Journal, size: int, folder: Path, store: Store | None) -> list[Shard]:
     """All samples, split by split in order of id. Of what a kill has left, shards of the same records stay."""
     shards = []
+    folder.mkdir(parents=True, exist_ok=True)
     for split in SPLITS:
         identities, numbers = selection.identities(split), count()
         while chunk := list(islice(identities, size)):

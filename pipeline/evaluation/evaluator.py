@@ -105,7 +105,7 @@ class Evaluator:
     Args:
         geometry: true clouds and views of the corpus.
         folder: scratch; what is finished is kept there and not done again.
-        elsewhere: makes such an evaluator's ``made`` on a machine of a cluster.
+        elsewhere: gives what makes such an evaluator's ``made`` on a machine of a cluster; None: there is none.
 
     Attributes:
         rows: of the test models in ``test``; ``drawn`` has those in ``geometry``.
@@ -124,7 +124,7 @@ class Evaluator:
         setting: Setting,
         folder: Path,
         workers: Workers,
-        elsewhere: Job[Batch, list[Any]] | None = None,
+        elsewhere: Callable[[], Job[Batch, list[Any]]] | None = None,
     ) -> None:
         self.elsewhere = elsewhere
         self.model, self.test, self.geometry, self.setting, self.folder = model, test, geometry, setting, folder
@@ -235,13 +235,13 @@ class Evaluator:
 
     def ahead(self, measurements: Sequence[Measurement], progress: Callable[[int, int, str], None]) -> None:
         """Have a cluster, where there is one, make what scratch has not yet of these; ``results`` finds it there."""
-        if self.workers.are_here or self.elsewhere is None:
+        if self.elsewhere is None:
             return
         size, device = self.setting.evaluation.batch_size, self.workers.device(self.setting.training.device)
         batches = [(each, start) for each in measurements for start in range(0, len(each.rows), size)]
         missing = [batch for batch in batches if kept_or(None, self._part(batch[0].name, batch[1])) is None]
-        with self.workers.networks(self.made, self.elsewhere, device) as pool:
-            for number, ((measurement, start), made) in enumerate(zip(missing, pool.map(missing)), 1):
+        with self.workers.networks(self.made, self.elsewhere(), device) as pool:
+            for number, ((measurement, start), made) in enumerate(pool.as_completed(missing), 1):
                 interrupt.check()
                 if isinstance(made, Failure):
                     raise UserError(f"a batch of {measurement.name} could not be measured: {made.detail}")

@@ -84,10 +84,13 @@ def make_evaluator(
     check_codec(data["test"], model.grammar)
     setting = Setting(place.stage, p.training, limits, p.kernel, p.seed)
     reader = ShardReader(folders.geometry, "geometry")
-    workers, elsewhere = workers or Workers.load(), None
-    if not workers.are_here:
-        elsewhere = EvaluatorElsewhere(p, place, limits, folders, workers.cores_of_network(p.training.device))
-    return Evaluator(model, data["test"], reader, setting, scratch, workers, elsewhere), data["validation"]
+    workers = workers or Workers.load()
+
+    def elsewhere() -> EvaluatorElsewhere:
+        return EvaluatorElsewhere(p, place, limits, folders, workers.cores_of_network(p.training.device))
+
+    there = None if workers.are_here else elsewhere
+    return Evaluator(model, data["test"], reader, setting, scratch, workers, there), data["validation"]
 
 
 @dataclass(frozen=True, slots=True)

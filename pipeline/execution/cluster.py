@@ -114,6 +114,7 @@ class _Crew:
     idle: list[Any] = field(default_factory=list)
     busy: dict[Any, _Work] = field(default_factory=dict)
     waiting_since: float | None = None
+    failed: int = 0  # workers that did not come up, one after another
 
     def __post_init__(self) -> None:
         options = {**self.resources, "max_restarts": 0, "max_task_retries": 0}
@@ -151,7 +152,6 @@ class _Crew:
             interrupt.check()  # what is at work is given up: a shard can take an hour
             self._wait_for_workers()
             return
-        self.waiting_since = None
         ended, _ = self.ray.wait(list(self.busy), num_returns=len(self.busy), timeout=0)
         for answer in ended:
             work = self.busy.pop(answer)
@@ -160,13 +160,28 @@ class _Crew:
             except self.ray.exceptions.RayTaskError as error:
                 self.idle.append(work.worker)
                 raise (error.cause if isinstance(error.cause, Exception) else error) from None
-            except self.ray.exceptions.RayError:  # the worker, or its machine, is lost
+            except self.ray.exceptions.RayError as error:  # the worker, or its machine, is lost
                 self.ray.kill(work.worker)
+                self._doubt(work, error)
                 result = LOST
             else:
                 self.idle.append(work.worker)
+                self.failed, self.waiting_since = 0, None
             if work.task is not None and work.told is not None:
                 work.told.append((work.task, result))
+
+    def _doubt(self, work: _Work, error: Exception) -> None:
+        """After a loss others may be lost, too: who is idle proves itself before it is given work.
+
+        Raises:
+            UserError: workers do not come up, time and again.
+        """
+        self.failed += work.task is None
+        if self.failed >= LOSSES * self.size:
+            raise UserError(f"the Ray cluster's workers do not come up: {error}") from error
+        for worker in self.idle:
+            self.busy[worker.ready.remote()] = _Work(worker, None, None)
+        self.idle.clear()
 
     def _wait_for_workers(self) -> None:
         """While nobody works: see whether to wait on."""

@@ -1,6 +1,8 @@
 """The features stage: a frozen encoder over every geometry sample, once, into shards of embeddings."""
 
 import functools
+import os
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -110,6 +112,15 @@ def models_per_pass(wanted: int, device: torch.device) -> int:
     return max(1, wanted) if device.type != "cpu" else 1
 
 
+def device_of(workers: Workers, wanted: str) -> torch.device:
+    """What encoders run on, from ``training.device``: here, or on a cluster's machines, which this one is unlike.
+
+    Raises:
+        UserError: as of ``choose_device``, and of ``Workers.device``.
+    """
+    return choose_device(wanted) if workers.are_here else torch.device(workers.device(wanted))
+
+
 def make_featurizer(
     modality: str, models: Path, settings: Settings, num_views: int, device: torch.device
 ) -> Featurizer:
@@ -178,8 +189,8 @@ def make_shard(featurizer: Featurizer, reader: ShardReader, path: Path, dtype: s
 
 
 def _made(pool: Pool[Path, FinishedShard], paths: Sequence[Path]) -> Iterator[FinishedShard]:
-    """A shard at each path, in this order."""
-    for path, made in zip(paths, pool.map(paths)):
+    """A shard at each path, as they come: each is kept by itself."""
+    for path, made in pool.as_completed(paths):
         if isinstance(made, Failure):
             raise UserError(f"{path.name} could not be encoded: {made.detail}")
         yield made
@@ -215,7 +226,15 @@ class Encoding:
         reader, device = ShardReader(self.geometry, "geometry"), choose_device(self.device)
         num_views = reader.manifest.details["settings"]["num_views"]
         featurizer = make_featurizer(self.modality, self.models, self.settings, num_views, device)
-        return functools.partial(make_shard, featurizer, reader, dtype=self.settings.dtype)
+
+        def made(path: Path) -> FinishedShard:
+            # In a folder of its own: a worker that was given up for lost may still be at the same shard.
+            with tempfile.TemporaryDirectory(dir=path.parent.parent) as own:
+                finished = make_shard(featurizer, reader, Path(own) / path.name, self.settings.dtype)
+                os.replace(Path(own) / path.name, path)
+            return finished
+
+        return made
 
 
 def build_features(

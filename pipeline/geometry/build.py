@@ -55,8 +55,9 @@ def build_geometry(
             rows = (row for path in paths for row in reader.rows_of(path.name))
             answers = pool.map(draw_task(dataset, reader.json(row), geometry, seed) for row in rows)
             for path in paths:  # a slow model of one shard holds up nobody: others begin with the next
-                yield _draw_shard(path, reader, answers)
+                finished = _draw_shard(path, reader, answers)
                 dataset.check()
+                yield finished
 
         sources: dict[str, str] = {}
         finished: list[FinishedShard] = []

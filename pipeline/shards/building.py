@@ -120,7 +120,7 @@ def shard_by_shard(
         folder: of this work; its folder ``SHARDS`` is that of the shards.
         sources: what each shard is made from, by sha256; a shard in scratch that was made from something else, or
             that is not among them, is removed.
-        make: writes a shard at each of some paths, and gives them in this order as they are finished.
+        make: writes a shard at each of some paths, and gives them as they are finished.
         store: where each tar goes; None: it stays.
     """
     shards = folder / SHARDS
@@ -134,13 +134,13 @@ def shard_by_shard(
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     if found:
         progress(len(found), len(sources), f"{len(found)} of {len(sources)} shards found in {folder}")
-    missing = [name for name in sources if name not in found]
-    made = make([shards / name for name in missing])
-    for name in missing:
-        interrupt.check()
-        found[name] = next(made)
-        found[name].write(shards / name, sources[name], store)
+    interrupt.check()
+    for finished in make([shards / name for name in sources if name not in found]):
+        name = finished.shard.name
+        finished.write(shards / name, sources[name], store)
+        found[name] = finished
         progress(len(found), len(sources), name)
+        interrupt.check()
     return [found[name] for name in sources]
 
 

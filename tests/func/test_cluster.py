@@ -100,8 +100,12 @@ def test_what_a_lost_machine_was_at_is_done_by_another(raylets, workers):
         raylets.tell("kill")
         rest = list(results)
         raylets.tell("add")
-    assert len(first + rest) == 30
-    assert not any(isinstance(result, Failure) for result in first + rest)
+        list(pool.map([0.2] * 8))  # both are up again
+        raylets.tell("kill")  # who has nothing to do is lost, too
+        later = list(pool.map([0.0] * 6))
+        raylets.tell("add")
+    assert (len(first + rest), len(later)) == (30, 6)
+    assert not any(isinstance(result, Failure) for result in (*first, *rest, *later))
 
 
 def test_stages_make_the_same_bytes_also_where_a_machine_is_lost(raylets, copy):

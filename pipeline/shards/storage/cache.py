@@ -37,7 +37,7 @@ class BlockCache:
         try:
             data = path.read_bytes()
             os.utime(path)  # it is the last to go
-        except FileNotFoundError:
+        except OSError:  # it is not there, or its disk fails: what is here may be had from the store
             return None
         block, checksum = data[:-CHECKSUM], data[-CHECKSUM:]
         return block if _checksum(block) == checksum else None
@@ -48,7 +48,7 @@ class BlockCache:
         with open(os.open(self.folder / COUNT, os.O_RDWR | os.O_CREAT), "r+b", buffering=0) as count:
             fcntl.flock(count, fcntl.LOCK_EX)
             said = count.read()
-            held = int(said) if said else self._removed(self.most)
+            held = int(said) if said.isdigit() else self._removed(self.most)
             if held + size > self.most:
                 held = self._removed(self.most * LEFT - size)
             os.pwrite(count.fileno(), b"%020d" % (held + size), 0)  # in one piece: a kill leaves this one or the last

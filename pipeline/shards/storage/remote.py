@@ -4,6 +4,7 @@ A reader that goes through a tar in order is read ahead for; one that knows what
 once (``fetch``): what each request waits for an answer is then waited once.
 """
 
+import contextlib
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -92,7 +93,8 @@ class RemoteTars:
                 for number in run:
                     begin = (number - run.start) * BLOCK
                     block = data[begin : begin + BLOCK]
-                    self.cache.put(_name(shard, number), block)
+                    with contextlib.suppress(OSError):  # a cache that is full or lost costs speed, and nothing else
+                        self.cache.put(_name(shard, number), block)
                     yield (shard, number), block
 
 
