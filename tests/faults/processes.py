@@ -55,28 +55,22 @@ class WorkerDies(Fault):
 
     weight = 2.0
     stages = KERNEL
+    signum = signal.SIGKILL
 
     def strike(self, attempt):
         worker = attempt.chosen(attempt.processes("worker"))
         if worker is None:
             return False
         with suppress(ProcessLookupError):
-            os.kill(worker, signal.SIGKILL)
+            os.kill(worker, self.signum)
         return True
 
 
-class WorkerHangs(Fault):
+class WorkerHangs(WorkerDies):
     """A process of the CAD kernel hangs until its time is over: the model that it was at is tried once more."""
 
-    stages = KERNEL
-
-    def strike(self, attempt):
-        worker = attempt.chosen(attempt.processes("worker"))
-        if worker is None:
-            return False
-        with suppress(ProcessLookupError):
-            os.kill(worker, signal.SIGSTOP)
-        return True
+    weight = 1.0
+    signum = signal.SIGSTOP
 
 
 class ClockJumps(Fault):

@@ -111,3 +111,11 @@ def inputs(model, seed=0):
         program = rng.integers(0, GRAMMAR.size, 5 + 7 * i).tolist()
         made.append(Inputs(prompt, program, points, image, (0, 1) if image is not None else ()))
     return made
+
+
+@pytest.fixture
+def mark(tmp_path):
+    """A file that must not be there in the end."""
+    path = tmp_path / "it ran"
+    yield path
+    assert not path.exists()

@@ -150,3 +150,13 @@ def documents(draw, originals):
             _at(value, path[:-1])[path[-1]] = json.loads(json.dumps(other))
     depth = draw(st.sampled_from([2, 300, 900, 970, 990, 1500, 100_000]))
     return json.dumps(value).replace(json.dumps(DEEP), "[" * depth + "]" * depth).encode()
+
+
+class Bomb:
+    """Unpickled, it makes a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)

@@ -9,7 +9,6 @@ import struct
 import tarfile
 import zipfile
 import zlib
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -35,29 +34,11 @@ from pipeline.shards.reader import CorpusReader
 from pipeline.shards.seen import SEEN, read_seen
 from pipeline.shards.stream import stream
 from pipeline.shards.tars import decode_array, scan
-from tests.unit.hostile import bounded
+from tests.unit.hostile import Bomb, bounded
 from tests.unit.readers import shards
 
 REFUSED = (UserError, RejectError)
 PROGRAM = synthesis.make_part(0, 0, ("washer",)).program
-
-
-class Bomb:
-    """Unpickled, it makes a file."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return Path.touch, (self.path,)
-
-
-@pytest.fixture
-def mark(tmp_path):
-    """A file that must not be there in the end."""
-    path = tmp_path / "it ran"
-    yield path
-    assert not path.exists()
 
 
 # -- pickles ----------------------------------------------------------------------------------------------------------

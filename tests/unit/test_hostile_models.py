@@ -5,7 +5,6 @@ import json
 import pickle
 import shutil
 import zipfile
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,24 +14,8 @@ from pipeline.encoders.pickles import read_pickle
 from pipeline.encoders.tensors import read_tensors
 from pipeline.model.checkpoint import read_tensors as read_trained
 from pipeline.runtime.errors import UserError
-from tests.unit.hostile import bounded
+from tests.unit.hostile import Bomb, bounded
 from tests.unit.test_encoders import models, quiet
-
-
-class Bomb:
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return Path.touch, (self.path,)
-
-
-@pytest.fixture
-def mark(tmp_path):
-    """A file that must not be there in the end."""
-    path = tmp_path / "it ran"
-    yield path
-    assert not path.exists()
 
 
 def saved(content):
