@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -197,9 +197,13 @@ class MichelangeloEncoder(nn.Module):
 
     @classmethod
     def from_pretrained(cls, folder: Path) -> "MichelangeloEncoder":
-        """Read what ``save_pretrained`` wrote."""
+        """Read what ``save_pretrained`` wrote.
+
+        Raises:
+            UserError: its weights are missing or damaged.
+        """
         encoder = cls(MichelangeloConfig(**json.loads((folder / CONFIG).read_text())))
-        encoder.load_checked(load_file(folder / WEIGHTS), str(folder))
+        encoder.load_checked(read_tensors(folder / WEIGHTS), str(folder))
         return encoder
 
 

@@ -304,3 +304,13 @@ def test_who_reads_ahead_takes_no_cores_from_the_encoder(tmp_path):
     finally:
         torch.set_num_threads(before)
     assert max(still.threads) - threads <= 1 + min(READERS, still.batch_size)
+
+
+def test_weights_that_are_cut_off_are_told(tmp_path):
+    MichelangeloEncoder(MichelangeloConfig(width=16, num_heads=2, num_layers=1, num_latents=3)).save_pretrained(
+        tmp_path
+    )
+    (weights,) = tmp_path.glob("*.safetensors")
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(UserError, match="is damaged"):
+        MichelangeloEncoder.from_pretrained(tmp_path)
