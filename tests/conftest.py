@@ -50,6 +50,11 @@ def shared(path: str) -> Path:
     return place
 
 
+def nightly(*values):
+    """Values of a parametrised test for `make nightly`: in `make test` others of the same kind stand for them."""
+    return pytest.param(*values, marks=pytest.mark.nightly)
+
+
 @pytest.fixture(scope="session")
 def real_models() -> list[Path]:
     """Real Omni-CAD files."""

@@ -17,7 +17,7 @@ from pipeline.evaluation.setup import measuring
 from pipeline.planning.params import Params
 from pipeline.shards.manifest import Manifest, read_rejects
 from pipeline.shards.reader import ShardReader
-from tests.conftest import shared
+from tests.conftest import nightly, shared
 from tests.func.conftest import Project, make_project
 from tests.func.test_interruption import contents, has_records, kill_when, scratch_has
 
@@ -92,10 +92,14 @@ CHANGES = {
     "cloud changed": lambda raw: raw.put_cloud(16, seed=1),
 }
 EXPERIMENTS = [
-    *(("corpus", change) for change in ("added", "removed", "changed", "caption changed")),
-    *(("geometry", change) for change in ("added", "removed", "changed", "cloud changed")),
-    *(("features", change) for change in ("added", "removed", "changed")),
-    *(("train", change) for change in ("added", "removed", "changed")),
+    ("corpus", "added"),
+    *(nightly("corpus", change) for change in ("removed", "changed", "caption changed")),
+    ("geometry", "changed"),
+    *(nightly("geometry", change) for change in ("added", "removed", "cloud changed")),
+    ("features", "removed"),
+    *(nightly("features", change) for change in ("added", "changed")),
+    ("train", "changed"),
+    *(nightly("train", change) for change in ("added", "removed")),
 ]
 
 
@@ -155,6 +159,7 @@ def contained(folder):
     return samples, [reject.id.replace("/", "") for reject in read_rejects(folder)]
 
 
+@pytest.mark.nightly
 def test_forty_real_models_are_added_after_a_kill(project, tmp_path):
     source = shared("omnicad")
     shutil.copytree(project.folder, tmp_path / "copy", symlinks=True)

@@ -17,6 +17,7 @@ from pipeline.planning.params import Params
 from pipeline.shards.reader import ShardReader
 from pipeline.shards.seen import read_seen
 from pipeline.weights.projectors import take_projectors
+from tests.conftest import nightly
 from tests.func.conftest import make_project
 from tests.func.test_interruption import contents, kill_when, scratch_has
 
@@ -85,7 +86,7 @@ def weights(folder):
     return (folder / "model.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize("lessons", ["text", "captions"])
+@pytest.mark.parametrize("lessons", ["text", nightly("captions")])
 def test_a_language_model_can_learn_from_less(project, lessons):
     project.run("cadmllm", "pretrain", "language-model", "--from", lessons)
     folder = project.folder / f"pretrained/language_model_{lessons}"
@@ -99,7 +100,7 @@ def test_a_language_model_can_learn_from_less(project, lessons):
         assert not seen
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("signum", [signal.SIGKILL, nightly(signal.SIGTERM)])
 def test_killed_pretraining_goes_on_to_the_same_bytes(project, signum):
     before = contents(project.folder / "pretrained/aligned")
     command = ("cadmllm", "pretrain", "shape-encoder")

@@ -60,6 +60,7 @@ def test_a_stage_that_is_killed_ends_with_the_same_bytes(reinforced):
     assert contents(reinforced.folder / f"checkpoints/{STAGE}") == before
 
 
+@pytest.mark.nightly
 def test_two_processes_write_and_learn_what_one_does(reinforced):
     reinforced.run(*COMMAND)
     one = lines(reinforced)

@@ -13,6 +13,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from pipeline.curriculum.log import read_log
+from tests.conftest import nightly
 from tests.func.conftest import Project, ranks
 from tests.func.forked import Forked
 
@@ -100,8 +101,17 @@ def held_up(done, tmp_path_factory):
 # In bfloat16 a sum of gradients in another order differs in the third digit, here and there.
 @LONG
 @pytest.mark.usefixtures("held_up")
-@pytest.mark.parametrize(("weights", "rel"), [("float32", 1e-4), ("bfloat16", 2e-3), ("nf4", 1e-4)])
-@pytest.mark.parametrize("distributed", ["ddp", "fsdp2"])
+@pytest.mark.parametrize(
+    ("distributed", "weights", "rel"),
+    [
+        ("ddp", "float32", 1e-4),
+        nightly("ddp", "bfloat16", 2e-3),
+        nightly("ddp", "nf4", 1e-4),
+        nightly("fsdp2", "float32", 1e-4),
+        ("fsdp2", "bfloat16", 2e-3),
+        nightly("fsdp2", "nf4", 1e-4),
+    ],
+)
 def test_two_processes_train_as_one(copy, alone, distributed, weights, rel):
     if weights == "nf4":
         pytest.importorskip("bitsandbytes")
@@ -215,7 +225,7 @@ def test_all_options_of_a_stage_work_together(copy):
     ("old", "new", "rel"),
     [
         ("gradient_checkpointing: false", "gradient_checkpointing: true", 1e-5),
-        pytest.param("compile: false", "compile: true", 1e-4, marks=pytest.mark.nightly),
+        nightly("compile: false", "compile: true", 1e-4),
         ("dtype: float32", "dtype: bfloat16", 0.02),
         ("dtype: float32", "dtype: float16", 0.02),
         ("quantization: none", "quantization: nf4", 0.01),
@@ -277,7 +287,9 @@ def test_a_curriculum_of_one_stage_needs_no_code(copy):
     assert "direct" in copy.read("report/index.html").decode()
 
 
-@pytest.mark.parametrize("architecture", ["model_type: qwen2", "model_type: qwen3\n      head_dim: 24"], ids=["2", "3"])
+@pytest.mark.parametrize(
+    "architecture", [nightly("model_type: qwen2"), "model_type: qwen3\n      head_dim: 24"], ids=["2", "3"]
+)
 def test_qwen_learns_goes_on_from_its_checkpoint_and_writes_programs(copy, architecture):
     copy.change("model_type: llama", architecture)
     copy.call("models")
