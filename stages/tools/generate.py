@@ -12,7 +12,6 @@ from pipeline.cad.parts.captions import count
 from pipeline.execution.sandbox import start_server
 from pipeline.generation.candidates import decodings
 from pipeline.model.checkpoint_folder import check_checkpoint, models_of
-from pipeline.planning.params import Params
 from pipeline.runtime import interrupt
 from pipeline.runtime.commands import command
 from pipeline.runtime.errors import RejectError, UserError
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from pipeline.generation.inputs import UserInputs
     from pipeline.generation.pretrained import CadMllm, Generated
     from pipeline.generation.search.state import Found
+    from pipeline.planning.params import Params
 
 FOR_ONE_PROMPT = (  # with what it takes less memory
     "fewer --candidates or --beams, a smaller --max-tokens",
@@ -111,14 +111,17 @@ def generate(
     caption, images, searched = caption.strip(), image or [], search is not None or builds is not None
     first = _check_given(out, caption, points, images, start, steps, searched)
     decodings(candidates, max_tokens, temperature, top_p, beams, seed)
+    from pipeline.planning.params import Params
+
     p = Params.load()
     config = check_checkpoint(folder := checkpoint or CHECKPOINTS / list(p.curriculum)[-1])
     from pipeline.generation.inputs import check_known, read_inputs
 
     num_points = check_known(config, models_of(folder), points is not None, len(images))
-    start_server("pipeline.cad.exchange.files", "pipeline.generation.select", "pipeline.generation.search.search")
+    further = ("pipeline.generation.search.search",) if searched else ()
+    start_server("pipeline.cad.exchange.files", "pipeline.generation.select", *further)
     given = read_inputs(caption, points, images, num_points, _say)
-    model = _load(folder, given, p)
+    model = _load(folder, given, p, alone=beams == 1)
     if searched:
         interrupt.listen()
     found = model.generate_from(
@@ -148,11 +151,11 @@ def _show(found: "Found") -> None:
     )
 
 
-def _load(folder: Path, given: "UserInputs", p: Params) -> "CadMllm":
+def _load(folder: Path, given: "UserInputs", p: "Params", alone: bool) -> "CadMllm":
     """The checkpoint's model; what a user should know of it and of the inputs is said."""
     from pipeline.generation.pretrained import CadMllm
 
-    model = CadMllm.from_pretrained(folder, device=p.training.device)
+    model = CadMllm.from_pretrained(folder, device=p.training.device, alone=alone)
     for note in _notes(model, given, folder):
         _say(f"note: {note}")
     _say(f"writing on {model.model.device}")
@@ -193,7 +196,7 @@ def _check_given(
 
 
 def _write_best(
-    found: "list[Generated]", bits: int, out: Path, p: Params, best_of: bool, as_json: bool = False
+    found: "list[Generated]", bits: int, out: Path, p: "Params", best_of: bool, as_json: bool = False
 ) -> None:
     """Write the first of the candidates, and say what it is; after a search that was stopped the command ends so."""
     from pipeline.cad.exchange.files import WriteOptions
