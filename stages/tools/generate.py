@@ -32,6 +32,7 @@ FOR_ONE_PROMPT = (  # with what it takes less memory
     "fewer --candidates or --beams, a smaller --max-tokens",
     "a checkpoint of a smaller language model, or of one with training.dtype: bfloat16",
 )
+SEARCH = "pipeline.generation.search.search"
 ANOTHER_SHAPE = 0.15  # a misfit: the same part has 0.02, two different ones 0.26 in the median
 
 
@@ -111,15 +112,12 @@ def generate(
     caption, images, searched = caption.strip(), image or [], search is not None or builds is not None
     first = _check_given(out, caption, points, images, start, steps, searched)
     decodings(candidates, max_tokens, temperature, top_p, beams, seed)
-    from pipeline.planning.params import Params
-
-    p = Params.load()
+    p = _params()
     config = check_checkpoint(folder := checkpoint or CHECKPOINTS / list(p.curriculum)[-1])
     from pipeline.generation.inputs import check_known, read_inputs
 
     num_points = check_known(config, models_of(folder), points is not None, len(images))
-    further = ("pipeline.generation.search.search",) if searched else ()
-    start_server("pipeline.cad.exchange.files", "pipeline.generation.select", *further)
+    start_server("pipeline.cad.exchange.files", "pipeline.generation.select", *[SEARCH] * searched)
     given = read_inputs(caption, points, images, num_points, _say)
     model = _load(folder, given, p, alone=beams == 1)
     if searched:
@@ -141,6 +139,12 @@ def generate(
         scratch=SCRATCH / "search",
     )
     _write_best(found, model.model.grammar.bits, out, p, candidates > 1 and not searched, as_json)
+
+
+def _params() -> "Params":
+    from pipeline.planning.params import Params
+
+    return Params.load()
 
 
 def _show(found: "Found") -> None:
