@@ -1,6 +1,7 @@
 """The documentation's examples, as they stand there: run in the finished project, or left out with a reason."""
 
 import contextlib
+import functools
 import re
 import shutil
 import subprocess
@@ -36,6 +37,7 @@ IN_SHORT = {
     "--quiet generate": "--quiet generate --max-tokens 96",
     "parts-model --checkpoint": "parts-of-stage2 --checkpoint",
     "parts-model --merged": "parts-merged --merged",
+    "parts-data --geometry": "parts-with-clouds --geometry",
     "000000..000004": "000000..000000",
     '\\"seconds\\": 10': '\\"seconds\\": 1',
     "checkpoint from-models OUT": "checkpoint from-models checkpoints/begun",
@@ -61,8 +63,15 @@ def reason(line):
     return next((why for begin, why in NOT_RUN.items() if re.match(begin, line)), None)
 
 
+@functools.cache
 def runs(page):
-    return [in_short(line) for line in lines(page) if reason(line) is None]
+    """What is run of a page: nothing that stands on an earlier one, too."""
+    before = {plain(line) for other in PAGES[: PAGES.index(page)] for line in lines(other)}
+    return [in_short(line) for line in lines(page) if reason(line) is None and plain(line) not in before]
+
+
+def plain(line):
+    return " ".join(line.partition(" #")[0].split())
 
 
 def scripts(page):
@@ -79,7 +88,9 @@ def given(tmp_path_factory):
     (folder / "data/raw/Omni-CAD/json/0000").mkdir(parents=True)
     for name in ("predicted", "true"):
         (folder / name).mkdir()
-    names = "part.json flange.json begun.json scan.stl scan.ply predicted.step true.step predicted.stl true/a.stl"
+    names = (
+        "part.json part.step flange.json begun.json scan.stl scan.ply predicted.step true.step predicted.stl true/a.stl"
+    )
     for name in (*names.split(), "predicted/a.stl", "data/raw/Omni-CAD/json/0000/00000071_00005.json"):
         convert(ConvertTask(program, folder / name, WriteOptions()))
     return folder

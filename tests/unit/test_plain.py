@@ -133,6 +133,27 @@ def test_damaged_files_are_told(llama, smoke, tmp_path):
         (llama / name).write_bytes(whole)
 
 
+def test_weights_of_other_shapes_are_told(built, smoke, tmp_path):
+    llm_folder = tmp_path / "models/llm"
+    shutil.copytree(built("llama tied"), llm_folder)
+    weights = load_file(llm_folder / "model.safetensors")
+    name = "model.layers.0.self_attn.k_proj.weight"
+    for instead, said in (({name: torch.zeros(3, 5)}, r"is \[3, 5\], not"), ({}, "is missing")):
+        others = {key: tensor for key, tensor in weights.items() if key != name}
+        save_file(others | instead, llm_folder / "model.safetensors", metadata={"format": "pt"})
+        with pytest.raises(UserError, match=f"{name} {said}"):
+            PlainModel(llm_folder, smoke.model, GRAMMAR, 0, torch.float32)
+
+
+@pytest.mark.parametrize("described", ["[]", "{}", '{"rope_parameters": 3}', '"llama"'])
+def test_what_is_no_configuration_is_left_to_transformers(built, smoke, tmp_path, described):
+    llm_folder = tmp_path / "models/llm"
+    shutil.copytree(built("llama tied"), llm_folder)
+    config = CheckpointConfig.read(make_checkpoint(llm_folder, smoke, tmp_path / "c"))
+    (llm_folder / "config.json").write_text(described)
+    assert not fits(config, llm_folder)
+
+
 def test_it_needs_neither_transformers_nor_peft(llama, smoke, tmp_path):
     """Which is what it is for: also to load and to write."""
     checkpoint = make_checkpoint(llama, smoke, tmp_path / "c")

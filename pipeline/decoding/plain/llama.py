@@ -17,6 +17,7 @@ PROJECTIONS = {  # LoRA may be on any of them
     "self_attn": ("q_proj", "k_proj", "v_proj", "o_proj"),
     "mlp": ("gate_proj", "up_proj", "down_proj"),
 }
+NORMS = ("input_layernorm", "post_attention_layernorm")
 # What a configuration must say (a key that it lacks says so, too), as far as it is not a number.
 PLAIN = {
     "model_type": "llama",
@@ -99,7 +100,7 @@ class Layer(nn.Module):
         for part, names in PROJECTIONS.items():
             matrices = {name: Projection(weights[f"{part}.{name}.weight"]) for name in names}
             self.add_module(part, nn.ModuleDict(matrices))
-        for name in ("input_layernorm", "post_attention_layernorm"):
+        for name in NORMS:
             self.add_module(name, Norm(weights[f"{name}.weight"], config.rms_norm_eps))
         self.head_dim, self.shared = config.head_dim, config.num_attention_heads // config.num_key_value_heads
 
@@ -141,6 +142,9 @@ class Llama(nn.Module):
     Args:
         config: its ``config.json``, of which ``is_plain`` is true.
         weights: its tensors, as transformers names them.
+
+    Raises:
+        ValueError: a tensor is missing, or of another shape than the configuration says.
     """
 
     speeds: Tensor
@@ -150,6 +154,7 @@ class Llama(nn.Module):
         own = SimpleNamespace(**{"num_key_value_heads": config["num_attention_heads"], **config})
         own.head_dim = config.get("head_dim") or own.hidden_size // own.num_attention_heads
         self.config = own
+        _check_shapes(own, weights)
         tied = weights["model.embed_tokens.weight"]
         self.embed = nn.Embedding(own.vocab_size, own.hidden_size, _weight=tied)
         self.layers = nn.ModuleList(
@@ -204,6 +209,25 @@ class Llama(nn.Module):
             x_BLE, longer = layer(x_BLE, turn, lengths, keys)
             kept.append(longer)
         return self.norm(x_BLE), kept
+
+
+def _check_shapes(own: SimpleNamespace, weights: Mapping[str, Tensor]) -> None:
+    width, inner = own.hidden_size, own.intermediate_size
+    heads, shared = own.num_attention_heads * own.head_dim, own.num_key_value_heads * own.head_dim
+    matrices = ((heads, width), (shared, width), (shared, width), (width, heads), *[(inner, width)] * 2, (width, inner))
+    names = [f"{part}.{name}.weight" for part, parts in PROJECTIONS.items() for name in parts]
+    layer = {**dict(zip(names, matrices, strict=True)), **{f"{norm}.weight": (width,) for norm in NORMS}}
+    expected = {"model.embed_tokens.weight": (own.vocab_size, width), "model.norm.weight": (width,)}
+    for number in range(own.num_hidden_layers):
+        expected |= {f"model.layers.{number}.{name}": shape for name, shape in layer.items()}
+        if not expected.keys() <= weights.keys():
+            break
+    if "lm_head.weight" in weights:
+        expected["lm_head.weight"] = (own.vocab_size, width)
+    for name, shape in expected.items():
+        if name not in weights or weights[name].shape != shape:
+            found = f"is {list(weights[name].shape)}, not {list(shape)}" if name in weights else "is missing"
+            raise ValueError(f"{name} {found}")
 
 
 def _below(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

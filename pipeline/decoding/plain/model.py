@@ -36,9 +36,9 @@ def fits(config: CheckpointConfig, llm_folder: Path) -> bool:
         described = json.loads((llm_folder / "config.json").read_text(encoding="utf-8"))
         tokenizer = json.loads((llm_folder / "tokenizer_config.json").read_text(encoding="utf-8"))
         stored = tokenizer["tokenizer_class"] in AS_STORED and (llm_folder / WEIGHTS).is_file()
-    except (OSError, ValueError, RecursionError, KeyError, TypeError):
-        return False  # where it is read with transformers, it is told what is wrong
-    return whole and stored and {*lora.target_modules} <= known and is_plain(described)
+        return whole and stored and {*lora.target_modules} <= known and is_plain(described)
+    except (OSError, ValueError, RecursionError, LookupError, TypeError, AttributeError):
+        return False  # transformers will say what is wrong
 
 
 class PlainTokenizer:
