@@ -13,7 +13,7 @@ from pipeline.execution.sandbox import start_server
 from pipeline.generation.candidates import decodings
 from pipeline.model.checkpoint_folder import check_checkpoint, models_of
 from pipeline.runtime import interrupt
-from pipeline.runtime.commands import command
+from pipeline.runtime.commands import command, importing
 from pipeline.runtime.errors import RejectError, UserError
 from pipeline.runtime.progress import quiet
 from pipeline.runtime.scratch import SCRATCH
@@ -157,7 +157,8 @@ def _show(found: "Found") -> None:
 
 def _load(folder: Path, given: "UserInputs", p: "Params", alone: bool) -> "CadMllm":
     """The checkpoint's model; what a user should know of it and of the inputs is said."""
-    from pipeline.generation.pretrained import CadMllm
+    with importing():
+        from pipeline.generation.pretrained import CadMllm
 
     model = CadMllm.from_pretrained(folder, device=p.training.device, alone=alone)
     for note in _notes(model, given, folder):

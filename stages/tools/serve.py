@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline.model.checkpoint_folder import check_checkpoint
-from pipeline.runtime.commands import command
+from pipeline.runtime.commands import command, importing
 from pipeline.runtime.errors import UserError
 from pipeline.settings import params
 from pipeline.settings.places import CHECKPOINTS
@@ -116,8 +116,9 @@ def _run(
 
 
 def _load(folder: Path, device: str, figures: "Figures") -> "Batcher":
-    from pipeline.generation.pretrained import CadMllm
-    from pipeline.serving.batching import Batcher
+    with importing():
+        from pipeline.generation.pretrained import CadMllm
+        from pipeline.serving.batching import Batcher
 
     return Batcher(CadMllm.from_pretrained(folder, device=device), figures.batches.observe)
 
