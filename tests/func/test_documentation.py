@@ -2,28 +2,33 @@
 
 import contextlib
 import functools
+import json
 import re
 import shutil
 import subprocess
 
+import numpy as np
 import pytest
 
 from pipeline.cad.exchange.files import ConvertTask, WriteOptions, convert
+from pipeline.cad.exchange.scans import read_scan
 from pipeline.cad.parts import synthesis
+from pipeline.shards.reader import CorpusReader
 from tests.func.forked import for_dvc
 from tests.unit.test_docs import DOCS, FENCE, ROOT
 
 PAGES = [*sorted(DOCS.glob("*.md")), ROOT / "README.md"]
 # Lines that are not run, by their beginnings, and why.
 NOT_RUN = {
-    r"git clone|make |apt-get |(PIP_\S+ )?make|source |docker |  --build-arg": "sets a machine up, as CI's own does",
+    r"git clone|make |apt-get |(PIP_\S+ )?make|source |docker ": "sets a machine up, as CI's own does",
     r"pip install|cadmllm --install-completion": "changes what the tests run in",
     r"ray |sbatch |kubectl |export |torchrun |cadmllm train .*--nproc|CADMLLM_NPROC": "wants several processes or GPUs",
     r"dvc (repro|exp|queue)|cd pretraining|cadmllm evaluate": "runs pipeline stages for long, as other tests do",
-    r"dvc (commit|remote|push|metrics diff)|git commit": "wants a history or a remote, as test_cache.py has them",
+    r"dvc (commit|remote|push|metrics diff)|git commit": "wants a history or a remote, as test_storage.py has it",
     r"cadmllm (demo|serve)|.*--watch|.*--open": "lasts until it is stopped, or opens a browser",
     r".*--push": "goes to the Hugging Face hub",
     r"cadmllm preset use": "would leave another project for the lines that follow; test_mistakes.py has it",
+    r"cadmllm checkpoint from-models": "wants networks that were pretrained together, as test_pretraining.py has them",
     r"python benchmarks/": "is run by .ci/benchmarks.py",
     r"python -m pytest": "is one of the tests",
 }
@@ -39,8 +44,9 @@ IN_SHORT = {
     "parts-model --merged": "parts-merged --merged",
     "parts-data --geometry": "parts-with-clouds --geometry",
     "000000..000004": "000000..000000",
+    "000000000071_00005": "{key}",
+    "[0, 3]": "[0, 1]",
     '\\"seconds\\": 10': '\\"seconds\\": 1',
-    "checkpoint from-models OUT": "checkpoint from-models checkpoints/begun",
     "curl -s": "curl -f -s",
 }
 PYTHON_NOT_RUN = {"import cadquery": "is a script that `cadmllm cad convert` writes; needs CadQuery"}
@@ -93,6 +99,10 @@ def given(tmp_path_factory):
     )
     for name in (*names.split(), "predicted/a.stl", "data/raw/Omni-CAD/json/0000/00000071_00005.json"):
         convert(ConvertTask(program, folder / name, WriteOptions()))
+    np.save(folder / "scan.npy", read_scan(folder / "scan.stl", 512).points)
+    (folder / "data/raw/Omni-CAD/txt").mkdir()
+    captions = [{"id": "0000/00000071_00005", "text caption": "A stepped shaft."}]
+    (folder / "data/raw/Omni-CAD/txt/0000.json").write_text(json.dumps(captions))
     return folder
 
 
@@ -131,9 +141,10 @@ def test_python(copy, given, page):
     shutil.copytree(given, copy.folder, dirs_exist_ok=True)
     if page.stem == "export":
         copy.call("export", "model", "parts-model")
+    key = CorpusReader(copy.folder / "data/corpus").key(0)
     with contextlib.chdir(copy.folder):
         for script in scripts(page):
-            exec(compile(script, page.name, "exec"), {"__name__": page.stem})
+            exec(compile(script.replace("{key}", key), page.name, "exec"), {"__name__": page.stem})
 
 
 def test_every_reason_is_that_of_a_line():
