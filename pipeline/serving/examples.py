@@ -6,6 +6,7 @@ which ``cadmllm pretrain ship examples`` takes from a corpus that no shipped net
 
 import io
 import json
+import re
 import textwrap
 import threading
 from collections.abc import Callable, Container, Sequence
@@ -26,6 +27,8 @@ from pipeline.shards.reader import CorpusReader, ShardReader
 SHIPPED = Path(__file__).resolve().parents[1] / "shipped" / "examples"
 LIST = "examples.json"
 SHOWN = ("text", "point_cloud", "image", "text", "point_cloud", "text")  # one after the other, as many as there are
+# What captions begin with: "Create a CAD model with a ".
+OPENING = re.compile(r"\w+ an? (?:\w+ )?(?:model|part|design|object) (?:with|of|featuring|having|that has) (?:an? )?")
 SHORT = 64  # characters of a title
 BEFORE = {"text": "", "point_cloud": "scan: ", "image": "picture: "}
 
@@ -45,8 +48,9 @@ class HeldOut:
 
     @property
     def title(self) -> str:
-        """The caption's beginning, and what is shown of it."""
-        return BEFORE[self.modality] + textwrap.shorten(self.caption, SHORT, placeholder=" …")
+        """What the caption begins to describe, and how it is shown."""
+        described = OPENING.sub("", self.caption, count=1) if OPENING.match(self.caption) else self.caption
+        return BEFORE[self.modality] + textwrap.shorten(described, SHORT, placeholder=" …")
 
 
 def held_out(corpus: Path, geometry: Path, seen: Container[str] = frozenset()) -> list[HeldOut]:

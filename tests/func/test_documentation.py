@@ -27,6 +27,7 @@ NOT_RUN = {
     r"dvc (commit|remote|push|metrics diff)|git commit": "wants a history or a remote, as test_storage.py has it",
     r"cadmllm (demo|serve)|.*--watch|.*--open": "lasts until it is stopped, or opens a browser",
     r".*--push": "goes to the Hugging Face hub",
+    r"cadmllm plan": "measures for half a minute; test_pipeline.py has it in short",
     r"cadmllm preset use": "would leave another project for the lines that follow; test_mistakes.py has it",
     r"cadmllm checkpoint from-models": "wants networks that were pretrained together, as test_pretraining.py has them",
     r"python benchmarks/": "is run by .ci/benchmarks.py",
@@ -136,6 +137,8 @@ def test_commands_for_the_service(server, done, given, tmp_path):
     assert (tmp_path / "part.step").read_bytes().startswith(b"ISO-10303-21;")
 
 
+# webdataset closes a tar when it is read to its end.
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("page", [page for page in PAGES if scripts(page)], ids=lambda page: page.stem)
 def test_python(copy, given, page):
     shutil.copytree(given, copy.folder, dirs_exist_ok=True)

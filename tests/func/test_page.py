@@ -94,7 +94,7 @@ def test_words_and_examples(page):
     page.locator("#examples button").first.click()
     idle(page)
     said = page.locator("#examples button").first.inner_text()
-    assert page.input_value("#caption").startswith(said.removesuffix(" …"))
+    assert said.removesuffix(" …") in page.input_value("#caption")
     assert page.locator("#choices button").count() in (0, 2, 3, 4)
     page.get_by_role("button", name="scan: ").first.click()
     page.wait_for_selector("#given li:has-text('scan: ')")

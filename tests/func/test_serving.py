@@ -273,7 +273,7 @@ def test_examples_are_parts_that_were_held_out(server, done):
     assert len(listed) == min(len(test), len(SHOWN))
     for each in listed:
         shown = each["caption"] or each["title"].partition(": ")[2]
-        assert any(caption.startswith(shown.removesuffix(" …")) for caption in test), shown
+        assert any(shown.removesuffix(" …") in caption for caption in test), shown
     with contextlib.chdir(done.folder):
         own = examples_of(Path("checkpoints/stage3_all"))
         assert [each.title for each in own] == [each["title"] for each in listed]
