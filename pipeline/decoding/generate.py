@@ -53,6 +53,7 @@ def generate_tokens(
         if isinstance(model, PlainModel):
             assert len(prompts) == 1, "one prompt at a time"
             assert not stopping, "nobody stops it"
+            assert decoding.num_beams == 1, "no beams"
             rows = model.write(embedded_BLE, decoding, processors)
         else:
             mask_BL = batch.gather_BL.ne(0).long()

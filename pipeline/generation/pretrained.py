@@ -132,8 +132,8 @@ class CadMllm:
             dtype: of the frozen weights: ``float32``, ``bfloat16`` or ``float16``; None: as they were in training.
             quantization: ``none`` or ``nf4``; None: as in training. Other weights than those that the adapter was
                 trained on give other programs, and mostly worse ones.
-            alone: no program is written with beams, and each as soon as it is asked for: where the checkpoint allows
-                it, loading is seconds faster.
+            alone: prompts come one by one, and none is decoded with beams: where the checkpoint allows it, loading is
+                seconds faster, and what is written the same.
 
         Raises:
             UserError: something is missing or does not fit.
