@@ -12,7 +12,13 @@ import sys
 from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
-SHARED = ("pipeline.evaluation.evaluator", "pipeline.features.build", "pipeline.training.session")
+SHARED = (
+    "peft",
+    "pipeline.evaluation.evaluator",
+    "pipeline.features.build",
+    "pipeline.model.quantization",
+    "pipeline.training.session",
+)
 
 
 def finish_one(running: dict[int, Path]) -> None:

@@ -13,7 +13,7 @@ import typer
 import typer.main
 from typer.core import TyperGroup
 
-from pipeline.runtime.commands import VERBOSE, command
+from pipeline.runtime.commands import VERBOSE, command, importing
 from pipeline.runtime.progress import QUIET
 
 P = ParamSpec("P")
@@ -62,7 +62,8 @@ class Commands(TyperGroup):
         """One of them, imported."""
         for panel, commands in COMMANDS.items():
             if cmd_name in commands and cmd_name not in self.commands:
-                found = getattr(importlib.import_module(commands[cmd_name]), cmd_name)
+                with importing():
+                    found = getattr(importlib.import_module(commands[cmd_name]), cmd_name)
                 self.add_command(_made(cmd_name, found, panel), cmd_name)
         return super().get_command(ctx, cmd_name)
 

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import LogitsProcessor
 
 from pipeline.cad.language.grammar import Grammar, State
 from pipeline.cad.language.tokens import OPERATION_TOKENS, TOKEN
@@ -15,7 +14,7 @@ from pipeline.runtime.errors import UserError
 Key = tuple[int, tuple[int, ...]]  # which prompt, and what was written after it
 
 
-class GrammarProcessor(LogitsProcessor):  # type: ignore[misc]
+class GrammarProcessor:
     """Lets through only tokens after which the program can still end within the budget, its profiles simple.
 
     The grammar holds always. Where it leaves nothing but a loop that crosses itself (out of budget, or in a corner

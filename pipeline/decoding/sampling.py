@@ -5,10 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import LogitsProcessor
 
 
-class SeededSampling(LogitsProcessor):  # type: ignore[misc]
+class SeededSampling:
     """Adds Gumbel noise to scores over the temperature: the largest is then a sample of their softmax.
 
     Use one for each call of ``generate``, decoding greedily.

@@ -11,8 +11,6 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoImageProcessor, AutoModel
-from transformers.image_utils import SizeDict
 
 from pipeline.runtime.errors import UserError
 
@@ -34,6 +32,9 @@ class DinoV2Encoder(nn.Module):
 
     def __init__(self, folder: Path, pool: int, image_size: int | None = None) -> None:
         super().__init__()
+        from transformers import AutoImageProcessor, AutoModel  # seconds, which a prompt without pictures does without
+        from transformers.image_utils import SizeDict
+
         self.model = AutoModel.from_pretrained(
             folder, dtype=torch.float32, local_files_only=True, use_safetensors=True, trust_remote_code=False
         ).eval()

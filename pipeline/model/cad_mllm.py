@@ -13,19 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model
-from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pipeline.cad.language.grammar import Grammar
-from pipeline.model.fused import fuse
 from pipeline.model.loss import cross_entropy_sum
 from pipeline.model.notation import CadNotation, Notation, TextNotation
-from pipeline.model.packing import decode_row, enable_packing
 from pipeline.model.projector import ModalityProjector
-from pipeline.model.quantization import keep_unpacked, quantization_config
 from pipeline.model.settings import Lora, ModelParams
 from pipeline.model.vocabulary import CadEmbedding, CadHead, TextEmbedding, initial_rows, pretrained_rows
 from pipeline.runtime.errors import UserError
@@ -121,9 +115,7 @@ class CadMllmModel(nn.Module):
             self.notation = TextNotation(grammar, self.tokenizer)
             base.set_input_embeddings(self.text_embedding)
         torch.manual_seed(seed)
-        self.llm = _with_lora(base, params.lora, llm_folder)
-        fuse(self.llm)
-        enable_packing(self.causal_lm)
+        self.llm: Any = self._adapted(base, llm_folder)
         self.feature_shapes: dict[str, tuple[int, ...]] = {}
         self.feature_details: dict[str, dict[str, Any]] = {}
         self.projectors = nn.ModuleDict()
@@ -135,6 +127,10 @@ class CadMllmModel(nn.Module):
         Raises:
             UserError: there is none.
         """
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        from pipeline.model.quantization import keep_unpacked, quantization_config
+
         try:
             self.tokenizer: Any = AutoTokenizer.from_pretrained(
                 llm_folder, local_files_only=True, trust_remote_code=False
@@ -155,6 +151,16 @@ class CadMllmModel(nn.Module):
             raise UserError(f"{llm_folder} holds no language model ({error}); run `cadmllm models`") from error
         keep_unpacked(base)
         return base
+
+    def _adapted(self, base: Any, llm_folder: Path) -> Any:
+        """The language model with LoRA, prepared for sequences in a row."""
+        from pipeline.model.fused import fuse
+        from pipeline.model.packing import enable_packing
+
+        llm = _with_lora(base, self.params.lora, llm_folder)
+        fuse(llm)
+        enable_packing(llm.get_base_model())
+        return llm
 
     def _set_vocabulary(self, base: Any) -> None:
         """Let the language model read and write CAD tokens in place of its own."""
@@ -211,6 +217,19 @@ class CadMllmModel(nn.Module):
         base = self.causal_lm
         return {"input": base.get_input_embeddings().weight, "output": base.get_output_embeddings().weight}
 
+    def adapter(self) -> dict[str, Tensor]:
+        """The adapter's matrices as PEFT names them in a file."""
+        from peft import get_peft_model_state_dict
+
+        found: dict[str, Tensor] = get_peft_model_state_dict(self.llm, save_embedding_layers=False)
+        return found
+
+    def load_adapter(self, tensors: dict[str, Tensor]) -> None:
+        """Take the matrices of a file; their names and shapes are known to fit."""
+        from peft import set_peft_model_state_dict
+
+        set_peft_model_state_dict(self.llm, tensors)
+
     def lora(self) -> dict[str, nn.Parameter]:
         """The adapter's matrices by name."""
         return {name: p for name, p in self.llm.named_parameters() if "lora_" in name}
@@ -221,6 +240,8 @@ class CadMllmModel(nn.Module):
 
         Only for whole weights in float32: in others it would be rounded away.
         """
+        from peft.tuners.lora import LoraLayer
+
         layers = [module for module in self.llm.modules() if isinstance(module, LoraLayer)]
         bases = [(layer, layer.get_base_layer()) for layer in layers]
         # Weights in 4 bits are stored in a tensor of any dtype.
@@ -278,9 +299,14 @@ class CadMllmModel(nn.Module):
 
     def hidden(self, batch: Batch) -> Tensor:
         """(P, E) what the decoder says where a next token is predicted, of sequences in a single row."""
-        decoder, embedded_1LE = self.causal_lm.model, self.embed(batch).to(self.dtype)
-        hidden_1LE = decode_row(decoder, embedded_1LE, batch.lengths)
+        hidden_1LE = self._decode_row(self.embed(batch).to(self.dtype), batch.lengths)
         return hidden_1LE[0, batch.loss_positions]
+
+    def _decode_row(self, embedded_1LE: Tensor, lengths: tuple[int, ...]) -> Tensor:
+        """(1, L, E) what the decoder makes of sequences of these lengths in a row."""
+        from pipeline.model.packing import decode_row
+
+        return decode_row(self.causal_lm.model, embedded_1LE, lengths)
 
     def forward(self, batch: Batch) -> Tensor:
         """Weighted sum of the cross-entropy over the batch's targets, in float32; logits only where the loss is."""
@@ -304,6 +330,8 @@ class CadMllmModel(nn.Module):
 
 def _with_lora(base: Any, lora: Lora, llm_folder: Path) -> Any:
     """PEFT's model around the language model."""
+    from peft import LoraConfig, get_peft_model
+
     config = LoraConfig(
         r=lora.r,
         lora_alpha=lora.alpha,

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -42,7 +41,7 @@ TensorFiles = dict[str, dict[str, Tensor]]
 def trained_tensors(model: CadMllmModel) -> TensorFiles:
     """All that training changes, by file; whole tensors on the CPU. All processes must ask at once."""
     files = {
-        ADAPTER: get_peft_model_state_dict(model.llm, save_embedding_layers=False),
+        ADAPTER: model.adapter(),
         PROJECTORS: dict(model.projectors.state_dict()),
         VOCABULARY: dict(model.vocabulary()),
         TEXT_EMBEDDINGS: model.text_rows(),
@@ -103,6 +102,7 @@ def load_checkpoint(
     params: ModelParams | None = None,
     quantization: str | None = None,
     device: torch.device = CPU,
+    kind: type[CadMllmModel] = CadMllmModel,
 ) -> CadMllmModel:
     """The model of a checkpoint.
 
@@ -111,6 +111,7 @@ def load_checkpoint(
         dtype, quantization: of the frozen weights; as it was trained where None.
         params: where given, what the checkpoint must have been made with.
         device: where the model is to be.
+        kind: what it is made as.
 
     Raises:
         UserError: it is missing, damaged, or does not fit, and why.
@@ -121,7 +122,7 @@ def load_checkpoint(
             raise UserError(f"{folder} was made with another model.{part}; train its stage again")
     if model_sha256(llm_folder) != config.llm_sha256:
         raise UserError(f"{folder} was trained on another language model than the one in {llm_folder} (sha256 differs)")
-    model = CadMllmModel(
+    model = kind(
         llm_folder,
         params or config.model,
         Grammar(config.bits),
@@ -161,7 +162,7 @@ def load_trained(model: CadMllmModel, files: TensorFiles, place: Path) -> None:
         check_fit(own, files[name], str(place / name), "the model")
         if "ids" in own and not torch.equal(own["ids"], files[name]["ids"]):
             raise UserError(f"{place / name} has rows of other tokens than the model")
-    set_peft_model_state_dict(model.llm, files[ADAPTER])
+    model.load_adapter(files[ADAPTER])
     if files[PROJECTORS]:
         model.projectors.load_state_dict(files[PROJECTORS])
     for key, parameter in model.vocabulary().items():
@@ -172,7 +173,5 @@ def load_trained(model: CadMllmModel, files: TensorFiles, place: Path) -> None:
 
 def whole(tensor: Tensor) -> Tensor:
     """A tensor in one piece, also where its shards are on several processes; all of them must ask."""
-    from torch.distributed.tensor import DTensor
-
-    full: Tensor = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    full: Tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor  # a DTensor, not imported for it
     return full.detach()

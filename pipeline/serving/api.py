@@ -4,7 +4,7 @@ import asyncio
 import json
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -23,7 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from pipeline import report
 from pipeline.runtime.errors import RejectError, UserError
 from pipeline.serving import words
-from pipeline.serving.examples import Examples
+from pipeline.serving.examples import Examples, HeldOut, read_examples
 from pipeline.serving.service import Service
 from pipeline.serving.settings import Limits
 from pipeline.serving.waiting import BusyError, GoneError, in_thread
@@ -164,7 +164,12 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
 
 
 def make_app(
-    service: Service, figures: Figures, checkpoint: str, hosts: tuple[str, ...] = LOOPBACK, logged: bool = False
+    service: Service,
+    figures: Figures,
+    checkpoint: str,
+    hosts: tuple[str, ...] = LOOPBACK,
+    logged: bool = False,
+    examples: Callable[[], list[HeldOut]] = read_examples,
 ) -> FastAPI:
     """The service's application.
 
@@ -172,6 +177,7 @@ def make_app(
         checkpoint: its name, for ``/health``.
         hosts: names by which it may be asked: on the loopback these alone, so that no page of another site can.
         logged: a line of JSON for each request, on stderr.
+        examples: gives what the page offers to begin with.
     """
 
     @asynccontextmanager
@@ -196,14 +202,12 @@ def make_app(
     _add_model_routes(app, service, figures)
     _add_kernel_routes(app, service)
     _add_state_routes(app, service, figures, checkpoint)
-    _add_page(app, service)
+    _add_page(app, Examples(service, examples))
     app.mount("/", StaticFiles(directory=PAGE, html=True), name="page")
     return app
 
 
-def _add_page(app: FastAPI, service: Service) -> None:
-    examples = Examples(service)
-
+def _add_page(app: FastAPI, examples: Examples) -> None:
     @app.get("/v1/examples", tags=["page"], response_model=list[words.Example])
     async def listed() -> Any:
         """Something to begin with."""

@@ -12,9 +12,8 @@ from pipeline.cad.parts.captions import count
 from pipeline.execution.sandbox import start_server
 from pipeline.generation.candidates import decodings
 from pipeline.model.checkpoint_folder import check_checkpoint, models_of
-from pipeline.planning.params import Params
 from pipeline.runtime import interrupt
-from pipeline.runtime.commands import command
+from pipeline.runtime.commands import command, importing
 from pipeline.runtime.errors import RejectError, UserError
 from pipeline.runtime.progress import quiet
 from pipeline.runtime.scratch import SCRATCH
@@ -27,11 +26,13 @@ if TYPE_CHECKING:
     from pipeline.generation.inputs import UserInputs
     from pipeline.generation.pretrained import CadMllm, Generated
     from pipeline.generation.search.state import Found
+    from pipeline.planning.params import Params
 
 FOR_ONE_PROMPT = (  # with what it takes less memory
     "fewer --candidates or --beams, a smaller --max-tokens",
     "a checkpoint of a smaller language model, or of one with training.dtype: bfloat16",
 )
+SEARCH = "pipeline.generation.search.search"
 ANOTHER_SHAPE = 0.15  # a misfit: the same part has 0.02, two different ones 0.26 in the median
 
 
@@ -111,14 +112,14 @@ def generate(
     caption, images, searched = caption.strip(), image or [], search is not None or builds is not None
     first = _check_given(out, caption, points, images, start, steps, searched)
     decodings(candidates, max_tokens, temperature, top_p, beams, seed)
-    p = Params.load()
+    p = _params()
     config = check_checkpoint(folder := checkpoint or CHECKPOINTS / list(p.curriculum)[-1])
     from pipeline.generation.inputs import check_known, read_inputs
 
     num_points = check_known(config, models_of(folder), points is not None, len(images))
-    start_server("pipeline.cad.exchange.files", "pipeline.generation.select", "pipeline.generation.search.search")
+    start_server("pipeline.cad.exchange.files", "pipeline.generation.select", *[SEARCH] * searched)
     given = read_inputs(caption, points, images, num_points, _say)
-    model = _load(folder, given, p)
+    model = _load(folder, given, p, alone=beams == 1)
     if searched:
         interrupt.listen()
     found = model.generate_from(
@@ -140,6 +141,12 @@ def generate(
     _write_best(found, model.model.grammar.bits, out, p, candidates > 1 and not searched, as_json)
 
 
+def _params() -> "Params":
+    from pipeline.planning.params import Params
+
+    return Params.load()
+
+
 def _show(found: "Found") -> None:
     score = found.score
     _say(
@@ -148,11 +155,12 @@ def _show(found: "Found") -> None:
     )
 
 
-def _load(folder: Path, given: "UserInputs", p: Params) -> "CadMllm":
+def _load(folder: Path, given: "UserInputs", p: "Params", alone: bool) -> "CadMllm":
     """The checkpoint's model; what a user should know of it and of the inputs is said."""
-    from pipeline.generation.pretrained import CadMllm
+    with importing():
+        from pipeline.generation.pretrained import CadMllm
 
-    model = CadMllm.from_pretrained(folder, device=p.training.device)
+    model = CadMllm.from_pretrained(folder, device=p.training.device, alone=alone)
     for note in _notes(model, given, folder):
         _say(f"note: {note}")
     _say(f"writing on {model.model.device}")
@@ -193,7 +201,7 @@ def _check_given(
 
 
 def _write_best(
-    found: "list[Generated]", bits: int, out: Path, p: Params, best_of: bool, as_json: bool = False
+    found: "list[Generated]", bits: int, out: Path, p: "Params", best_of: bool, as_json: bool = False
 ) -> None:
     """Write the first of the candidates, and say what it is; after a search that was stopped the command ends so."""
     from pipeline.cad.exchange.files import WriteOptions

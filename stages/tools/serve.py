@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline.model.checkpoint_folder import check_checkpoint
-from pipeline.runtime.commands import command
+from pipeline.runtime.commands import command, importing
 from pipeline.runtime.errors import UserError
 from pipeline.settings import params
 from pipeline.settings.places import CHECKPOINTS
@@ -86,6 +86,7 @@ def _run(
 
     from pipeline.execution.sandbox import start_server
     from pipeline.serving.api import LOOPBACK, Figures, make_app
+    from pipeline.serving.examples import examples_of
     from pipeline.serving.service import Service
     from pipeline.serving.waiting import impatient
 
@@ -94,7 +95,7 @@ def _run(
     service = Service(config, lambda: _load(folder, device or p.training.device, figures), limits, params.num_workers())
     own = host == "localhost" or ((host.replace(".", "").isdigit() or ":" in host) and ip_address(host).is_loopback)
     hosts = (*LOOPBACK, host) if own else ("*",)
-    app = make_app(service, figures, folder.name, hosts, logs)
+    app = make_app(service, figures, folder.name, hosts, logs, lambda: examples_of(folder))
     name = "localhost" if host in LOOPBACK else f"[{host}]" if ":" in host else host
     url = f"http://{name}:{listener.getsockname()[1]}"
     typer.echo(f"{said}{url} (Ctrl-C ends it)", err=True)
@@ -115,8 +116,9 @@ def _run(
 
 
 def _load(folder: Path, device: str, figures: "Figures") -> "Batcher":
-    from pipeline.generation.pretrained import CadMllm
-    from pipeline.serving.batching import Batcher
+    with importing():
+        from pipeline.generation.pretrained import CadMllm
+        from pipeline.serving.batching import Batcher
 
     return Batcher(CadMllm.from_pretrained(folder, device=device), figures.batches.observe)
 

@@ -43,10 +43,13 @@ COMMANDS = (
     "dvc_data.hashfile.db.local",
     "matplotlib.pyplot",
     "opentelemetry.exporter.otlp.proto.http._log_exporter",  # imported by wandb.init, as wandb.sdk.launch is
+    "peft",
     "pipeline.evaluation.robustness",
     "pipeline.evaluation.transfer",
     "pipeline.features.build",
     "pipeline.generation.pretrained",
+    "pipeline.model.packing",
+    "pipeline.model.quantization",
     "pipeline.pretraining.language",
     "pipeline.report.build",
     "pipeline.training.session",

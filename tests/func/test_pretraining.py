@@ -1,8 +1,11 @@
 """The encoders and the language model of the project's own: made, killed, shipped and used."""
 
+import io
 import json
 import signal
+from collections import Counter
 
+import numpy as np
 import pytest
 import torch
 from ruamel.yaml import YAML
@@ -14,7 +17,8 @@ from pipeline.model.cad_mllm import CadMllmModel
 from pipeline.model.checkpoint import load_checkpoint
 from pipeline.model.projector import start_from_pretrained
 from pipeline.planning.params import Params
-from pipeline.shards.reader import ShardReader
+from pipeline.serving.examples import SHOWN, held_out, read_examples
+from pipeline.shards.reader import CorpusReader, ShardReader
 from pipeline.shards.seen import read_seen
 from pipeline.weights.projectors import take_projectors
 from tests.conftest import nightly
@@ -124,6 +128,7 @@ def test_shipped_weights_are_small_and_used_by_the_pipeline(project, tmp_path):
         assert "never seen | clevis, pulley" in card
         assert "| minutes of " in card
         assert read_seen(tmp_path / name) == programs(project, "train")
+    check_examples(project, tmp_path / "examples")
 
     def change(p):
         p["models"]["llm"]["source"] = f"path:{tmp_path}/language_model"
@@ -151,6 +156,20 @@ def test_shipped_weights_are_small_and_used_by_the_pipeline(project, tmp_path):
         shipped = load_file(tmp_path / f"language_model/projectors/{modality}.safetensors")
         assert all(torch.equal(value, shipped[name].float()) for name, value in projector.state_dict().items())
     assert "left alone" in project.call("checkpoint", "from-models", "data", code=1)
+
+
+def check_examples(project, folder):
+    """They are of the test split, each shown in its way; of programs that were seen there are none."""
+    corpus, geometry = project.folder / "data/corpus", project.folder / "data/geometry"
+    reader, examples = CorpusReader(corpus), read_examples(folder)
+    test = {reader.caption(row): reader.json(row) for row in reader.rows("test")}
+    assert Counter(each.modality for each in examples) == Counter(SHOWN[: len(reader.rows("test"))])
+    assert {each.caption for each in examples} <= test.keys()
+    assert held_out(corpus, geometry) == examples
+    assert held_out(corpus, geometry, programs(project, "test")) == []
+    cloud = next(each for each in examples if each.modality == "point_cloud")
+    frame, points = test[cloud.caption]["frame"], np.load(io.BytesIO(cloud.file[1]))
+    assert abs(points[:, :3] - frame["centre"]).max() <= frame["scale"] * 1.01
 
 
 def test_without_the_section_it_says_so(done):

@@ -1,6 +1,7 @@
 """The service as a process: programs, solids and files over HTTP, for many at once, and for some who go."""
 
 import concurrent.futures
+import contextlib
 import io
 import json
 import socket
@@ -18,6 +19,8 @@ from pipeline.cad.exchange.scripts import read_script
 from pipeline.cad.omnicad import documents
 from pipeline.cad.parts import synthesis
 from pipeline.cad.solids import kernel
+from pipeline.serving.examples import SHOWN, examples_of, read_examples
+from pipeline.shards.reader import CorpusReader
 from tests.func.conftest import BIN
 from tests.func.served import Server
 
@@ -260,6 +263,31 @@ def test_who_goes_leaves_no_work_behind(server, stl):
     with server.client.stream("POST", "/v1/search", json={**bodies[12][1], "builds": 200}) as answer:
         assert list(answer.iter_lines())  # the turn is free again
     assert time.monotonic() - started < 60
+
+
+def test_examples_are_parts_that_were_held_out(server, done):
+    """Those of the corpus that the checkpoint was trained on; of one trained elsewhere, those in the package."""
+    corpus = CorpusReader(done.folder / "data/corpus")
+    test = [corpus.caption(row) for row in corpus.rows("test")]
+    listed = server.client.get("/v1/examples").json()
+    assert len(listed) == min(len(test), len(SHOWN))
+    for each in listed:
+        shown = each["caption"] or each["title"].partition(": ")[2]
+        assert any(shown.removesuffix(" …") in caption for caption in test), shown
+    with contextlib.chdir(done.folder):
+        own = examples_of(Path("checkpoints/stage3_all"))
+        assert [each.title for each in own] == [each["title"] for each in listed]
+        assert {each.caption for each in own} <= {*test}
+    assert examples_of(done.folder / "checkpoints/stage3_all") == read_examples()  # its corpus is not here
+
+
+def test_examples_in_the_package_can_be_sent(server):
+    examples = read_examples()
+    assert {each.modality for each in examples} == {*SHOWN}
+    for each in examples:
+        if each.file is not None:
+            server.upload(*each.file)
+    assert sum(len(each.file[1]) for each in examples if each.file) < 500_000
 
 
 def test_no_request_that_the_schema_allows_is_a_fault_of_ours(server):

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.planning.params import Params
 from pipeline.pretraining.settings import Pretraining
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.fingerprint import sha256_file
@@ -11,6 +10,7 @@ from pipeline.settings.places import CORPUS, GEOMETRY, LOGS, PRETRAINED
 from pipeline.shards.manifest import MANIFEST, Manifest
 
 if TYPE_CHECKING:
+    from pipeline.planning.params import Params
     from pipeline.pretraining.data import ShapeData
 
 ALIGNED = PRETRAINED / "aligned"  # both encoders, from solids read back
@@ -24,12 +24,14 @@ SCORES = "scores.json"
 SHIPPED = Path(__file__).resolve().parents[3] / "pipeline" / "shipped"
 
 
-def settings() -> tuple[Params, Pretraining]:
+def settings() -> "tuple[Params, Pretraining]":
     """Parameters with their section on pretraining.
 
     Raises:
         UserError: there is none.
     """
+    from pipeline.planning.params import Params
+
     p = Params.load()
     if p.pretraining is None:
         raise UserError("params.yaml has no section `pretraining`; pretraining/params.yaml does: run in pretraining/")

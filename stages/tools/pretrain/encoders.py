@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.planning.params import Params
 from pipeline.pretraining.settings import ImagePretraining
 from pipeline.runtime.atomic import atomic_folder, write_text
 from pipeline.runtime.commands import long_running
@@ -13,7 +12,6 @@ from pipeline.runtime.progress import Display, display
 from pipeline.runtime.scratch import clean, work_folder
 from pipeline.settings.places import MODELS
 from pipeline.settings.resolved import read_models
-from pipeline.shards.seen import read_seen, write_seen
 from stages.tools.pretrain.common import (
     ALIGNED,
     ENCODERS,
@@ -32,6 +30,7 @@ from stages.tools.pretrain.common import (
 if TYPE_CHECKING:
     import numpy as np
 
+    from pipeline.planning.params import Params
     from pipeline.pretraining.data import ShapeData
     from pipeline.pretraining.images import ImageTraining
 
@@ -49,6 +48,7 @@ def shape_encoder() -> None:
     from pipeline.pretraining.data import program_hashes
     from pipeline.pretraining.loop import LOG, Pretrainer
     from pipeline.pretraining.shapes import ShapeBatches, ShapeTraining, occupancy_scores
+    from pipeline.shards.seen import write_seen
 
     described = {"recipe": recipe.shape_encoder, "pool": recipe.image_encoder.pool, "seed": p.seed}
     described["embedding_width"] = recipe.embedding_width
@@ -92,6 +92,7 @@ def image_encoder() -> None:
     from pipeline.pretraining.images import ImageBatches, ImageTraining, retrieval_scores
     from pipeline.pretraining.loop import LOG, Pretrainer
     from pipeline.pretraining.shapes import save_image_encoder
+    from pipeline.shards.seen import read_seen, write_seen
 
     with (
         display("pretrain image-encoder") as show,
@@ -127,7 +128,7 @@ def image_encoder() -> None:
 
 
 def train_heads(
-    p: Params,
+    p: "Params",
     recipe: ImagePretraining,
     module: "ImageTraining",
     data: "ShapeData",

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipeline.planning.params import Params
 from pipeline.pretraining.settings import Pretraining
 from pipeline.runtime.atomic import atomic_folder, write_text
 from pipeline.runtime.commands import long_running
@@ -17,8 +16,6 @@ from pipeline.runtime.progress import Display, display
 from pipeline.runtime.scratch import clean, work_folder
 from pipeline.settings import params
 from pipeline.settings.places import CORPUS
-from pipeline.shards.reader import CorpusReader
-from pipeline.shards.seen import read_seen, write_seen
 from stages.tools.pretrain.common import (
     ALIGNED,
     ENCODERS,
@@ -39,6 +36,7 @@ from stages.tools.pretrain.common import (
 if TYPE_CHECKING:
     import numpy as np
 
+    from pipeline.planning.params import Params
     from pipeline.pretraining.data import ShapeData
     from pipeline.pretraining.reconstruction import ReconstructionBatches, ReconstructionTraining
 
@@ -54,6 +52,8 @@ def reconstruction() -> None:
     from pipeline.pretraining.data import program_hashes
     from pipeline.pretraining.reconstruction import ReconstructionBatches, make_reconstruction
     from pipeline.runtime.device import choose_device
+    from pipeline.shards.reader import CorpusReader
+    from pipeline.shards.seen import write_seen
 
     recipe, device, codec = pretraining.reconstruction, choose_device(p.training.device), Codec(p.codec.bits)
     with (
@@ -88,7 +88,7 @@ def reconstruction() -> None:
 
 def train_and_validate(
     name: str,
-    p: Params,
+    p: "Params",
     module: "ReconstructionTraining",
     train: "ReconstructionBatches",
     validation: "ReconstructionBatches",
@@ -108,7 +108,7 @@ def train_and_validate(
     return losses
 
 
-def reconstruction_identity(p: Params, pretraining: Pretraining) -> tuple[dict[str, Any], dict[str, str]]:
+def reconstruction_identity(p: "Params", pretraining: Pretraining) -> tuple[dict[str, Any], dict[str, str]]:
     """Parameters, and sha256 of inputs, that encoder and language model depend on."""
     inputs = corpus_inputs() | {"encoder": sha256_folder(ALIGNED / SHAPE_ENCODER)}
     described = {
@@ -132,6 +132,7 @@ def write_language_model(
     Args:
         encoders: folder of each modality's encoder, whose tokens the projector takes.
     """
+    from pipeline.shards.seen import write_seen
     from pipeline.weights.projectors import save_projector
 
     module.llm.save_pretrained(folder)
@@ -180,7 +181,7 @@ def language_model(lessons: From = Lessons.ALL) -> None:
         learn_from_text(p, recipe, lessons)
 
 
-def go_on_with_pictures(p: Params, pretraining: Pretraining) -> None:
+def go_on_with_pictures(p: "Params", pretraining: Pretraining) -> None:
     """All that the encoders see, by a language model that has read clouds."""
     require(ENCODERS)
     recipe = pretraining.language_model
@@ -196,6 +197,7 @@ def go_on_with_pictures(p: Params, pretraining: Pretraining) -> None:
     inputs = geometry_inputs() | {path.name: sha256_folder(path) for path in (RECONSTRUCTION, ENCODERS)}
     from pipeline.pretraining.data import program_hashes
     from pipeline.runtime.device import choose_device
+    from pipeline.shards.seen import read_seen
 
     device = choose_device(p.training.device)
     with (
@@ -230,7 +232,7 @@ def every_view(
     return encode_views(encoder, data, np.tile(np.arange(data.num_views), (len(data), 1)), path, show)
 
 
-def begun_language_model(p: Params, pictures: tuple[int, ...]) -> tuple[Any, "ReconstructionTraining"]:
+def begun_language_model(p: "Params", pictures: tuple[int, ...]) -> tuple[Any, "ReconstructionTraining"]:
     """The tokenizer, and the language model as clouds have left it, with a new projector for pictures (V, T, D)."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -256,7 +258,7 @@ def begun_language_model(p: Params, pictures: tuple[int, ...]) -> tuple[Any, "Re
 
 
 def picture_batches(
-    p: Params, pretraining: Pretraining, data: "ShapeData", tokenizer: Any, pictures: "np.ndarray"
+    p: "Params", pretraining: Pretraining, data: "ShapeData", tokenizer: Any, pictures: "np.ndarray"
 ) -> "ReconstructionBatches":
     """What the language model learns from of a split."""
     from pipeline.cad.language.codec import Codec
@@ -267,7 +269,7 @@ def picture_batches(
     return ReconstructionBatches.of_rows(data.corpus, data.rows, tokenizer, limit, codec, recipe, p.seed, pictures)
 
 
-def learn_from_text(p: Params, pretraining: Pretraining, lessons: Lessons) -> None:
+def learn_from_text(p: "Params", pretraining: Pretraining, lessons: Lessons) -> None:
     """A language model of its own, from captions and programs, or from captions."""
     recipe, size = pretraining.text_model, pretraining.vocabulary_size
     described = {
@@ -290,6 +292,8 @@ def learn_from_text(p: Params, pretraining: Pretraining, lessons: Lessons) -> No
         mean_loss,
     )
     from pipeline.pretraining.loop import Pretrainer
+    from pipeline.shards.reader import CorpusReader
+    from pipeline.shards.seen import write_seen
 
     notation = None if lessons is Lessons.CAPTIONS else Grammar(p.codec.bits)
     with (
