@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import math
 import struct
 
 import numpy as np
@@ -20,10 +21,20 @@ from pipeline.cad.exchange.files import (
 from pipeline.cad.exchange.formats import StepSchema, check_pair
 from pipeline.cad.exchange.step import read_step
 from pipeline.cad.language.codec import TOLERANCE
-from pipeline.cad.language.program import CadProgram, Profile
+from pipeline.cad.language.program import (
+    CadProgram,
+    Extent,
+    ExtentKind,
+    Extrude,
+    Line,
+    Loop,
+    Plane,
+    Profile,
+    Sketch,
+)
 from pipeline.cad.omnicad import documents
 from pipeline.cad.parts import draft, synthesis
-from pipeline.cad.parts.describe import describe, sentence
+from pipeline.cad.parts.describe import describe, describe_extrude, describe_loop, sentence
 from pipeline.cad.parts.shapes import circle, extrude, rectangle, rounded, symmetric
 from pipeline.cad.solids import kernel
 from pipeline.cad.solids.mesh import Surface, closed, merge_vertices, volumetric_iou, watertight
@@ -74,6 +85,16 @@ def test_step_says_its_schema_and_unit_and_no_time(folder):
     convert(ConvertTask(FLANGE, folder / "part242.step", WriteOptions(schema=StepSchema.AP242)))
     assert "AP242_MANAGED_MODEL_BASED_3D_ENGINEERING" in (folder / "part242.step").read_text()
     assert "1970-01-01T00:00:00" in ap214
+
+
+def test_bodies_stand_side_by_side_in_step(tmp_path):
+    """Not as an assembly of assemblies, of whose bodies build123d would count none."""
+    posts = [extrude("top", circle(0.004), 0.01, draft.JOIN, at=(0.01 * i, 0.0, 0.0)) for i in range(5)]
+    convert(ConvertTask(CadProgram(tuple(posts)), tmp_path / "posts.step"))
+    assert (tmp_path / "posts.step").read_text().count("NEXT_ASSEMBLY_USAGE_OCCURRENCE(") == 5
+    shape = read_step(tmp_path / "posts.step")
+    assert kernel.num_solids(shape) == 5
+    assert kernel.volume(shape) == pytest.approx(5 * math.pi * 0.002**2 * 0.01, rel=1e-6)
 
 
 @pytest.mark.parametrize("suffix", ["tokens", "step", "stl", "obj", "glb", "png"])
@@ -131,11 +152,55 @@ def test_programs_are_described_in_millimetres():
         )
     )
     assert describe(program) == [
-        "1. new body: an 80 x 40 mm rectangle, rounded 5 mm with two holes (6 mm circle) on the XY plane, 10 mm",
+        (
+            "1. new body: an 80 x 40 mm rectangle, rounded 5 mm with two holes (6 mm circle at (30, 0, 0) and (-30, 0, 0)) "
+            "on the XY plane, 10 mm"
+        ),
         "2. cut: a 20 mm circle on the ZX plane, facing -y, 50 mm to either side",
         "3. join: a 10 x 10 mm square on the XY plane at z = 10, 3 mm against the normal",
     ]
     assert sentence(program) == "Generate a CAD model made of a block and a rounded block with two holes, with one cut."
+
+
+def test_positions_are_those_in_the_part():
+    """A sketch elsewhere, turned and face down: words say where its profiles and their holes are."""
+    faced = Plane((0.01, 0.02, 0.03), (0.0, 1.0, 0.0), (0.0, 0.0, -1.0))  # x is the part's y, y its x
+    ring = Profile(circle(0.008, 0.004, 0.001), (circle(0.002, 0.004, 0.001),))
+    plate = Profile(rectangle(0.02, 0.01), tuple(circle(0.001, x) for x in (-0.006, -0.003, 0.0, 0.003, 0.006)))
+    tilted = Plane((0.0, 0.0, 0.005), (0.6, 0.0, 0.8), (-0.8, 0.0, 0.6))
+    extent = Extent(ExtentKind.ONE_SIDED, 0.002)
+    words = [
+        describe_extrude(Extrude((Sketch(plane, (profile,)),), draft.CUT, extent))
+        for plane, profile in ((faced, ring), (faced, plate), (tilted, Profile(circle(0.001, 0.01))))
+    ]
+    assert words == [
+        "cut: an 8 mm circle at (11, 24, 30) with one hole (2 mm circle) on the XY plane at z = 30, facing down, 2 mm",
+        (
+            "cut: a 20 x 10 mm rectangle at (10, 20, 30) with "
+            "five holes (1 mm circle at (10, 14, 30), (10, 17, 30), (10, 20, 30), (10, 23, 30) and 1 more) "
+            "on the XY plane at z = 30, facing down, 2 mm"
+        ),
+        "cut: a 1 mm circle at (6, 0, 13) on an oblique plane with normal (-0.800, 0.000, 0.600), 2 mm",
+    ]
+
+
+@pytest.mark.parametrize("off", [0.0, 1e-9, 1e-7, 1e-6])
+@pytest.mark.parametrize(("sides", "name"), [(3, "triangle"), (5, "pentagon"), (6, "hexagon"), (8, "octagon")])
+def test_a_corner_on_an_edge_is_none(sides, name, off):
+    """Wherever the loop begins, and up to a micrometre beside the edge of 20 mm."""
+    points = [(0.02 * math.cos(turn), 0.02 * math.sin(turn)) for turn in np.arange(sides) * math.tau / sides + 0.1]
+    for before in range(sides):
+        (ax, ay), (bx, by) = points[before], points[(before + 1) % sides]
+        with_it = [*points[: before + 1], (0.6 * ax + 0.4 * bx + off, 0.6 * ay + 0.4 * by), *points[before + 1 :]]
+        for first in (0, before, before + 1):
+            turned = with_it[first:] + with_it[:first]
+            lines = tuple(Line(at, turned[(i + 1) % len(turned)]) for i, at in enumerate(turned))
+            assert describe_loop(Loop(lines)).endswith(f" mm {name}")
+
+
+def test_many_sides_are_counted():
+    points = [(math.cos(i * math.tau / 1000), math.sin(i * math.tau / 1000)) for i in range(1000)]
+    assert "1000-cornered" in describe_loop(Loop(tuple(Line(points[i - 1], at) for i, at in enumerate(points))))
 
 
 @pytest.mark.parametrize("family", sorted(synthesis.FAMILIES))

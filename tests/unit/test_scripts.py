@@ -3,6 +3,7 @@
 import re
 
 import pytest
+from OCP.BRepAlgoAPI import BRepAlgoAPI_Common
 
 from pipeline.cad.exchange.files import ConvertTask, WriteOptions, convert, read_program
 from pipeline.cad.exchange.formats import Library
@@ -62,6 +63,21 @@ def test_real_models_too(real_models):
         truth = volume(program)
         for library in Library:
             assert volume(read_script(script(program, library))) == pytest.approx(truth, rel=1e-6)
+
+
+@LIBRARIES
+def test_numbers_are_positions_in_the_part(library):
+    """Wherever a sketch has its origin, and however it is turned: a hole on the side of a block."""
+    block = extrude("top", rectangle(0.04, 0.02), 0.03)
+    side = Plane((0.02, -0.003, 0.01), (0.0, -1.0, 0.0), (1.0, 0.0, 0.0))  # x is the part's -y, y its -z
+    hole = Extrude((Sketch(side, (Profile(circle(0.004, 0.002, 0.001)),)),), CUT, Extent(ExtentKind.ONE_SIDED, -0.005))
+    program = CadProgram((block, hole))
+    text = script(program, library)
+    assert "circle at (20, -5, 9) on the YZ plane at x = 20" in text
+    assert {Library.CADQUERY: ".moveTo(-5, 9).circle(2)", Library.BUILD123D: "Pos(-5, 9) * Circle(2)"}[library] in text
+    made, truth = kernel.build(read_script(text)), kernel.build(program)
+    assert kernel.volume(made) == pytest.approx(kernel.volume(truth), rel=1e-9)
+    assert kernel.volume(BRepAlgoAPI_Common(made, truth).Shape()) == pytest.approx(kernel.volume(truth), rel=1e-9)
 
 
 @LIBRARIES
