@@ -1,7 +1,8 @@
 """Python scripts of a CAD library, read without being run: their syntax tree, evaluated by a handful of rules.
 
-Assignments, numbers and their arithmetic, tuples, lists, and calls of what a dialect (``cadquery``, ``build123d``)
-knows are read. Whatever else Python can say is refused by its line.
+Assignments, numbers and their arithmetic, ``math``, tuples, lists, also of a ``for`` in brackets, and calls of what a
+dialect (``chains``, ``build123d``) knows are read. What shows or writes a part is passed over. Whatever else Python can
+say is refused by its line.
 """
 
 import ast
@@ -10,7 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.cad.exchange.script_values import MAX_MM, Body, ScriptError, number, shown
+from pipeline.cad.exchange.libraries.bodies import Body
+from pipeline.cad.exchange.libraries.values import MAX_LOOPS, MAX_MM, ScriptError, number, shown, whole
 from pipeline.cad.language.program import CadProgram
 from pipeline.runtime.errors import RejectError
 
@@ -21,7 +23,14 @@ ARITHMETIC: dict[type, Callable[[float, float], float]] = {
     ast.Sub: lambda a, b: a - b,
     ast.Mult: lambda a, b: a * b,
     ast.Div: lambda a, b: a / b,
+    ast.FloorDiv: lambda a, b: a // b,
+    ast.Mod: lambda a, b: a % b,
+    ast.Pow: math.pow,
 }
+MATH = ("sin", "cos", "tan", "asin", "acos", "atan", "atan2", "sqrt", "radians", "degrees", "hypot")
+SHOWS = ("show_object", "show", "debug")  # of CadQuery's editor and build123d's viewer
+PASSED_OVER = ("export", "export_step", "export_stl", "print")
+PART = "part"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,16 +42,18 @@ class Dialect:
         names: functions and constants, by the names under which a script has them (``cq.Plane``).
         methods: of each kind of value, those that a script may call.
         operators: of two values, by the operator's class; None where they do not go together.
+        body: what has been extruded, of a value that holds it; else None.
     """
 
     library: str
     names: Mapping[str, Any]
     methods: Mapping[type, Mapping[str, Callable[..., Any]]]
     operators: Callable[[type, Any, Any], Any]
+    body: Callable[[Any], Body | None]
 
 
 def read(data: bytes | str, dialects: tuple[Dialect, ...]) -> CadProgram:
-    """The program that a script describes, in metres: of ``part``, or of what it makes last.
+    """The program that a script describes, in metres: of ``part``, of what it shows, or of what it makes last.
 
     Raises:
         RejectError: ``malformed_script``, with the line.
@@ -51,25 +62,67 @@ def read(data: bytes | str, dialects: tuple[Dialect, ...]) -> CadProgram:
         raise RejectError("malformed_script", f"larger than {MAX_BYTES >> 20} MiB")
     try:
         tree = ast.parse(data)
-        imported = {alias.name for node in tree.body if isinstance(node, ast.Import) for alias in node.names}
-        imported |= {node.module or "" for node in tree.body if isinstance(node, ast.ImportFrom)}
+        imported = _imports(tree)
         dialect = next((each for each in dialects if each.library in imported), None)
         if dialect is None:
             raise RejectError("malformed_script", f"imports neither {' nor '.join(d.library for d in dialects)}")
-        values = _run(tree, dialect)
+        values = _run(tree, dialect, _known(dialect, imported))
     except SyntaxError as error:
         raise RejectError("malformed_script", f"line {error.lineno}: {error.msg}") from error
     except (RecursionError, MemoryError, ValueError) as error:
         raise RejectError("malformed_script", f"{type(error).__name__}: {error}"[:200]) from error
-    bodies = [value for value in values.values() if isinstance(value, Body)]
-    found = values.get("part", bodies[-1] if bodies else None)
-    if not isinstance(found, Body):
+    bodies = [body for value in values.values() if (body := dialect.body(value)) is not None]
+    found = dialect.body(values[PART]) if PART in values else bodies[-1] if bodies else None
+    if found is None:
         raise RejectError("no_geometry", "no extrusion")
     return CadProgram(found.extrudes).scaled(1e-3)
 
 
-def _run(tree: ast.Module, dialect: Dialect) -> dict[str, Any]:
-    values: dict[str, Any] = dict(dialect.names)
+def _imports(tree: ast.Module) -> dict[str, list[str]]:
+    """Each module that is imported, with what stands before its names: nothing where these are imported."""
+    found: dict[str, list[str]] = {}
+    for node in tree.body:
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                found.setdefault(alias.name, []).append(f"{alias.asname or alias.name}.")
+        elif isinstance(node, ast.ImportFrom):
+            found.setdefault(node.module or "", []).append("")
+    return found
+
+
+def _known(dialect: Dialect, imported: Mapping[str, list[str]]) -> dict[str, Any]:
+    """Names with what they stand for at a script's beginning."""
+    numbers: dict[str, Any] = {name: _of_numbers(getattr(math, name)) for name in MATH}
+    modules = {dialect.library: dialect.names, "math": {"pi": math.pi, **numbers}}
+    names = {
+        f"{before}{name}": value
+        for module, known in modules.items()
+        for before in imported.get(module, ())
+        for name, value in known.items()
+    }
+    return {**names, "range": _range}
+
+
+def _of_numbers(function: Callable[..., float]) -> Callable[..., float]:
+    def checked(*values: Any) -> float:
+        try:
+            return function(*map(number, values))
+        except ValueError as error:
+            raise ScriptError(str(error)) from error
+
+    return checked
+
+
+def _range(*values: Any) -> list[float]:
+    bounds = [whole(value, -MAX_LOOPS, MAX_LOOPS) for value in values]
+    try:
+        return [float(each) for each in range(*bounds)]
+    except ValueError as error:
+        raise ScriptError(str(error)) from error
+
+
+def _run(tree: ast.Module, dialect: Dialect, values: dict[str, Any]) -> dict[str, Any]:
+    """The names after all statements."""
     for node in tree.body:
         try:
             match node:
@@ -77,12 +130,16 @@ def _run(tree: ast.Module, dialect: Dialect) -> dict[str, Any]:
                     pass
                 case ast.Assign(targets=[ast.Name(id=name)], value=value):
                     values[name] = _value(value, values, dialect)
+                case ast.Expr(value=ast.Call(func=func, args=[first, *_])) if _last(func) in SHOWS:
+                    values.setdefault(PART, _value(first, values, dialect))
+                case ast.Expr(value=ast.Call(func=func)) if _last(func) in PASSED_OVER:
+                    pass
                 case ast.AugAssign(target=ast.Name(id=name), op=op, value=value):
                     values[name] = _binary(type(op), _name(name, values), _value(value, values, dialect), dialect)
                 case _:
                     raise ScriptError(f"`{ast.unparse(node)[:40]}` is more than is read of a script")
         except ScriptError as error:
-            raise RejectError("malformed_script", f"line {node.lineno}: {error}") from error
+            raise RejectError("malformed_script", f"line {error.line or node.lineno}: {error}") from error
     return values
 
 
@@ -111,8 +168,10 @@ def _value(node: ast.expr, values: Mapping[str, Any], dialect: Dialect) -> Any:
             return [of(part) for part in parts]
         case ast.Name(id=name):
             return _name(name, values)
-        case ast.Attribute(value=ast.Name(id=module), attr=attribute) if f"{module}.{attribute}" in values:
-            return values[f"{module}.{attribute}"]
+        case ast.Attribute() if _dotted(node) in values:
+            return values[_dotted(node)]
+        case ast.ListComp(elt=element, generators=[ast.comprehension(target=target, iter=over, ifs=[], is_async=0)]):
+            return [_value(element, {**values, **_bound(target, each)}, dialect) for each in _some(of(over))]
         case ast.Call():
             return _called(node, values, dialect)
     raise ScriptError(f"`{ast.unparse(node)[:40]}` is more than is read of a script")
@@ -150,16 +209,42 @@ def _called(node: ast.Call, values: Mapping[str, Any], dialect: Dialect) -> Any:
 
 
 def _dotted(node: ast.expr) -> str:
-    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-        return f"{node.value.id}.{node.attr}"
-    return node.id if isinstance(node, ast.Name) else "a call"
+    """``cq.Plane``; of anything but names with dots between ``a call``."""
+    names: list[str] = []
+    while isinstance(node, ast.Attribute):
+        names.append(node.attr)
+        node = node.value
+    return ".".join([node.id, *reversed(names)]) if isinstance(node, ast.Name) else "a call"
+
+
+def _last(node: ast.expr) -> str:
+    return _dotted(node).rpartition(".")[2]
+
+
+def _some(values: Any) -> list[Any]:
+    """What a ``for`` in brackets goes through."""
+    if not isinstance(values, list | tuple) or len(values) > MAX_LOOPS:
+        raise ScriptError(f"`for` in brackets goes through {MAX_LOOPS} values of a list or a range at most")
+    return list(values)
+
+
+def _bound(target: ast.expr, value: Any) -> dict[str, Any]:
+    """The names that a ``for`` gives to a value."""
+    match target:
+        case ast.Name(id=name):
+            return {name: value}
+        case ast.Tuple(elts=parts) if isinstance(value, tuple) and len(value) == len(parts):
+            return {
+                name: each for part, one in zip(parts, value, strict=True) for name, each in _bound(part, one).items()
+            }
+    raise ScriptError(f"`{ast.unparse(target)[:40]}` is no name for {shown(value)}")
 
 
 def _apply(
     name: str, function: Any, first: list[Any], call: ast.Call, values: Mapping[str, Any], dialect: Dialect
 ) -> Any:
     if not callable(function):
-        raise ScriptError(f"`{name[:40]}` is not known")
+        raise ScriptError(f"`{name[:40]}` is not known", call.func.end_lineno)
     if any(word.arg is None for word in call.keywords):
         raise ScriptError("`**` is more than is read of a script")
     args = [_value(arg, values, dialect) for arg in call.args]
@@ -167,4 +252,6 @@ def _apply(
     try:
         return function(*first, *args, **named)
     except TypeError as error:
-        raise ScriptError(f"`{name[:40]}`: {str(error).rpartition('() ')[2]}") from error
+        raise ScriptError(f"`{name[:40]}`: {str(error).rpartition('() ')[2]}", call.func.end_lineno) from error
+    except ScriptError as error:
+        raise ScriptError(str(error), error.line or call.func.end_lineno) from error

@@ -5,7 +5,7 @@ import textwrap
 from collections.abc import Iterator
 from dataclasses import replace
 
-from pipeline.cad.exchange.script_values import NAMED_PLANES
+from pipeline.cad.exchange.libraries.values import NAMED_PLANES
 from pipeline.cad.language.program import (
     Arc,
     CadProgram,
