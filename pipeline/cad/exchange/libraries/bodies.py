@@ -29,6 +29,7 @@ from pipeline.runtime.errors import RejectError
 MAX_EXTRUDES = 1000
 ADDS = (Operation.NEW, Operation.JOIN)
 NEAR = 1e-6  # relative
+MOST_POINTS = 20_000
 GRID = 24  # points to a side, where a face is looked for
 
 
@@ -119,7 +120,7 @@ class Body:
             for each in _below(step.extent, sketch.plane, profile, (axis, sign), height, NEAR * size)
         ]
         untouched = all(step.operation in ADDS for step in self.extrudes)
-        if not points or not (untouched or inside(CadProgram(self.extrudes), np.array(points)).any()):
+        if not points or not (untouched or inside(CadProgram(self.extrudes), np.array(points[:MOST_POINTS])).any()):
             raise ScriptError(f"which face is furthest along {'-' if sign < 0 else ''}{'xyz'[axis]} is not read here")
         origin = tuple(height if each == axis else 0.0 for each in range(3))
         x_axis = cross((0.0, 0.0, 1.0), direction) if axis != 2 else (1.0, 0.0, 0.0)

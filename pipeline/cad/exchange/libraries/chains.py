@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from pipeline.cad.exchange.libraries.bodies import Body, extruded
+from pipeline.cad.exchange.libraries.finishing import chamfer, edges, fillet, offset
 from pipeline.cad.exchange.libraries.reader import Dialect
 from pipeline.cad.exchange.libraries.values import (
     NAMED_PLANES,
@@ -57,7 +58,7 @@ def _part(wp: Workplane, word: str) -> Body:
 
 def _with(wp: Workplane, solid: Body) -> Workplane:
     """The chain after a solid was made: it is all that the stack holds."""
-    return replace(wp, loops=(), spots=(), pen=None, shown=(), solid=solid, holds=True, face=None)
+    return replace(wp, loops=(), spots=(), pen=None, shown=(), solid=solid, holds=True, face=None, upright=None)
 
 
 # -- extrusions ---------------------------------------------------------------------------------------------------
@@ -283,6 +284,10 @@ SOLIDS: dict[str, Callable[..., Workplane]] = {
     "hole": _hole,
     "cboreHole": _cbore_hole,
     "faces": _faces,
+    "edges": edges,
+    "fillet": fillet,
+    "chamfer": chamfer,
+    "offset2D": offset,
     "add": _add,
     "combine": _solids,
     "solids": _solids,

@@ -1,13 +1,14 @@
 """Python scripts of a CAD library, read without being run: their syntax tree, evaluated by a handful of rules.
 
-Assignments, numbers and their arithmetic, ``math``, tuples, lists, also of a ``for`` in brackets, and calls of what a
+Assignments, numbers and their arithmetic, ``math``, tuples, lists, ``for`` loops through them, and calls of what a
 dialect (``chains``, ``build123d``) knows are read. What shows or writes a part is passed over. Whatever else Python can
 say is refused by its line.
 """
 
 import ast
 import math
-from collections.abc import Callable, Mapping
+from collections import ChainMap
+from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +32,7 @@ MATH = ("sin", "cos", "tan", "asin", "acos", "atan", "atan2", "sqrt", "radians",
 SHOWS = ("show_object", "show", "debug")  # of CadQuery's editor and build123d's viewer
 PASSED_OVER = ("export", "export_step", "export_stl", "print")
 PART = "part"
+MAX_TURNS = 10_000  # of all loops
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +68,8 @@ def read(data: bytes | str, dialects: tuple[Dialect, ...]) -> CadProgram:
         dialect = next((each for each in dialects if each.library in imported), None)
         if dialect is None:
             raise RejectError("malformed_script", f"imports neither {' nor '.join(d.library for d in dialects)}")
-        values = _run(tree, dialect, _known(dialect, imported))
+        values = _known(dialect, imported)
+        _run(tree.body, values, _Reading(dialect))
     except SyntaxError as error:
         raise RejectError("malformed_script", f"line {error.lineno}: {error.msg}") from error
     except (RecursionError, MemoryError, ValueError) as error:
@@ -121,26 +124,54 @@ def _range(*values: Any) -> list[float]:
         raise ScriptError(str(error)) from error
 
 
-def _run(tree: ast.Module, dialect: Dialect, values: dict[str, Any]) -> dict[str, Any]:
-    """The names after all statements."""
-    for node in tree.body:
+@dataclass(slots=True)
+class _Reading:
+    """While a script is read: what it may say, and how many turns its loops may still take."""
+
+    dialect: Dialect
+    turns: int = MAX_TURNS
+
+    def through(self, values: Any) -> list[Any]:
+        """What a ``for`` goes through."""
+        if not isinstance(values, list | tuple):
+            raise ScriptError(f"`for` goes through a list or a range, not {shown(values)}")
+        self.turns -= len(values)
+        if self.turns < 0:
+            raise ScriptError(f"`for` takes more than {MAX_TURNS:,} turns")
+        return list(values)
+
+
+def _run(statements: list[ast.stmt], values: dict[str, Any], reading: _Reading) -> None:
+    """Give names their values, statement by statement."""
+    for node in statements:
         try:
-            match node:
-                case ast.Import() | ast.ImportFrom() | ast.Expr(value=ast.Constant(value=str())):
-                    pass
-                case ast.Assign(targets=[ast.Name(id=name)], value=value):
-                    values[name] = _value(value, values, dialect)
-                case ast.Expr(value=ast.Call(func=func, args=[first, *_])) if _last(func) in SHOWS:
-                    values.setdefault(PART, _value(first, values, dialect))
-                case ast.Expr(value=ast.Call(func=func)) if _last(func) in PASSED_OVER:
-                    pass
-                case ast.AugAssign(target=ast.Name(id=name), op=op, value=value):
-                    values[name] = _binary(type(op), _name(name, values), _value(value, values, dialect), dialect)
-                case _:
-                    raise ScriptError(f"`{ast.unparse(node)[:40]}` is more than is read of a script")
+            _statement(node, values, reading)
         except ScriptError as error:
             raise RejectError("malformed_script", f"line {error.line or node.lineno}: {error}") from error
-    return values
+
+
+def _statement(node: ast.stmt, values: dict[str, Any], reading: _Reading) -> None:
+    match node:
+        case ast.Import() | ast.ImportFrom() | ast.Expr(value=ast.Constant(value=str())):
+            pass
+        case ast.Assign(targets=targets, value=value):
+            given = _value(value, values, reading)
+            for target in targets:
+                for name, one in _bound(target, given).items():
+                    values.pop(name, None)  # what is made last comes last
+                    values[name] = one
+        case ast.AugAssign(target=ast.Name(id=name), op=op, value=value):
+            values[name] = _binary(type(op), _name(name, values), _value(value, values, reading), reading)
+        case ast.For(target=target, iter=over, body=body, orelse=[]):
+            for each in reading.through(_value(over, values, reading)):
+                values.update(_bound(target, each))
+                _run(body, values, reading)
+        case ast.Expr(value=ast.Call(func=func, args=[first, *_])) if _last(func) in SHOWS:
+            values.setdefault(PART, _value(first, values, reading))
+        case ast.Expr(value=ast.Call(func=func)) if _last(func) in PASSED_OVER:
+            pass
+        case _:
+            raise ScriptError(f"`{ast.unparse(node)[:40]}` is more than is read of a script")
 
 
 def _name(name: str, values: Mapping[str, Any]) -> Any:
@@ -149,9 +180,9 @@ def _name(name: str, values: Mapping[str, Any]) -> Any:
     return values[name]
 
 
-def _value(node: ast.expr, values: Mapping[str, Any], dialect: Dialect) -> Any:
+def _value(node: ast.expr, values: MutableMapping[str, Any], reading: _Reading) -> Any:
     def of(each: ast.expr) -> Any:
-        return _value(each, values, dialect)
+        return _value(each, values, reading)
 
     match node:
         case ast.Constant(value=bool() | str() as value):
@@ -161,7 +192,7 @@ def _value(node: ast.expr, values: Mapping[str, Any], dialect: Dialect) -> Any:
         case ast.UnaryOp(op=ast.USub(), operand=operand):
             return -number(of(operand))
         case ast.BinOp(left=left, op=op, right=right):
-            return _binary(type(op), of(left), of(right), dialect)
+            return _binary(type(op), of(left), of(right), reading)
         case ast.Tuple(elts=parts):
             return tuple(of(part) for part in parts)
         case ast.List(elts=parts):
@@ -171,25 +202,26 @@ def _value(node: ast.expr, values: Mapping[str, Any], dialect: Dialect) -> Any:
         case ast.Attribute() if _dotted(node) in values:
             return values[_dotted(node)]
         case ast.ListComp(elt=element, generators=[ast.comprehension(target=target, iter=over, ifs=[], is_async=0)]):
-            return [_value(element, {**values, **_bound(target, each)}, dialect) for each in _some(of(over))]
+            turns = reading.through(of(over))
+            return [_value(element, ChainMap(_bound(target, each), values), reading) for each in turns]
         case ast.Call():
-            return _called(node, values, dialect)
+            return _called(node, values, reading)
     raise ScriptError(f"`{ast.unparse(node)[:40]}` is more than is read of a script")
 
 
-def _binary(operator: type, left: Any, right: Any, dialect: Dialect) -> Any:
+def _binary(operator: type, left: Any, right: Any, reading: _Reading) -> Any:
     if isinstance(left, float) and isinstance(right, float) and operator in ARITHMETIC:
         try:
             return ARITHMETIC[operator](left, right)
-        except (ZeroDivisionError, OverflowError) as error:
+        except (ZeroDivisionError, OverflowError, ValueError) as error:
             raise ScriptError(str(error)) from error
-    made = dialect.operators(operator, left, right)
+    made = reading.dialect.operators(operator, left, right)
     if made is None:
         raise ScriptError(f"{operator.__name__} of {shown(left)} and {shown(right)} is not read")
     return made
 
 
-def _called(node: ast.Call, values: Mapping[str, Any], dialect: Dialect) -> Any:
+def _called(node: ast.Call, values: MutableMapping[str, Any], reading: _Reading) -> Any:
     """A call, or a chain of them: however long, it nests no deeper."""
     chain: list[ast.Call] = []
     base: ast.expr = node
@@ -198,13 +230,13 @@ def _called(node: ast.Call, values: Mapping[str, Any], dialect: Dialect) -> Any:
         base = base.func.value
     if isinstance(base, ast.Call):
         name = _dotted(base.func)
-        value = _apply(name, values.get(name), [], base, values, dialect)
+        value = _apply(name, values.get(name), [], base, values, reading)
     else:
-        value = _value(base, values, dialect)
+        value = _value(base, values, reading)
     for call in reversed(chain):
         assert isinstance(call.func, ast.Attribute)
-        method = dialect.methods.get(type(value), {}).get(call.func.attr)
-        value = _apply(call.func.attr, method, [value], call, values, dialect)
+        method = reading.dialect.methods.get(type(value), {}).get(call.func.attr)
+        value = _apply(call.func.attr, method, [value], call, values, reading)
     return value
 
 
@@ -221,13 +253,6 @@ def _last(node: ast.expr) -> str:
     return _dotted(node).rpartition(".")[2]
 
 
-def _some(values: Any) -> list[Any]:
-    """What a ``for`` in brackets goes through."""
-    if not isinstance(values, list | tuple) or len(values) > MAX_LOOPS:
-        raise ScriptError(f"`for` in brackets goes through {MAX_LOOPS} values of a list or a range at most")
-    return list(values)
-
-
 def _bound(target: ast.expr, value: Any) -> dict[str, Any]:
     """The names that a ``for`` gives to a value."""
     match target:
@@ -241,14 +266,14 @@ def _bound(target: ast.expr, value: Any) -> dict[str, Any]:
 
 
 def _apply(
-    name: str, function: Any, first: list[Any], call: ast.Call, values: Mapping[str, Any], dialect: Dialect
+    name: str, function: Any, first: list[Any], call: ast.Call, values: MutableMapping[str, Any], reading: _Reading
 ) -> Any:
     if not callable(function):
         raise ScriptError(f"`{name[:40]}` is not known", call.func.end_lineno)
     if any(word.arg is None for word in call.keywords):
         raise ScriptError("`**` is more than is read of a script")
-    args = [_value(arg, values, dialect) for arg in call.args]
-    named = {word.arg: _value(word.value, values, dialect) for word in call.keywords if word.arg}
+    args = [_value(arg, values, reading) for arg in call.args]
+    named = {word.arg: _value(word.value, values, reading) for word in call.keywords if word.arg}
     try:
         return function(*first, *args, **named)
     except TypeError as error:

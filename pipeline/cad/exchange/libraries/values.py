@@ -123,7 +123,7 @@ def closed_loop(edges: tuple[Edge, ...]) -> Loop:
 
 
 def profiles(loops: tuple[Loop, ...]) -> tuple[Profile, ...]:
-    """The regions that loops bound: each that is in an even number of others, less those right within it."""
+    """The regions that loops bound: each that is in no other, less those within it."""
     if len(loops) < 2:
         return tuple(map(Profile, loops))
     if len(loops) > MAX_LOOPS:
@@ -136,13 +136,10 @@ def profiles(loops: tuple[Loop, ...]) -> tuple[Profile, ...]:
     depth = within.sum(axis=0)
     if (depth == 0).sum() > 1 and cross_or_touch(loops):  # holes of one outline may touch it
         raise ScriptError("loops that cross or touch in one sketch: give each an extrusion of its own")
-    found = {
-        order[i]: Profile(loop, tuple(loops[k] for k in sorted(order[k] for k in np.flatnonzero(holes))))
-        for i, loop in enumerate(ordered)
-        if depth[i] % 2 == 0
-        for holes in [within[i] & (depth == depth[i] + 1)]
-    }
-    return tuple(found[i] for i in sorted(found))
+    if depth.max() > 1:  # CadQuery would take it off twice
+        raise ScriptError("a loop within a hole of the same sketch: give it an extrusion of its own")
+    holes = {order[i]: sorted(order[k] for k in np.flatnonzero(within[i])) for i in np.flatnonzero(depth == 0)}
+    return tuple(Profile(loops[i], tuple(loops[k] for k in holes[i])) for i in sorted(holes))
 
 
 def _within(loops: tuple[Loop, ...]) -> np.ndarray:

@@ -38,6 +38,7 @@ class Spot:
 
 
 HERE = (Spot(),)
+MAX_CURVES = 20_000  # at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,7 @@ class Workplane:
         holds: whether it is on the stack.
         face: of it, that was chosen.
         raised: the plane above the one that it was begun with, to whose both sides an extrusion may then reach.
+        upright: the axis along which edges of it were chosen.
     """
 
     plane: Plane
@@ -66,21 +68,24 @@ class Workplane:
     holds: bool = False
     face: Plane | None = None
     raised: float = 0.0
+    upright: int | None = None
 
     def at(self, *spots: Spot) -> "Workplane":
         """With places on the stack."""
         if not spots:
             raise ScriptError("no points")
-        return replace(self, spots=spots, pen=spots[-1].at, shown=(), holds=False, face=None)
+        return replace(self, spots=spots, pen=spots[-1].at, shown=(), holds=False, face=None, upright=None)
 
     def drawn(self, *edges: Edge) -> "Workplane":
         """With edges more, and the pen at their end."""
-        return replace(self, edges=self.edges + edges, spots=(), pen=edges[-1].end, shown=(), holds=False, face=None)
+        return replace(
+            self, edges=self.edges + edges, spots=(), pen=edges[-1].end, shown=(), holds=False, face=None, upright=None
+        )
 
     def wired(self, loops: tuple[Loop, ...], middles: tuple[Spot, ...], counts: bool = True) -> "Workplane":
         """With loops more, unless they do not count; they are on the stack."""
         made = self.loops + loops if counts else self.loops
-        return replace(self, loops=made, spots=middles, pen=None, shown=loops, holds=False, face=None)
+        return replace(self, loops=made, spots=middles, pen=None, shown=loops, holds=False, face=None, upright=None)
 
     def begin(self, word: str) -> Point2:
         """Where a line begins."""
@@ -91,6 +96,8 @@ class Workplane:
     def each(self, word: str, loop: Loop, middle: Point2 = (0.0, 0.0), construction: Any = False) -> "Workplane":
         """A loop that is drawn around the origin, at each place on the stack."""
         spots = self.places(word)
+        if len(spots) * len(loop.curves) > MAX_CURVES:
+            raise ScriptError(f"`{word}` of more than {MAX_CURVES:,} curves")
         made = tuple(map_loop(loop, spot.moved) for spot in spots)
         return self.wired(made, tuple(Spot(spot.moved(middle)) for spot in spots), not switch(construction))
 
