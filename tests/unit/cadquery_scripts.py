@@ -1,4 +1,4 @@
-"""Scripts as people write them for CadQuery; ``test_scripts`` reads them, and runs them in CadQuery where that is."""
+"""Scripts as people write them for CadQuery, and what it makes of them; ``test_cadquery`` reads them."""
 
 SCRIPTS = {
     "plate with a bore and bolts": """
@@ -128,4 +128,21 @@ rim = cq.Workplane("XY", origin=(0, 0, 7)).polyline([(-20, -10), (20, -10), (10,
 sharp = cq.Workplane("XY", origin=(0, 0, 9)).polygon(3, 8).offset2D(1, kind="intersection").extrude(1)
 part = frame.union(lid).union(rim).union(sharp).union(key)
 """,
+}
+# What CadQuery 2.8.0 makes of them: volume, and centre of mass.
+MEASURED = {
+    "plate with a bore and bolts": (43893.657, (0, 0, -0.008074)),
+    "points, arrays and slots": (24204.6528, (-0.01979, -0.01979, 2.501043)),
+    "a bracket of two boxes": (31689.9117, (0, 6.813637, 12.062642)),
+    "lines": (2455.29201, (10.234595, 6.806676, 0.921254)),
+    "arcs": (3959.71504, (3, 11.446734, 0.284043)),
+    "mirrored halves": (2318.37713, (0, 5.446452, 2.963043)),
+    "moved, turned and mirrored": (7596.01239, (-1, 8.663022, 1.629884)),
+    "several profiles": (11468.8145, (1.246011, 0, 4)),
+    "a turned plane": (31166.1515, (-0.069809, 0.041354, -0.180508)),
+    "boxes and cylinders at points": (8442.6193, (-8.528159, 0, 1.411213)),
+    "raised on its middle": (2323.06512, (0, 0, 3.841339)),
+    "a part with a hole joined to one with a hole": (7781.57661, (20.253794, 0, 0.058901)),
+    "a step whose top was cut off elsewhere": (10913.2158, (22.49514, 10.000046, 8.027581)),
+    "rounded, cut off and offset": (15144.9831, (0.139972, -5.219265, 5.416576)),
 }
