@@ -8,6 +8,7 @@ from typing import Any
 
 from pipeline.cad.exchange.libraries.bodies import Body, extruded
 from pipeline.cad.exchange.libraries.finishing import chamfer, edges, fillet, offset
+from pipeline.cad.exchange.libraries.pen import LINES
 from pipeline.cad.exchange.libraries.reader import Dialect
 from pipeline.cad.exchange.libraries.values import (
     NAMED_PLANES,
@@ -307,7 +308,7 @@ DIALECT = Dialect(
         "Workplane": _begun,
         "Vector": lambda *parts: vector(parts[0] if len(parts) == 1 else parts, 3),
     },
-    {Workplane: {**DRAWING, **{name: _tidied(word) for name, word in SOLIDS.items()}}},
+    {Workplane: {**DRAWING, **LINES, **{name: _tidied(word) for name, word in SOLIDS.items()}}},
     _operated,
     _body,
 )
