@@ -137,7 +137,7 @@ def test_a_number_changed_by_hand(library):
         (Library.CADQUERY, "x = cq.Workplane('XY').circle(1).extrude(0)", "an extrusion by 0"),
         (Library.CADQUERY, "x = cq.Workplane('XY').extrude(1)", "nothing is drawn"),
         (Library.CADQUERY, "x = cq.Workplane('XY').lineTo(1, 0).extrude(1)", "`extrude` before `close`"),
-        (Library.CADQUERY, "x = cq.Workplane('XY').lineTo(1, 0).fillet(1)", "`fillet` is not known"),
+        (Library.CADQUERY, "x = cq.Workplane('XY').lineTo(1, 0).spline(1)", "`spline` is not known"),
         (Library.CADQUERY, "x = cq.Plane((0, 0, 0), (0, 0, 1), (0, 0, 2))", "a plane's axes are parallel"),
         (Library.CADQUERY, "x = cq.Workplane('XY').circle(5).moveTo(5, 0).circle(4).extrude(1)", "cross or touch"),
         (Library.BUILD123D, "x = extrude(Plane.XY * (Circle(5) - Pos(20, 0) * Circle(1)), amount=1)", "beside another"),

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from pipeline.cad.exchange.libraries.values import NAMED_PLANES
+from pipeline.cad.language.planar import cross_or_touch
 from pipeline.cad.language.program import (
     Arc,
     CadProgram,
@@ -33,7 +34,8 @@ PARALLEL = 1e-9  # what is parallel to an axis, has no more of another
 def in_part_coordinates(program: CadProgram) -> CadProgram:
     """The program with sketches that are parallel to the axes drawn in the part's own coordinates, the same solid.
 
-    So numbers of a sketch are where things are in the part. What is oblique keeps coordinates of its own.
+    So numbers of a sketch are where things are in the part. What is oblique keeps coordinates of its own, and so do
+    profiles that touch: cutting with one after the other, build123d's kernel is at the mercy of their last digits.
     """
     return CadProgram(
         tuple(replace(step, sketches=tuple(map(_in_part_coordinates, step.sketches))) for step in program.extrudes)
@@ -42,7 +44,7 @@ def in_part_coordinates(program: CadProgram) -> CadProgram:
 
 def _in_part_coordinates(sketch: Sketch) -> Sketch:
     across, along = axis_of(sketch.plane.normal, PARALLEL), axis_of(sketch.plane.x_axis, PARALLEL)
-    if across is None or along is None:
+    if across is None or along is None or cross_or_touch([profile.outer for profile in sketch.profiles]):
         return sketch
     named = next(each for each in NAMED_PLANES.values() if axis_of(each[1]) == across)
     origin = [0.0, 0.0, 0.0]
