@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from pipeline.cad.exchange.formats import Unit
 from pipeline.cad.exchange.scans import read_scan, silent
 from pipeline.cad.language.program import Frame
 from pipeline.cad.solids.rendering import on_white, read_image
@@ -92,6 +93,7 @@ def read_inputs(
     images: Sequence[str | Path | Image.Image],
     num_points: int | None,
     say: Callable[[str], None] = silent,
+    unit: Unit = Unit.M,
 ) -> UserInputs:
     """Read a caption's companions; costs no model.
 
@@ -100,6 +102,7 @@ def read_inputs(
         images: pictures or their files.
         num_points: of the checkpoint's clouds, where there are points.
         say: gets what is done to the points, as ``read_scan`` says it.
+        unit: of the points, but for STEP's.
 
     Raises:
         UserError, RejectError: a file cannot be read, or is not what it should be.
@@ -108,9 +111,9 @@ def read_inputs(
     if points is None:
         return UserInputs(caption, None, None, pictures)
     assert num_points is not None, "known to a checkpoint that takes points"
-    scan = read_scan(points, num_points, say)
+    scan = read_scan(points, num_points, say, unit)
     if (length := 2 * scan.frame.scale) > LARGE:
-        say(f"note: {length:,.0f} m long: numbers are metres; a scan in millimetres comes out 1,000 times as large")
+        say(f"note: {length:,.0f} m long: its numbers are taken as {unit}; --unit mm, cm, m or in says what they are")
     return UserInputs(caption, scan.points, scan.frame, pictures)
 
 

@@ -21,6 +21,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pipeline import report
+from pipeline.cad.exchange.formats import Unit
 from pipeline.runtime.errors import RejectError, UserError
 from pipeline.serving import words
 from pipeline.serving.examples import Examples, HeldOut, read_examples
@@ -295,7 +296,7 @@ def _add_kernel_routes(app: FastAPI, service: Service) -> None:
     async def upload(
         request: Request,
         name: Annotated[str, Query(max_length=200, description="Of the file, with its suffix.")],
-        unit: Annotated[words.Unit, Query(description="Of the numbers in a cloud or a mesh.")] = "m",
+        unit: Annotated[Unit, Query(description="Of the numbers in a cloud or a mesh.")] = Unit.M,
     ) -> Any:
         """Send a scan, a mesh, a solid, a picture or a program, which other requests then name by its id."""
         data = await request.body()

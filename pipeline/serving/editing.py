@@ -11,9 +11,11 @@ from pipeline.cad.language.program import (
     Extrude,
     Loop,
     Operation,
+    Plane,
     Point2,
     Profile,
     Sketch,
+    axis_of,
     dot,
     map_loop,
 )
@@ -60,7 +62,7 @@ def groups(extrude: Extrude, step: int) -> list[Group]:
             for i, loop in enumerate(profile.loops):
                 where = f"{step}.loop.{s}.{p}.{i}"
                 kind = f"hole: {describe_loop(loop)}" if i else describe_loop(loop)
-                found.append(Group(kind, tuple(_loop(loop, where))))
+                found.append(Group(kind, tuple(_loop(loop, where, sketch.plane))))
     return found
 
 
@@ -75,7 +77,7 @@ def _extent(extrude: Extrude, step: int) -> Iterator[Parameter]:
             yield Parameter(f"{step}.extent.two", "the other way", extrude.extent.two)
 
 
-def _loop(loop: Loop, where: str) -> Iterator[Parameter]:
+def _loop(loop: Loop, where: str, plane: Plane) -> Iterator[Parameter]:
     first = loop.curves[0]
     (left, low), (right, high) = _box(loop)
     if isinstance(first, Circle):
@@ -83,8 +85,18 @@ def _loop(loop: Loop, where: str) -> Iterator[Parameter]:
     else:
         yield Parameter(f"{where}.width", "width", right - left)
         yield Parameter(f"{where}.height", "height", high - low)
-    yield Parameter(f"{where}.x", "centre x", (left + right) / 2)
-    yield Parameter(f"{where}.y", "centre y", (low + high) / 2)
+    for name, middle in (("x", (left + right) / 2), ("y", (low + high) / 2)):
+        axis, sign, origin = _in_part(plane, name)
+        yield Parameter(f"{where}.{name}", f"centre {axis}", origin + sign * middle)
+
+
+def _in_part(plane: Plane, name: str) -> tuple[str, int, float]:
+    """A sketch's x or y in the part's coordinates: the axis, its sign, and where the sketch's origin lies along it."""
+    along = axis_of(plane.x_axis if name == "x" else plane.y_axis)
+    if along is None or axis_of(plane.normal) is None:
+        return f"{name} in the sketch", 1, 0.0
+    axis, sign = along
+    return "xyz"[axis], sign, plane.origin[axis]
 
 
 def _box(loop: Loop) -> tuple[Point2, Point2]:
@@ -181,7 +193,9 @@ def _with_loop(sketch: Sketch, profile: str, loop: str, name: str, value: float)
     (left, low), (right, high) = _box(loops[i])
     centre = ((left + right) / 2, (low + high) / 2)
     if name in ("x", "y"):
-        by = (value - centre[0], 0.0) if name == "x" else (0.0, value - centre[1])
+        _, sign, origin = _in_part(sketch.plane, name)
+        there = sign * (value - origin)
+        by = (there - centre[0], 0.0) if name == "x" else (0.0, there - centre[1])
         moved = range(len(loops)) if i == 0 else [i]
         for j in moved:
             loops[j] = map_loop(loops[j], lambda at: (at[0] + by[0], at[1] + by[1]))

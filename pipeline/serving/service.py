@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline.cad.exchange.files import ConvertTask, WriteOptions
-from pipeline.cad.exchange.formats import MESHES
+from pipeline.cad.exchange.formats import MESHES, Unit
 from pipeline.cad.language.codec import Codec
 from pipeline.cad.language.program import CadProgram, Frame
 from pipeline.cad.language.tokens import TOKEN
@@ -195,8 +195,8 @@ class Service:
             if not isinstance(content, CadProgram):
                 raise UserError("only programs are converted; this upload is none")
             source = content
-        if request.unit == "mm" and f".{request.format}" in MESHES:
-            source = source.scaled(MM)
+        if f".{request.format}" in MESHES:
+            source = source.scaled(1 / request.unit.metres)
         with tempfile.TemporaryDirectory() as folder:
             target = Path(folder) / f"{request.name}.{request.format}"
             options = WriteOptions(self.codec.bits, self.codec.tolerance, request.library)
@@ -204,7 +204,7 @@ class Service:
             return target.name, target.read_bytes()
 
     def upload(
-        self, name: str, data: bytes, unit: words.Unit = "m", is_gone: Callable[[], bool] = never
+        self, name: str, data: bytes, unit: Unit = Unit.M, is_gone: Callable[[], bool] = never
     ) -> words.UploadView:
         """Read a user's file, and show what is in it.
 

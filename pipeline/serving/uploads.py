@@ -12,9 +12,9 @@ from typing import Literal
 
 from PIL import Image
 
-from pipeline.cad.exchange.formats import PROGRAMS, SCANS, SOLIDS
+from pipeline.cad.exchange.formats import PROGRAMS, SCANS, SOLIDS, Unit
 from pipeline.cad.exchange.scans import Scan
-from pipeline.cad.language.program import CadProgram, Frame
+from pipeline.cad.language.program import CadProgram
 from pipeline.cad.solids.rendering import KINDS, UNREADABLE, read_image
 from pipeline.execution.sandbox import cores
 from pipeline.runtime.errors import RejectError, UserError
@@ -66,9 +66,7 @@ class Uploads:
         self._lock = threading.Lock()
         self._drawing = threading.Semaphore(cores())  # a large picture takes 300 MB while it is read
 
-    def add(
-        self, name: str, data: bytes, unit: Literal["m", "mm"] = "m", is_gone: Callable[[], bool] = never
-    ) -> Upload:
+    def add(self, name: str, data: bytes, unit: Unit = Unit.M, is_gone: Callable[[], bool] = never) -> Upload:
         """Read a file.
 
         Args:
@@ -90,9 +88,8 @@ class Uploads:
                 self._kept.move_to_end(upload_id)
                 return replace(self._kept[upload_id], name=PurePath(name).name)  # another may have called it otherwise
         content = self._read(name, suffix, data, is_gone)
-        if unit == "mm" and isinstance(content, Scan) and suffix not in SOLIDS:
-            x, y, z = (length / 1000 for length in content.frame.centre)
-            content = Scan(content.points, Frame((x, y, z), content.frame.scale / 1000))
+        if isinstance(content, Scan) and suffix not in SOLIDS:
+            content = content.measured_in(unit)
         size = max(len(data), _size(content))
         upload = Upload(upload_id, PurePath(name).name, content, size)
         with self._lock:

@@ -4,14 +4,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from pipeline.cad.exchange.formats import Library
+from pipeline.cad.exchange.formats import Library, Unit
 from pipeline.cad.language.program import CadProgram
 from pipeline.cad.parts.describe import describe_extrude
 from pipeline.serving.editing import groups
 
 Document = Annotated[dict[str, Any], Field(description="A program as an Omni-CAD document; its lengths are metres.")]
 UploadId = Annotated[str, Field(pattern="^[0-9a-f]{32}$", description="What `POST /v1/uploads` gave for a file.")]
-Unit = Literal["m", "mm"]
 Format = Literal["step", "stl", "ply", "obj", "glb", "png", "json", "tokens", "py"]
 
 
@@ -82,7 +81,7 @@ class ConvertRequest(Body):
     upload: UploadId | None = None
     format: Format
     library: Library = Field(default=Library.CADQUERY, description="What a `py` is written for.")
-    unit: Unit = Field(default="m", description="Of a mesh; other formats have a unit of their own.")
+    unit: Unit = Field(default=Unit.M, description="Of a mesh; other formats have a unit of their own.")
     name: str = Field(default="part", pattern="^[A-Za-z0-9_ -]{1,60}$", description="Of the file, without suffix.")
 
 

@@ -8,19 +8,26 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipeline.cad.exchange.formats import (
+    PROGRAMS,
     READABLE,
+    SCANS,
     SCRIPTS,
     Library,
     StepSchema,
+    Unit,
     check_file,
     check_pair,
+    check_picture,
     check_program,
+    check_unit,
 )
 from pipeline.cad.parts.captions import count
 from pipeline.runtime.commands import command
 from pipeline.runtime.errors import RejectError, UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pipeline.cad.language.program import CadProgram
 
 cad = typer.Typer(no_args_is_help=True, help="Convert, describe and check CAD files.")
@@ -29,6 +36,12 @@ Bits = Annotated[int, typer.Option(min=6, max=12, help="Of a value, for tokens."
 Tolerance = Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of the volume that rounding may cost.")]
 Timeout = Annotated[float, typer.Option(min=0.1, help="Seconds that one model may take in the CAD kernel.")]
 Memory = Annotated[int, typer.Option(min=256, help="MiB that one model may take there.")]
+FromUnit = Annotated[
+    Unit | None,
+    typer.Option(
+        "--unit", help="Of the numbers in a mesh or cloud that is read; others have their own.", show_default="m"
+    ),
+]
 DEFAULT_TOLERANCE = 0.025  # the codec's own, which would cost `--help` numpy
 
 
@@ -37,6 +50,7 @@ DEFAULT_TOLERANCE = 0.025  # the codec's own, which would cost `--help` numpy
 def convert_file(
     source: Annotated[Path, typer.Argument(help=".json (Omni-CAD), .tokens, .py, .step, .stl, .ply, .obj or .glb")],
     target: Annotated[Path, typer.Argument(help="The same, or .png: the eight views")],
+    unit: FromUnit = None,
     bits: Bits = 8,
     tolerance: Tolerance = DEFAULT_TOLERANCE,
     library: Annotated[Library, typer.Option(help="What a .py is written for.")] = Library.CADQUERY,
@@ -52,27 +66,58 @@ def convert_file(
     """
     check_pair(source, target)
     from pipeline.cad.exchange.files import ConvertTask, WriteOptions, convert
-    from pipeline.execution.pool import Failure
-    from pipeline.execution.sandbox import Sandbox
 
     schema = StepSchema.AP242 if ap242 else StepSchema.AP214
     options = WriteOptions(bits, tolerance, library, schema, views, image_size)
-    with Sandbox(convert, 1, timeout_s, memory_mib) as sandbox:
-        result = next(sandbox.map([ConvertTask(source.resolve(), target.resolve(), options)]))
+    task = ConvertTask(source.resolve(), target.resolve(), options, check_unit(source, unit))
+    typer.echo(f"{target}{facts_text(_sandboxed(convert, task, source, timeout_s, memory_mib))}")
+
+
+def _sandboxed(work: "Callable[[Any], Any]", task: Any, source: Path, timeout_s: float, memory_mib: int) -> Any:
+    """What becomes of a file in a process of its own.
+
+    Raises:
+        RejectError: why nothing does.
+    """
+    from pipeline.execution.pool import Failure
+    from pipeline.execution.sandbox import Sandbox
+
+    with Sandbox(work, 1, timeout_s, memory_mib) as sandbox:
+        result = next(sandbox.map([task]))
     if isinstance(result, Failure):
         raise RejectError(result.reason, f"{source}: {result.detail}")
-    typer.echo(f"{target}{facts_text(result)}")
+    return result
 
 
 @cad.command("show")
 @command
-def show(source: Annotated[Path, typer.Argument(help=".json (Omni-CAD), .tokens or .py")]) -> None:
-    """Say what a program builds, step by step, in millimetres."""
-    program = program_in(source)
+def show(
+    source: Annotated[Path, typer.Argument(help="A program, a solid, a mesh or a cloud")],
+    unit: FromUnit = None,
+    picture: Annotated[Path | None, typer.Option(help="Also draw it, eight views in a .png.", dir_okay=False)] = None,
+    timeout_s: Timeout = 60.0,
+    memory_mib: Memory = 4096,
+) -> None:
+    """Say what a program builds, step by step, or how large another file's solid, mesh or cloud is, in millimetres."""
+    check_file(source, tuple(dict.fromkeys(READABLE + SCANS)))
+    numbers = check_unit(source, unit)
+    if picture is not None:
+        check_picture(source, picture)
+    from pipeline.cad.exchange.files import ConvertTask, convert
+    from pipeline.cad.exchange.showing import ShowTask, look
     from pipeline.cad.parts.describe import describe
 
-    for line in describe(program):
+    if source.suffix.lower() in PROGRAMS:
+        lines = describe(program_in(source))
+    else:
+        facts = _sandboxed(look, ShowTask(source.resolve(), numbers), source, timeout_s, memory_mib)
+        lines = look_text(source, facts)
+    for line in lines:
         typer.echo(line)
+    if picture is not None:
+        task = ConvertTask(source.resolve(), picture.resolve(), unit=numbers)
+        _sandboxed(convert, task, source, timeout_s, memory_mib)
+        typer.echo(f"drawn: {picture}")
 
 
 def program_in(path: Path) -> "CadProgram":
@@ -136,6 +181,29 @@ def check_files(
         typer.echo(f"{len(files) - total} of {len(files)} files are fine" + (f"; {listed}" if listed else ""))
     if total:
         raise typer.Exit(1)
+
+
+def look_text(source: Path, facts: dict[str, Any]) -> list[str]:
+    """What is told of a file that holds no program, line by line."""
+    closes = "volume" in facts
+    match facts["kind"]:
+        case "solid":
+            kind = f"a solid of {count(facts['bodies'], 'body')}" if closes else "surfaces that enclose nothing"
+            first = f"{kind}, {facts['faces']:,} faces".replace("bodys", "bodies")
+        case "mesh":
+            inside_out = ", inside out" if closes and facts["volume"] < 0 else ""
+            closed = f"a closed mesh{inside_out}" if closes else "a mesh that does not close"
+            first = f"{closed}, {facts['triangles']:,} triangles"
+        case _:
+            first = f"{facts['points']:,} points {'with' if facts['normals'] else 'without'} normals"
+    low, high = ([round(length * 1000, 6) for length in facts[corner]] for corner in ("low", "high"))
+    size = " x ".join(f"{most - least:.6g}" for least, most in zip(low, high, strict=True))
+    corners = [f"({', '.join(f'{length:.6g}' for length in corner)})" for corner in (low, high)]
+    lines = [f"{source}: {first}", f"{size} mm, from {corners[0]} to {corners[1]}"]
+    if "area" in facts:
+        volume = f", volume {abs(facts['volume']) * 1e9:.6g} mm³" if closes else ""
+        lines.append(f"area {facts['area'] * 1e6:.6g} mm²{volume}")
+    return lines
 
 
 def facts_text(facts: dict[str, Any]) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.cad.exchange.formats import SCANS, check_file, check_writable
+from pipeline.cad.exchange.formats import SCANS, Unit, check_file, check_unit, check_writable
 from pipeline.cad.parts.captions import count
 from pipeline.execution.sandbox import start_server
 from pipeline.generation.candidates import decodings
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pipeline.generation.inputs import UserInputs
     from pipeline.generation.pretrained import CadMllm, Generated
     from pipeline.generation.search.state import Found
+    from pipeline.model.checkpoint_folder import CheckpointConfig
     from pipeline.planning.params import Params
 
 FOR_ONE_PROMPT = (  # with what it takes less memory
@@ -47,8 +48,11 @@ Points = Annotated[
     Path | None,
     typer.Option(
         help="What it looks like. A cloud: .npy, .npz, .xyz, .pts, .txt, .csv, .ply, .obj, (N, 3) or with normals "
-        "(N, 6). A mesh: .stl, .ply, .obj, .glb. A solid: .step. Numbers are metres, STEP's of its own unit."
+        "(N, 6). A mesh: .stl, .ply, .obj, .glb. A solid: .step."
     ),
+]
+PointsUnit = Annotated[
+    Unit | None, typer.Option("--unit", help="Of the numbers in --points; STEP has its own.", show_default="m")
 ]
 Images = Annotated[list[Path] | None, typer.Option(help="A picture; repeat for more views, in their order.")]
 Start = Annotated[
@@ -93,6 +97,7 @@ def generate(
     out: Out,
     caption: Caption = "",
     points: Points = None,
+    unit: PointsUnit = None,
     image: Images = None,
     start: Start = None,
     steps: Steps = None,
@@ -110,15 +115,11 @@ def generate(
 ) -> None:
     """Generate a CAD model and write it as a solid, a mesh, a picture or a program."""
     caption, images, searched = caption.strip(), image or [], search is not None or builds is not None
-    first = _check_given(out, caption, points, images, start, steps, searched)
+    first = _check_given(out, caption, points, unit, images, start, steps, searched)
     decodings(candidates, max_tokens, temperature, top_p, beams, seed)
     p = _params()
     config = check_checkpoint(folder := checkpoint or CHECKPOINTS / list(p.curriculum)[-1])
-    from pipeline.generation.inputs import check_known, read_inputs
-
-    num_points = check_known(config, models_of(folder), points is not None, len(images))
-    start_server("pipeline.cad.exchange.files", "pipeline.generation.select", *[SEARCH] * searched)
-    given = read_inputs(caption, points, images, num_points, _say)
+    given = _read_given(config, folder, caption, points, unit, images, searched)
     model = _load(folder, given, p, alone=beams == 1)
     if searched:
         interrupt.listen()
@@ -145,6 +146,23 @@ def _params() -> "Params":
     from pipeline.planning.params import Params
 
     return Params.load()
+
+
+def _read_given(
+    config: "CheckpointConfig",
+    folder: Path,
+    caption: str,
+    points: Path | None,
+    unit: Unit | None,
+    images: list[Path],
+    searched: bool,
+) -> "UserInputs":
+    """What is given, once it is sure that the checkpoint can take it; the kernel is loaded meanwhile."""
+    from pipeline.generation.inputs import check_known, read_inputs
+
+    num_points = check_known(config, models_of(folder), points is not None, len(images))
+    start_server("pipeline.cad.exchange.files", "pipeline.generation.select", *[SEARCH] * searched)
+    return read_inputs(caption, points, images, num_points, _say, unit or Unit.M)
 
 
 def _show(found: "Found") -> None:
@@ -176,6 +194,7 @@ def _check_given(
     out: Path,
     caption: str,
     points: Path | None,
+    unit: Unit | None,
     images: list[Path],
     start: Path | None,
     steps: int | None,
@@ -195,6 +214,9 @@ def _check_given(
         raise UserError("--steps says how much of --start is taken; give --start too")
     if points is not None:
         check_file(points, SCANS)
+        check_unit(points, unit)
+    elif unit is not None:
+        raise UserError("--unit says what the numbers in --points are; give --points too")
     for path in images:
         check_file(path)
     return None if start is None else read_start(start, steps)

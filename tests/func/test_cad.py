@@ -28,6 +28,25 @@ def test_a_model_goes_through_every_format(empty):
     assert "8 of 8 files are fine" in empty.call("cad", "check", ".")
 
 
+def test_every_kind_of_file_is_shown(empty):
+    empty.call("cad", "convert", "part.json", "part.step")
+    solid = empty.call("cad", "show", "part.step", "--picture", "solid.png").splitlines()
+    assert solid[0].startswith("part.step: a solid of one body, ")
+    size = solid[1].partition(", from ")[0]
+    for suffix in ("stl", "ply", "obj", "glb"):
+        empty.call("cad", "convert", "part.json", f"part.{suffix}")
+        shown = empty.call("cad", "show", f"part.{suffix}", "--picture", f"{suffix}.png").splitlines()
+        assert shown[0].startswith(f"part.{suffix}: a closed mesh, ")
+        assert [round(float(word), 1) for word in shown[1].split(" mm")[0].split(" x ")] == [
+            round(float(word), 1) for word in size.split(" mm")[0].split(" x ")
+        ]
+        assert "mm², volume " in shown[2]
+        assert (empty.folder / f"{suffix}.png").read_bytes().startswith(b"\x89PNG")
+    inches = empty.call("cad", "show", "part.stl", "--unit", "in").splitlines()[1]
+    assert float(inches.split(" x ")[0]) == pytest.approx(25.4e-3 * float(size.split(" x ")[0]), rel=1e-3)
+    assert "drawn: words.png" in empty.call("cad", "show", "part.json", "--picture", "words.png")
+
+
 def test_check_lists_what_is_wrong_and_goes_on(empty):
     bad = empty.folder / "bad"
     bad.mkdir()
@@ -44,10 +63,18 @@ def test_check_lists_what_is_wrong_and_goes_on(empty):
 
 
 def test_mistakes_are_told_in_one_line(empty):
+    (empty.folder / "cloud.xyz").write_text("0 0 0\n1 2 3\n")
+    (empty.folder / "damaged.stl").write_text("solid nothing")
     for args, message in (
         (("convert", "part.json", "x.dwg"), "is needed"),
         (("convert", "none.json", "x.stl"), "does not exist"),
         (("show", "part.step"), "does not exist"),
+        (("show", "part.dwg"), "is needed"),
+        (("show", "part.json", "--unit", "mm"), "has a unit of its own"),
+        (("show", "part.json", "--picture", "part.jpg"), "one of .png is needed"),
+        (("show", "cloud.xyz", "--picture", "cloud.png"), "holds points"),
+        (("show", "damaged.stl"), "malformed_mesh"),
+        (("convert", "part.json", "part.stl", "--unit", "in"), "has a unit of its own"),
         (("check", "nowhere"), "is needed"),
     ):
         output = empty.call("cad", *args, code=1)

@@ -118,17 +118,18 @@ def test_a_search_tells_what_it_finds_as_it_goes(server, stl):
     assert searched()[-1]["part"] == best  # by a number of builds it is the same
 
 
-def test_a_mesh_in_millimetres(server, stl):
-    metres, millimetres = (
-        server.client.post("/v1/uploads", params={"name": "a.stl", "unit": unit}, content=stl).json()
-        for unit in ("m", "mm")
+@pytest.mark.parametrize(("unit", "metres"), [("mm", 0.001), ("cm", 0.01), ("in", 0.0254)])
+def test_a_mesh_in_another_unit(server, stl, unit, metres):
+    first, other = (
+        server.client.post("/v1/uploads", params={"name": "a.stl", "unit": each}, content=stl).json()
+        for each in ("m", unit)
     )
     again = server.client.post("/v1/uploads", params={"name": "b.stl"}, content=stl).json()
-    assert again == {**metres, "name": "b.stl"}
-    assert metres["size"] == pytest.approx([1000 * each for each in millimetres["size"]])
-    written = server.client.post("/v1/convert", json={"program": DOCUMENT, "format": "stl", "unit": "mm"}).content
-    back = server.client.post("/v1/uploads", params={"name": "a.stl", "unit": "mm"}, content=written).json()
-    assert back["size"] == pytest.approx(metres["size"], rel=0.01)
+    assert again == {**first, "name": "b.stl"}
+    assert other["size"] == pytest.approx([metres * each for each in first["size"]])
+    written = server.client.post("/v1/convert", json={"program": DOCUMENT, "format": "stl", "unit": unit}).content
+    back = server.client.post("/v1/uploads", params={"name": "a.stl", "unit": unit}, content=written).json()
+    assert back["size"] == pytest.approx(first["size"], rel=0.01)
 
 
 def nothing_to_build(number):

@@ -42,6 +42,7 @@ from pipeline.shards.reader import CorpusReader
 from pipeline.shards.seen import SEEN, read_seen
 from pipeline.shards.tars import TarFile, decode_array, scan
 from pipeline.shards.writer import encode_array, encode_json, write_shard
+from tests.unit.cadquery_scripts import SCRIPTS
 
 ROOT = Path(__file__).resolve().parents[2]
 BOX = trimesh.creation.box((1, 2, 3))
@@ -240,6 +241,7 @@ def readers() -> dict[str, Reader]:
     rows = [{"id": f"0000/0000000{i}_00001", "text caption": "a washer"} for i in range(2)]
     split = {"train": ["0000/00000001"], "validation": [], "test": ["0000/00000002"]}
     scripts = tuple(script(program, each).encode() for program in programs() for each in Library)
+    scripts += tuple(text.encode() for text in SCRIPTS.values())
     tar, index, manifest = shards()
     params = YAML(typ="safe").load((ROOT / "params.yaml").read_text())
     return {

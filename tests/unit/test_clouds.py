@@ -281,4 +281,4 @@ def test_a_scan_in_millimetres_is_noticed(mesh):
     for scale, notes in ((0.05, 0), (50.0, 1)):
         said = []
         read_inputs("", points * [scale, scale, scale, 1, 1, 1], [], 256, said.append)
-        assert sum("m long: numbers are metres" in line for line in said) == notes
+        assert sum("m long: its numbers are taken as m" in line for line in said) == notes

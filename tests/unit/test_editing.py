@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.cad.language.program import CadProgram, Operation
+from pipeline.cad.language.program import CadProgram, Extent, ExtentKind, Extrude, Operation, Plane, Profile, Sketch
 from pipeline.cad.parts import synthesis
 from pipeline.cad.parts.draft import CUT
 from pipeline.cad.parts.shapes import circle, extrude, rectangle, rounded, symmetric, two_sided
@@ -68,6 +68,28 @@ def test_a_centre_takes_holes_along_and_a_size_does_not():
     assert holes
     moved = numbers(changed(washer, key, numbers(washer)[key] + 0.01))
     assert all(moved[hole] == pytest.approx(numbers(washer)[hole] + 0.01) for hole in holes)
+
+
+def test_centres_are_positions_in_the_part():
+    """A sketch that is face down and turned has its own x and y; a user sets the part's."""
+    plane = Plane((0.01, 0.02, 0.03), (0.0, -1.0, 0.0), (0.0, 0.0, -1.0))
+    sketch = Sketch(plane, (Profile(circle(0.004, 0.001, 0.002)),))
+    program = CadProgram((Extrude((sketch,), Operation.NEW, Extent(ExtentKind.ONE_SIDED, 0.01)),))
+
+    def centres(of):
+        found = [each for group in groups(of.extrudes[0], 0) for each in group.parameters if "centre" in each.label]
+        return {each.label: (each.key, each.value) for each in found}
+
+    before = centres(program)
+    at = plane.to_world((0.001, 0.002))
+    assert {label: value for label, (_, value) in before.items()} == pytest.approx(
+        {"centre y": at[1], "centre x": at[0]}
+    )
+    after = changed(program, before["centre x"][0], -0.05)
+    assert centres(after)["centre x"][1] == pytest.approx(-0.05)
+    assert centres(after)["centre y"][1] == pytest.approx(at[1])
+    low, high = kernel.bounding_box(kernel.build(after))
+    assert (low[0], high[0]) == pytest.approx((-0.052, -0.048))
 
 
 @pytest.mark.parametrize(

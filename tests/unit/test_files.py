@@ -3,10 +3,16 @@
 import dataclasses
 import hashlib
 import json
+import math
+import re
 import struct
 
 import numpy as np
 import pytest
+import trimesh
+from OCP.IFSelect import IFSelect_RetDone
+from OCP.Interface import Interface_Static
+from OCP.STEPControl import STEPControl_AsIs, STEPControl_Writer
 
 from pipeline.cad.exchange.files import (
     CheckTask,
@@ -17,13 +23,25 @@ from pipeline.cad.exchange.files import (
     read_program,
     read_surface,
 )
-from pipeline.cad.exchange.formats import StepSchema, check_pair
+from pipeline.cad.exchange.formats import StepSchema, Unit, check_pair, check_unit
+from pipeline.cad.exchange.scans import read_scan
+from pipeline.cad.exchange.showing import ShowTask, look
 from pipeline.cad.exchange.step import read_step
 from pipeline.cad.language.codec import TOLERANCE
-from pipeline.cad.language.program import CadProgram, Profile
+from pipeline.cad.language.program import (
+    CadProgram,
+    Extent,
+    ExtentKind,
+    Extrude,
+    Line,
+    Loop,
+    Plane,
+    Profile,
+    Sketch,
+)
 from pipeline.cad.omnicad import documents
 from pipeline.cad.parts import draft, synthesis
-from pipeline.cad.parts.describe import describe, sentence
+from pipeline.cad.parts.describe import describe, describe_extrude, describe_loop, sentence
 from pipeline.cad.parts.shapes import circle, extrude, rectangle, rounded, symmetric
 from pipeline.cad.solids import kernel
 from pipeline.cad.solids.mesh import Surface, closed, merge_vertices, volumetric_iou, watertight
@@ -74,6 +92,72 @@ def test_step_says_its_schema_and_unit_and_no_time(folder):
     convert(ConvertTask(FLANGE, folder / "part242.step", WriteOptions(schema=StepSchema.AP242)))
     assert "AP242_MANAGED_MODEL_BASED_3D_ENGINEERING" in (folder / "part242.step").read_text()
     assert "1970-01-01T00:00:00" in ap214
+
+
+@pytest.mark.parametrize(("name", "metres"), [("INCH", 0.0254), ("CM", 0.01), ("M", 1.0), ("FT", 0.3048)])
+def test_step_is_read_in_the_unit_that_it_says(name, metres, folder, tmp_path):
+    """What another system wrote in its unit: the numbers in the file differ, the solid does not."""
+    shape, path = read_step(folder / "part.step"), tmp_path / "foreign.step"
+    Interface_Static.SetCVal_s("write.step.unit", name)
+    writer = STEPControl_Writer()
+    assert writer.Transfer(shape, STEPControl_AsIs) == writer.Write(str(path)) == IFSelect_RetDone
+    again = read_step(path)
+    assert kernel.volume(again) == pytest.approx(kernel.volume(shape), rel=1e-6)
+    assert np.ptp(kernel.bounding_box(again), axis=0) == pytest.approx(np.ptp(kernel.bounding_box(shape), axis=0))
+    points = " ".join(re.findall(r"CARTESIAN_POINT\('',\(([^,)]+,[^,)]+,[^,)]+)\)", path.read_text()))
+    furthest = max(abs(float(number)) for number in re.findall(r"-?\d+\.\d*(?:E-?\d+)?", points))
+    assert furthest * metres == pytest.approx(np.max(np.abs(kernel.bounding_box(shape))), rel=0.5)
+
+
+@pytest.mark.parametrize("unit", list(Unit))
+def test_a_mesh_in_any_unit_is_the_same_part(unit, folder, tmp_path):
+    surface = read_surface(folder / "part.stl")
+    numbers = surface.vertices / unit.metres
+    trimesh.Trimesh(numbers, surface.triangles, process=False).export(tmp_path / "part.ply")
+    convert(ConvertTask(tmp_path / "part.ply", tmp_path / "part.stl", unit=unit))
+    again = read_surface(tmp_path / "part.stl")
+    assert np.ptp(again.vertices, axis=0) == pytest.approx(np.ptp(surface.vertices, axis=0), rel=1e-5)
+    shown = look(ShowTask(tmp_path / "part.ply", unit))
+    assert shown["volume"] == pytest.approx(surface.volume, rel=1e-4)
+    np.save(tmp_path / "cloud.npy", numbers)
+    for name in ("part.ply", "cloud.npy"):
+        scan = read_scan(tmp_path / name, 256, unit=unit)
+        assert scan.frame.scale == pytest.approx(surface.frame.scale, rel=1e-4)
+        assert scan.frame.centre == pytest.approx(surface.frame.centre, abs=1e-4 * surface.frame.scale)
+
+
+def test_what_has_a_unit_of_its_own_is_given_none(folder):
+    for name in ("part.step", "part.json"):
+        with pytest.raises(UserError, match="has a unit of its own"):
+            check_unit(folder / name, Unit.MM)
+    assert check_unit(folder / "part.stl", None) is Unit.M
+
+
+def test_what_is_shown_of_a_file(folder, tmp_path):
+    truth = kernel.build(FLANGE)
+    for suffix in ("step", "stl", "ply", "obj", "glb"):
+        facts = look(ShowTask(folder / f"part.{suffix}"))
+        assert facts["volume"] == pytest.approx(kernel.volume(truth), rel=0.01)
+        assert facts["area"] == pytest.approx(kernel.area(truth), rel=0.01)
+        assert np.array([facts["low"], facts["high"]]) == pytest.approx(np.array(kernel.bounding_box(truth)), abs=1e-4)
+    surface = read_surface(folder / "part.stl")
+    torn = trimesh.Trimesh(surface.vertices, surface.triangles[1:], process=False)
+    torn.export(tmp_path / "torn.stl")
+    assert "volume" not in look(ShowTask(tmp_path / "torn.stl"))
+    trimesh.Trimesh(surface.vertices, surface.triangles[:, ::-1], process=False).export(tmp_path / "turned.stl")
+    assert look(ShowTask(tmp_path / "turned.stl"))["volume"] == pytest.approx(-surface.volume, rel=1e-3)
+    np.savetxt(tmp_path / "cloud.xyz", surface.vertices)
+    assert look(ShowTask(tmp_path / "cloud.xyz"))["points"] == len(surface.vertices)
+
+
+def test_bodies_stand_side_by_side_in_step(tmp_path):
+    """Not as an assembly of assemblies, of whose bodies build123d would count none."""
+    posts = [extrude("top", circle(0.004), 0.01, draft.JOIN, at=(0.01 * i, 0.0, 0.0)) for i in range(5)]
+    convert(ConvertTask(CadProgram(tuple(posts)), tmp_path / "posts.step"))
+    assert (tmp_path / "posts.step").read_text().count("NEXT_ASSEMBLY_USAGE_OCCURRENCE(") == 5
+    shape = read_step(tmp_path / "posts.step")
+    assert kernel.num_solids(shape) == 5
+    assert kernel.volume(shape) == pytest.approx(5 * math.pi * 0.002**2 * 0.01, rel=1e-6)
 
 
 @pytest.mark.parametrize("suffix", ["tokens", "step", "stl", "obj", "glb", "png"])
@@ -131,11 +215,55 @@ def test_programs_are_described_in_millimetres():
         )
     )
     assert describe(program) == [
-        "1. new body: an 80 x 40 mm rectangle, rounded 5 mm with two holes (6 mm circle) on the XY plane, 10 mm",
+        (
+            "1. new body: an 80 x 40 mm rectangle, rounded 5 mm "
+            "with two holes (6 mm circle at (30, 0, 0) and (-30, 0, 0)) on the XY plane, 10 mm"
+        ),
         "2. cut: a 20 mm circle on the ZX plane, facing -y, 50 mm to either side",
         "3. join: a 10 x 10 mm square on the XY plane at z = 10, 3 mm against the normal",
     ]
     assert sentence(program) == "Generate a CAD model made of a block and a rounded block with two holes, with one cut."
+
+
+def test_positions_are_those_in_the_part():
+    """A sketch elsewhere, turned and face down: words say where its profiles and their holes are."""
+    faced = Plane((0.01, 0.02, 0.03), (0.0, 1.0, 0.0), (0.0, 0.0, -1.0))  # x is the part's y, y its x
+    ring = Profile(circle(0.008, 0.004, 0.001), (circle(0.002, 0.004, 0.001),))
+    plate = Profile(rectangle(0.02, 0.01), tuple(circle(0.001, x) for x in (-0.006, -0.003, 0.0, 0.003, 0.006)))
+    tilted = Plane((0.0, 0.0, 0.005), (0.6, 0.0, 0.8), (-0.8, 0.0, 0.6))
+    extent = Extent(ExtentKind.ONE_SIDED, 0.002)
+    words = [
+        describe_extrude(Extrude((Sketch(plane, (profile,)),), draft.CUT, extent))
+        for plane, profile in ((faced, ring), (faced, plate), (tilted, Profile(circle(0.001, 0.01))))
+    ]
+    assert words == [
+        "cut: an 8 mm circle at (11, 24, 30) with one hole (2 mm circle) on the XY plane at z = 30, facing down, 2 mm",
+        (
+            "cut: a 20 x 10 mm rectangle at (10, 20, 30) with "
+            "five holes (1 mm circle at (10, 14, 30), (10, 17, 30), (10, 20, 30), (10, 23, 30) and 1 more) "
+            "on the XY plane at z = 30, facing down, 2 mm"
+        ),
+        "cut: a 1 mm circle at (6, 0, 13) on an oblique plane with normal (-0.800, 0.000, 0.600), 2 mm",
+    ]
+
+
+@pytest.mark.parametrize("off", [0.0, 1e-9, 1e-7, 1e-6])
+@pytest.mark.parametrize(("sides", "name"), [(3, "triangle"), (5, "pentagon"), (6, "hexagon"), (8, "octagon")])
+def test_a_corner_on_an_edge_is_none(sides, name, off):
+    """Wherever the loop begins, and up to a micrometre beside the edge of 20 mm."""
+    points = [(0.02 * math.cos(turn), 0.02 * math.sin(turn)) for turn in np.arange(sides) * math.tau / sides + 0.1]
+    for before in range(sides):
+        (ax, ay), (bx, by) = points[before], points[(before + 1) % sides]
+        with_it = [*points[: before + 1], (0.6 * ax + 0.4 * bx + off, 0.6 * ay + 0.4 * by), *points[before + 1 :]]
+        for first in (0, before, before + 1):
+            turned = with_it[first:] + with_it[:first]
+            lines = tuple(Line(at, turned[(i + 1) % len(turned)]) for i, at in enumerate(turned))
+            assert describe_loop(Loop(lines)).endswith(f" mm {name}")
+
+
+def test_many_sides_are_counted():
+    points = [(math.cos(i * math.tau / 1000), math.sin(i * math.tau / 1000)) for i in range(1000)]
+    assert "1000-cornered" in describe_loop(Loop(tuple(Line(points[i - 1], at) for i, at in enumerate(points))))
 
 
 @pytest.mark.parametrize("family", sorted(synthesis.FAMILIES))

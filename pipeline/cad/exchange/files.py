@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.cad.exchange.formats import MESHES, PICTURES, PROGRAMS, SCRIPTS, SOLIDS, Library, StepSchema
+from pipeline.cad.exchange.formats import MESHES, PICTURES, PROGRAMS, SCRIPTS, SOLIDS, Library, StepSchema, Unit
 from pipeline.cad.exchange.scripts import read_script, script
 from pipeline.cad.language.codec import TOLERANCE, Codec
 from pipeline.cad.language.program import CadProgram, Frame
@@ -48,11 +48,16 @@ class WriteOptions:
 
 @dataclass(frozen=True, slots=True)
 class ConvertTask:
-    """One file, or a program in metres, to another file."""
+    """One file, or a program in metres, to another file.
+
+    Attributes:
+        unit: of the numbers in a mesh that is read.
+    """
 
     source: Path | CadProgram
     target: Path
     options: WriteOptions = WriteOptions()
+    unit: Unit = Unit.M
 
 
 # -- programs -------------------------------------------------------------------------------------------------
@@ -124,7 +129,7 @@ def convert(task: ConvertTask) -> dict[str, Any]:
 
     source, suffix = task.source, task.target.suffix.lower()
     if isinstance(source, Path) and source.suffix.lower() in MESHES:
-        return _write_surface(read_surface(source), task)
+        return _write_surface(read_surface(source).scaled(task.unit.metres), task)
     program = source if isinstance(source, CadProgram) else None
     if isinstance(source, Path) and source.suffix.lower() in PROGRAMS:
         program = read_program(source)

@@ -32,6 +32,31 @@ class StepSchema(StrEnum):
     AP242 = "AP242DIS"
 
 
+class Unit(StrEnum):
+    """Of the numbers in a cloud or a mesh, whose files do not say it."""
+
+    MM = "mm"
+    CM = "cm"
+    M = "m"
+    IN = "in"
+
+    @property
+    def metres(self) -> float:
+        """How many metres it is."""
+        return {Unit.MM: 0.001, Unit.CM: 0.01, Unit.M: 1.0, Unit.IN: 0.0254}[self]
+
+
+def check_unit(path: Path, unit: Unit | None) -> Unit:
+    """The unit of a file's numbers: metres where none is asked for.
+
+    Raises:
+        UserError: one is, for a file that says its own.
+    """
+    if unit is not None and path.suffix.lower() in PROGRAMS + SOLIDS:
+        raise UserError(f"--unit {unit}: {path} has a unit of its own; --unit is for clouds and meshes")
+    return unit or Unit.M
+
+
 def check_file(path: Path, suffixes: tuple[str, ...] = ()) -> None:
     """Raise ``UserError`` where a path is no file, or has none of the suffixes that are asked for."""
     if suffixes and path.suffix.lower() not in suffixes:
@@ -58,6 +83,15 @@ def check_writable(path: Path) -> None:
         raise UserError(f"{path.parent} is not a folder")
     if path.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
         raise UserError(f"{path} cannot be written: {'it is a folder' if path.is_dir() else 'permission denied'}")
+
+
+def check_picture(source: Path, picture: Path) -> None:
+    """Raise ``UserError`` where a file cannot be drawn, or not to that path."""
+    if source.suffix.lower() not in READABLE:
+        raise UserError(f"--picture: {source} holds points; only solids, meshes and what builds them are drawn")
+    if picture.suffix.lower() not in PICTURES:
+        raise UserError(f"{picture}: one of {', '.join(PICTURES)} is needed")
+    check_writable(picture)
 
 
 def check_pair(source: Path, target: Path) -> None:

@@ -1,18 +1,18 @@
 """What a part looks like from a user's own file or array: points with normals in the normalised frame.
 
 Clouds are taken as they are, but for noise (``smoothing``), meshes and STEP are sampled as the solids of the corpus
-are. Numbers are metres, in STEP whatever unit it says.
+are. Numbers are metres, or of the unit that is given; in STEP whatever unit it says.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pipeline.cad.exchange.files import DEFLECTION, read_triangles
-from pipeline.cad.exchange.formats import ARRAYS, SCANS, SOLIDS, TEXTS, check_file
+from pipeline.cad.exchange.formats import ARRAYS, SCANS, SOLIDS, TEXTS, Unit, check_file
 from pipeline.cad.exchange.smoothing import smoothed
 from pipeline.cad.language.program import Frame
 from pipeline.cad.solids.clouds import check_normals, normalise_points, read_array, read_text
@@ -38,6 +38,11 @@ class Scan:
     points: np.ndarray
     frame: Frame
 
+    def measured_in(self, unit: Unit) -> "Scan":
+        """The scan whose numbers are of that unit, in metres; it looks the same."""
+        x, y, z = (length * unit.metres for length in self.frame.centre)
+        return replace(self, frame=Frame((x, y, z), self.frame.scale * unit.metres))
+
 
 @dataclass(frozen=True, slots=True)
 class SampleTask:
@@ -51,29 +56,37 @@ def silent(_: str) -> None:
     """Say nothing."""
 
 
-def read_scan(source: str | Path | np.ndarray, num_points: int, say: Callable[[str], None] = silent) -> Scan:
+def read_scan(
+    source: str | Path | np.ndarray, num_points: int, say: Callable[[str], None] = silent, unit: Unit = Unit.M
+) -> Scan:
     """The points in an array or a file: a cloud, a mesh or STEP.
 
     Args:
         source: (N, 3), (N, 6) with normals, or a file of ``SCANS``; PLY and OBJ without triangles are clouds.
         num_points: drawn from a surface.
         say: gets what is done: what takes long before it begins, and what was taken.
+        unit: of the numbers; STEP has its own.
 
     Raises:
         UserError: there is no such file, or it is of another kind. RejectError: what is in it cannot be used.
     """
     if isinstance(source, np.ndarray):
-        return _cloud(source, "points", say)
+        return _cloud(source, "points", say).measured_in(unit)
     path = Path(source)
     check_file(path, SCANS)
     say(f"reading {path}")
+    if path.suffix.lower() in SOLIDS:
+        return _solid(path, num_points, say)
+    return _read(path, num_points, say).measured_in(unit)
+
+
+def _read(path: Path, num_points: int, say: Callable[[str], None]) -> Scan:
+    """A cloud or a mesh, in the unit of its numbers."""
     suffix = path.suffix.lower()
     if suffix in ARRAYS:
         return _cloud(read_array(path.read_bytes(), str(path)), str(path), say)
     if suffix in TEXTS:
         return _cloud(read_text(path.read_bytes(), str(path)), str(path), say)
-    if suffix in SOLIDS:
-        return _solid(path, num_points, say)
     found = read_triangles(path)
     if isinstance(found, np.ndarray):
         return _cloud(found, str(path), say)

@@ -4,8 +4,9 @@ Lengths are millimetres. One statement draws a step's profiles and extrudes them
 a number or a step is changed where one reads it.
 """
 
-from pipeline.cad.exchange import build123d, cadquery, script_reader
 from pipeline.cad.exchange.formats import Library
+from pipeline.cad.exchange.libraries import build123d, cadquery, chains, reader
+from pipeline.cad.exchange.libraries.writer import in_part_coordinates
 from pipeline.cad.language.program import CadProgram
 
 WRITERS = {Library.CADQUERY: cadquery.lines, Library.BUILD123D: build123d.lines}
@@ -13,7 +14,7 @@ WRITERS = {Library.CADQUERY: cadquery.lines, Library.BUILD123D: build123d.lines}
 
 def script(program: CadProgram, library: Library) -> str:
     """The script of a program in metres."""
-    return "\n".join(WRITERS[library](program.scaled(1e3))) + "\n"
+    return "\n".join(WRITERS[library](in_part_coordinates(program.scaled(1e3)))) + "\n"
 
 
 def read_script(data: bytes | str) -> CadProgram:
@@ -22,4 +23,4 @@ def read_script(data: bytes | str) -> CadProgram:
     Raises:
         RejectError: ``malformed_script``, with the line, or ``no_geometry``.
     """
-    return script_reader.read(data, (cadquery.DIALECT, build123d.DIALECT))
+    return reader.read(data, (chains.DIALECT, build123d.DIALECT))

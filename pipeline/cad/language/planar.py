@@ -34,8 +34,12 @@ class Corner:
     sweep: float = 0.0
 
 
-def merged(loop: Loop) -> Loop:
-    """The loop with lines that go on straight, and arcs that go on round, as one edge; a full turn is a circle."""
+def merged(loop: Loop, bend: float = 0.0) -> Loop:
+    """The loop with lines that go on straight, and arcs that go on round, as one edge; a full turn is a circle.
+
+    Args:
+        bend: lines that turn by less (radians) go on straight, too.
+    """
     edges = list(loop.edges)
     if not edges:
         return loop
@@ -43,12 +47,12 @@ def merged(loop: Loop) -> Loop:
     edges = [edge for edge in edges if math.dist(edge.start, edge.end) > SAME * size] or edges
     out: list[Edge] = []
     for edge in edges:
-        joined = _joined(out[-1], edge, size) if out else None
+        joined = _joined(out[-1], edge, size, bend) if out else None
         if joined is None:
             out.append(edge)
         else:
             out[-1] = joined
-    while len(out) > 2 and (joined := _joined(out[-1], out[0], size)) is not None:
+    while len(out) > 2 and (joined := _joined(out[-1], out[0], size, bend)) is not None:
         out = [joined, *out[1:-1]]
     if len(out) <= 2 and all(isinstance(edge, Arc) for edge in out):
         arc = out[0]
@@ -60,7 +64,7 @@ def merged(loop: Loop) -> Loop:
     return Loop(tuple(out))
 
 
-def _joined(first: Edge, second: Edge, size: float) -> Edge | None:
+def _joined(first: Edge, second: Edge, size: float, bend: float) -> Edge | None:
     """Two edges that follow each other as one, where they are one."""
     if isinstance(first, Line) and isinstance(second, Line):
         # Nowhere further from the joint line than the tolerance, and not back over itself.
@@ -68,7 +72,8 @@ def _joined(first: Edge, second: Edge, size: float) -> Edge | None:
         length = math.hypot(cx - ax, cy - ay)
         off = abs((bx - ax) * (cy - ay) - (by - ay) * (cx - ax))
         ahead = (bx - ax) * (cx - bx) + (by - ay) * (cy - by) > 0
-        return Line(first.start, second.end) if ahead and off <= SAME * size * length else None
+        straight = off <= SAME * size * length or abs(turn_of(first.start, first.end, second.end)) < bend
+        return Line(first.start, second.end) if ahead and straight else None
     if isinstance(first, Arc) and isinstance(second, Arc) and first.sweep * second.sweep > 0:
         near = 1e-4 * min(first.radius, second.radius)
         sweep = first.sweep + second.sweep

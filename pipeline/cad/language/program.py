@@ -23,6 +23,18 @@ def cross(a: Vec3, b: Vec3) -> Vec3:
     return (a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0])
 
 
+def axis_of(direction: Vec3, noise: float = 1e-3) -> tuple[int, int] | None:
+    """Along which of x, y and z (0, 1, 2) a unit vector lies, and its sign there; None where it is oblique.
+
+    Args:
+        noise: its other parts are at most so large.
+    """
+    for axis, part in enumerate(direction):
+        if max(abs(direction[axis - 1]), abs(direction[axis - 2])) <= noise:
+            return axis, 1 if part > 0 else -1
+    return None
+
+
 @dataclass(frozen=True, slots=True)
 class Line:
     """A straight edge."""

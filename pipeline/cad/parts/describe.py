@@ -1,9 +1,14 @@
-"""Programs in words: what a person would say who reads the drawing."""
+"""Programs in words: what a person would say who reads the drawing.
+
+Positions are in the part's coordinates, wherever a sketch has its own: of a profile, unless it is around the origin of
+an axis-parallel plane, and of holes, unless they are in the profile's middle.
+"""
 
 import math
 from collections import Counter
+from collections.abc import Iterator
 
-from pipeline.cad.language.planar import corners, merged
+from pipeline.cad.language.planar import SMOOTH, corners, merged
 from pipeline.cad.language.program import (
     Arc,
     CadProgram,
@@ -14,7 +19,11 @@ from pipeline.cad.language.program import (
     Loop,
     Operation,
     Plane,
+    Point2,
     Profile,
+    Sketch,
+    Vec3,
+    axis_of,
 )
 from pipeline.cad.parts.captions import NUMBERS, article, count
 
@@ -24,8 +33,9 @@ VERBS = {
     Operation.CUT: "cut",
     Operation.INTERSECT: "intersect",
 }
-DIRECTIONS = (("x", (1.0, 0.0, 0.0)), ("y", (0.0, 1.0, 0.0)), ("z", (0.0, 0.0, 1.0)))
-PLANES = {"x": "YZ", "y": "ZX", "z": "XY"}
+PLANES = ("YZ", "ZX", "XY")
+MOST_PLACES = 4  # that are listed
+NEAR = 1e-6  # metres: places that are one
 SHAPES = {3: "triangle", 5: "pentagon", 6: "hexagon", 8: "octagon"}
 
 
@@ -38,21 +48,19 @@ def describe_extrude(extrude: Extrude) -> str:
     """One extrusion: operation, profiles, plane, extent."""
     parts = []
     for sketch in extrude.sketches:
-        shown = Counter(describe_profile(profile) for profile in sketch.profiles)
-        profiles = ", ".join(f"{number} x {text}" if number > 1 else article(text) for text, number in shown.items())
+        profiles = ", ".join(_profiles(sketch))
         parts.append(f"{profiles} on {describe_plane(sketch.plane)}")
     return f"{VERBS[extrude.operation]}: {'; '.join(parts)}, {describe_extent(extrude.extent)}"
 
 
 def describe_plane(plane: Plane) -> str:
     """``the XY plane at z = 12``, or the normal of an oblique one; a reversed normal is said."""
-    for name, direction in DIRECTIONS:
-        along = sum(a * b for a, b in zip(plane.normal, direction, strict=True))
-        if abs(along) > 1 - 1e-6:
-            height = plane.origin["xyz".index(name)]
-            reverse = "" if along > 0 else ", facing down" if name == "z" else f", facing -{name}"
-            at = f" at {name} = {millimetres(height)}" if abs(height) > 1e-6 else ""
-            return f"the {PLANES[name]} plane{at}{reverse}"
+    if along := axis_of(plane.normal):
+        axis, sign = along
+        name, height = "xyz"[axis], plane.origin[axis]
+        reverse = "" if sign > 0 else ", facing down" if name == "z" else f", facing -{name}"
+        at = f" at {name} = {millimetres(height)}" if abs(height) > 1e-6 else ""
+        return f"the {PLANES[axis]} plane{at}{reverse}"
     x, y, z = plane.normal
     return f"an oblique plane with normal ({x:.3f}, {y:.3f}, {z:.3f})"
 
@@ -69,19 +77,61 @@ def describe_extent(extent: Extent) -> str:
             return f"{millimetres(abs(extent.one))} mm{way}"
 
 
-def describe_profile(profile: Profile) -> str:
-    """An outer loop and its holes."""
-    holes = Counter(describe_loop(hole) for hole in profile.holes)
-    text = describe_loop(profile.outer)
-    if not holes:
-        return text
-    shown = [f"{exactly(number, 'hole')} ({hole})" for hole, number in holes.items()]
-    return f"{text} with {' and '.join(shown)}"
+def _profiles(sketch: Sketch) -> Iterator[str]:
+    """Outer loops, where they are, and their holes; those that are alike together."""
+    alike: dict[tuple[str, str], list[Point2]] = {}
+    for profile in sketch.profiles:
+        texts = describe_loop(profile.outer), _holes(profile, sketch.plane)
+        alike.setdefault(texts, []).append(_middle(profile.outer))
+    for (outer, holes), at in alike.items():
+        told = len(at) > 1 or not _is_around_origin(at[0], sketch.plane)
+        where = f" at {_places(at, sketch.plane)}" if told else ""
+        yield (f"{len(at)} x {outer}" if len(at) > 1 else article(outer)) + where + holes
+
+
+def _holes(profile: Profile, plane: Plane) -> str:
+    """`` with two holes (6 mm circle at (12, 0, 8) and (-12, 0, 8))``."""
+    alike: dict[str, list[Point2]] = {}
+    for hole in profile.holes:
+        alike.setdefault(describe_loop(hole), []).append(_middle(hole))
+    shown = []
+    for text, at in alike.items():
+        told = len(at) > 1 or math.dist(at[0], _middle(profile.outer)) > NEAR
+        shown.append(f"{exactly(len(at), 'hole')} ({text}{f' at {_places(at, plane)}' if told else ''})")
+    return f" with {' and '.join(shown)}" if shown else ""
+
+
+def _places(points: list[Point2], plane: Plane) -> str:
+    """``(12, 0, 8) and (-12, 0, 8)``: points of a sketch in the part's coordinates."""
+    shown = [f"({', '.join(map(_coordinate, plane.to_world(point)))})" for point in points]
+    if len(shown) > MOST_PLACES:
+        return f"{', '.join(shown[:MOST_PLACES])} and {len(shown) - MOST_PLACES} more"
+    return " and ".join(part for part in (", ".join(shown[:-1]), shown[-1]) if part)
+
+
+def _coordinate(value: float) -> str:
+    return millimetres(round(value, 6))
+
+
+def _middle(loop: Loop) -> Point2:
+    """The middle of a loop's box."""
+    first = loop.curves[0]
+    if isinstance(first, Circle):
+        return first.centre
+    xs, ys = zip(*loop.outline(), strict=True)
+    return (min(xs) + max(xs)) / 2, (min(ys) + max(ys)) / 2
+
+
+def _is_around_origin(point: Point2, plane: Plane) -> bool:
+    """Whether a sketch's point is the part's origin, seen along the normal of an axis-parallel plane."""
+    along = axis_of(plane.normal)
+    at: Vec3 = plane.to_world(point)
+    return along is not None and all(abs(part) < NEAR for axis, part in enumerate(at) if axis != along[0])
 
 
 def describe_loop(loop: Loop) -> str:
     """``40 x 20 mm rectangle, rounded 5 mm``."""
-    loop = merged(loop)
+    loop = merged(loop, SMOOTH)
     first = loop.curves[0]
     if isinstance(first, Circle):
         return f"{millimetres(2 * first.radius)} mm circle"
@@ -152,7 +202,7 @@ def sentence(program: CadProgram) -> str:
 
 def _plain(profile: Profile) -> str:
     """The kind of prism that a profile makes."""
-    loop = merged(profile.outer)
+    loop = merged(profile.outer, SMOOTH)
     if isinstance(loop.curves[0], Circle):
         return "ring" if profile.holes else "cylinder"
     points = corners(loop)

@@ -31,7 +31,7 @@ from OCP.gp import gp_Ax2, gp_Ax3, gp_Circ, gp_Dir, gp_Pln, gp_Pnt, gp_Vec
 from OCP.GProp import GProp_GProps
 from OCP.Poly import Poly_Triangulation
 from OCP.ShapeFix import ShapeFix_Face, ShapeFix_Shape
-from OCP.TopAbs import TopAbs_COMPOUND, TopAbs_FACE, TopAbs_REVERSED, TopAbs_SOLID
+from OCP.TopAbs import TopAbs_COMPOUND, TopAbs_FACE, TopAbs_REVERSED, TopAbs_ShapeEnum, TopAbs_SOLID
 from OCP.TopExp import TopExp_Explorer
 from OCP.TopLoc import TopLoc_Location
 from OCP.TopoDS import TopoDS, TopoDS_Compound, TopoDS_Face, TopoDS_Iterator, TopoDS_Shape, TopoDS_Wire
@@ -282,7 +282,16 @@ def area(shape: TopoDS_Shape) -> float:
 
 def num_solids(shape: TopoDS_Shape) -> int:
     """Bodies that touch nowhere."""
-    count, explorer = 0, TopExp_Explorer(shape, TopAbs_SOLID)
+    return _number_of(TopAbs_SOLID, shape)
+
+
+def num_faces(shape: TopoDS_Shape) -> int:
+    """Faces, plane or curved."""
+    return _number_of(TopAbs_FACE, shape)
+
+
+def _number_of(kind: TopAbs_ShapeEnum, shape: TopoDS_Shape) -> int:
+    count, explorer = 0, TopExp_Explorer(shape, kind)
     while explorer.More():
         count += 1
         explorer.Next()

@@ -47,6 +47,10 @@ class Surface:
         """The surface in a frame's normalised coordinates."""
         return replace(self, vertices=(self.vertices - np.array(frame.centre)) / frame.scale)
 
+    def scaled(self, factor: float) -> "Surface":
+        """The surface in another unit."""
+        return replace(self, vertices=self.vertices * factor)
+
     @property
     def is_watertight(self) -> bool:
         """Whether every edge is passed as often one way as the other."""
@@ -65,6 +69,12 @@ class Surface:
         """Enclosed volume."""
         a, b, c = (self.vertices[self.triangles[:, i]] for i in range(3))
         return float(np.einsum("ij,ij->", a, np.cross(b, c)) / 6)
+
+    @property
+    def area(self) -> float:
+        """Of all triangles."""
+        a, b, c = (self.vertices[self.triangles[:, i]] for i in range(3))
+        return float(np.linalg.norm(np.cross(b - a, c - a), axis=1).sum() / 2)
 
 
 def flat_mesh(surface: Surface) -> Mesh:

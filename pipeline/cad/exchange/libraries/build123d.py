@@ -5,24 +5,33 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pipeline.cad.exchange.script_reader import Dialect
-from pipeline.cad.exchange.script_values import (
+from pipeline.cad.exchange.libraries.bodies import Body, extruded
+from pipeline.cad.exchange.libraries.reader import Dialect
+from pipeline.cad.exchange.libraries.values import (
     NAMED_PLANES,
-    Body,
     ScriptError,
     arc_through,
     circle,
     closed_loop,
-    extruded,
     named_plane,
     number,
     plane,
     point2,
-    profile,
+    profiles,
     rectangle,
     switch,
 )
-from pipeline.cad.exchange.script_writer import box, drawn, headline, numbered, planes, reach, regions, text, tuple_text
+from pipeline.cad.exchange.libraries.writer import (
+    box,
+    drawn,
+    headline,
+    numbered,
+    planes,
+    reach,
+    regions,
+    text,
+    tuple_text,
+)
 from pipeline.cad.language.program import (
     Arc,
     CadProgram,
@@ -141,8 +150,10 @@ def _make_face(edges: Any) -> _Region:
 def _extrude(to_extrude: Any, amount: Any, both: bool = False) -> Body:
     if not isinstance(to_extrude, _Region) or to_extrude.on is None:
         raise ScriptError("`extrude` takes a plane times a sketch")
-    on = to_extrude.on
-    return extruded((profile(to_extrude.loops),), on.plane, on.offset, number(amount), switch(both))
+    on, found = to_extrude.on, profiles(to_extrude.loops)
+    if len(found) > 1:
+        raise ScriptError("a loop beside another in one sketch: give each an extrusion of its own")
+    return extruded(found, on.plane, on.offset, number(amount), switch(both))
 
 
 def _line(start: Any, end: Any) -> Edge:
@@ -200,4 +211,5 @@ DIALECT = Dialect(
     },
     {_On: {"offset": _offset}},
     _operated,
+    lambda value: value if isinstance(value, Body) else None,
 )

@@ -1,90 +1,30 @@
-"""What scripts of both libraries are read into: loops, planes and bodies, each checked as it is made."""
+"""What scripts of both libraries are read into: numbers, planes, loops and regions, each checked as it is made."""
 
 import math
 import reprlib
-from dataclasses import dataclass, replace
 from typing import Any
 
-from pipeline.cad.language.program import (
-    Arc,
-    Circle,
-    Edge,
-    Extent,
-    ExtentKind,
-    Extrude,
-    Line,
-    Loop,
-    Operation,
-    Plane,
-    Point2,
-    Profile,
-    Sketch,
-    Vec3,
-    dot,
-)
+import numpy as np
+
+from pipeline.cad.language.planar import cross_or_touch
+from pipeline.cad.language.program import Arc, Circle, Edge, Line, Loop, Plane, Point2, Profile, Vec3, dot
+from pipeline.cad.language.regions import Regions
 
 MAX_MM = 1e9
-MAX_EXTRUDES = 1000
+MAX_LOOPS = 1000  # in a sketch
 TOUCH_MM = 1e-6  # points nearer than that are one
 
 
 class ScriptError(Exception):
-    """What a rule says of a statement; the line is added where the statement is known."""
-
-
-@dataclass(frozen=True, slots=True)
-class Body:
-    """What has been extruded so far; lengths are millimetres.
+    """What a rule says of a statement.
 
     Attributes:
-        extrudes: in order; the first one's operation is new.
+        line: where, as soon as that is known.
     """
 
-    extrudes: tuple[Extrude, ...]
-
-    def beside(self, other: "Body") -> "Body":
-        """Both as profiles of one extrusion."""
-        if len(self.extrudes) != 1 or len(other.extrudes) != 1:
-            raise ScriptError("only single extrusions can be put together")
-        (one,), (two,) = self.extrudes, other.extrudes
-        if one.extent != two.extent:
-            raise ScriptError("extrusions that are put together reach equally far")
-        *before, last = one.sketches
-        first, *rest = two.sketches
-        if last.plane == first.plane:
-            before, rest = [*before, Sketch(last.plane, last.profiles + first.profiles)], list(rest)
-        else:
-            before, rest = [*before, last], [first, *rest]
-        return Body((replace(one, sketches=(*before, *rest)),))
-
-    def combined(self, operation: Operation, other: "Body") -> "Body":
-        """This and then ``other``; one that is itself a combination can only be added, where it adds alone."""
-        if not self.extrudes:
-            return other if operation is Operation.JOIN else Body(())
-        adds = all(extrude.operation in (Operation.NEW, Operation.JOIN) for extrude in other.extrudes)
-        if len(other.extrudes) > 1 and not (operation is Operation.JOIN and adds):
-            raise ScriptError(f"only a single extrusion can {operation}")
-        if len(self.extrudes) + len(other.extrudes) > MAX_EXTRUDES:
-            raise ScriptError(f"more than {MAX_EXTRUDES} extrusions")
-        return Body(self.extrudes + tuple(replace(extrude, operation=operation) for extrude in other.extrudes))
-
-
-def extruded(profiles: tuple[Profile, ...], plane: Plane, offset: float, amount: float, both: bool) -> Body:
-    """Profiles from ``offset`` above their plane, by ``amount`` along its normal, or by that to both sides."""
-    if not profiles:
-        raise ScriptError("nothing is drawn that could be extruded")
-    if abs(amount) < TOUCH_MM:
-        raise ScriptError("an extrusion by 0")
-    low, high = min(offset, offset + amount), max(offset, offset + amount)
-    if both:
-        extent = Extent(ExtentKind.SYMMETRIC, abs(amount))
-        plane = replace(plane, origin=plane.to_world((0.0, 0.0), offset))
-    elif low < 0 < high:
-        extent = Extent(ExtentKind.TWO_SIDED, high, -low)
-    else:
-        plane = replace(plane, origin=plane.to_world((0.0, 0.0), offset))
-        extent = Extent(ExtentKind.ONE_SIDED, amount)
-    return Body((Extrude((Sketch(plane, profiles),), Operation.NEW, extent),))
+    def __init__(self, text: str, line: int | None = None) -> None:
+        super().__init__(text)
+        self.line = line
 
 
 def number(value: Any) -> float:
@@ -182,22 +122,58 @@ def closed_loop(edges: tuple[Edge, ...]) -> Loop:
     return Loop(edges)
 
 
-def profile(loops: tuple[Loop, ...]) -> Profile:
-    """A region: the largest of the loops less the others, which lie within it."""
-    outer = max(loops, key=lambda loop: abs(loop.signed_area))
-    holes = tuple(loop for loop in loops if loop is not outer)
-    (left, low), (right, high) = _box(outer)
-    reach = TOUCH_MM + 1e-3 * max(right - left, high - low)  # arcs are looked at by some of their points
-    for hole in holes:
-        (x0, y0), (x1, y1) = _box(hole)
-        if x0 < left - reach or x1 > right + reach or y0 < low - reach or y1 > high + reach:
-            raise ScriptError("a loop beside another in one sketch: give each an extrusion of its own")
-    return Profile(outer, holes)
+def profiles(loops: tuple[Loop, ...]) -> tuple[Profile, ...]:
+    """The regions that loops bound: each that is in no other, less those within it."""
+    if len(loops) < 2:
+        return tuple(map(Profile, loops))
+    if len(loops) > MAX_LOOPS:
+        raise ScriptError(f"more than {MAX_LOOPS} loops in one sketch")
+    order = sorted(range(len(loops)), key=lambda i: -abs(loops[i].signed_area))
+    ordered = tuple(loops[i] for i in order)
+    if not abs(ordered[-1].signed_area) > 0:
+        raise ScriptError("a loop around nothing")
+    within = _within(ordered)
+    depth = within.sum(axis=0)
+    if (depth == 0).sum() > 1 and cross_or_touch(loops):  # holes of one outline may touch it
+        raise ScriptError("loops that cross or touch in one sketch: give each an extrusion of its own")
+    if depth.max() > 1:  # CadQuery would take it off twice
+        raise ScriptError("a loop within a hole of the same sketch: give it an extrusion of its own")
+    holes = {order[i]: sorted(order[k] for k in np.flatnonzero(within[i])) for i in np.flatnonzero(depth == 0)}
+    return tuple(Profile(loops[i], tuple(loops[k] for k in holes[i])) for i in sorted(holes))
 
 
-def _box(loop: Loop) -> tuple[Point2, Point2]:
-    xs, ys = zip(*loop.outline(), strict=True)
-    return (min(xs), min(ys)), (max(xs), max(ys))
+def _within(loops: tuple[Loop, ...]) -> np.ndarray:
+    """(L, L) bool: whether the second is in the first, the larger: by most of the middles of its curves."""
+    regions = Regions.of([Profile(loop) for loop in loops])
+    middles = [np.array([complex(*point) for point in _middles(loop)]) for loop in loops]
+    ends = np.cumsum([len(each) for each in middles])
+    within = np.zeros((len(loops), len(loops)), bool)
+    for i in range(len(loops) - 1):
+        places = np.concatenate(middles[i + 1 :]) - regions.centres[i]
+        found = regions.contains(i, np.array([places.real, places.imag, np.ones(len(places))]))
+        starts = ends[i:-1] - ends[i]
+        within[i, i + 1 :] = np.add.reduceat(found, starts) * 2 > np.diff([*starts, len(found)])
+    return within
+
+
+def _middles(loop: Loop) -> list[Point2]:
+    first = loop.curves[0]
+    if isinstance(first, Circle):
+        (x, y), r = first.centre, first.radius
+        return [(x + r * math.cos(turn), y + r * math.sin(turn)) for turn in (0.3, 2.4, 4.5)]
+    return [
+        edge.at(0.5)
+        if isinstance(edge, Arc)
+        else ((edge.start[0] + edge.end[0]) / 2, (edge.start[1] + edge.end[1]) / 2)
+        for edge in loop.edges
+    ]
+
+
+def whole(value: Any, least: int = 1, most: int = MAX_LOOPS) -> int:
+    """A count, checked."""
+    if not number(value).is_integer() or not least <= value <= most:
+        raise ScriptError(f"{value:g} is no number from {least} to {most}")
+    return int(value)
 
 
 def switch(value: Any) -> bool:

@@ -3,7 +3,10 @@
 import math
 import textwrap
 from collections.abc import Iterator
+from dataclasses import replace
 
+from pipeline.cad.exchange.libraries.values import NAMED_PLANES
+from pipeline.cad.language.planar import cross_or_touch
 from pipeline.cad.language.program import (
     Arc,
     CadProgram,
@@ -16,10 +19,44 @@ from pipeline.cad.language.program import (
     Plane,
     Point2,
     Profile,
+    Sketch,
+    axis_of,
+    map_sketch,
 )
 from pipeline.cad.parts.describe import describe_extrude
 
 TOUCH = 1e-6  # millimetres
+
+
+PARALLEL = 1e-9  # what is parallel to an axis, has no more of another
+
+
+def in_part_coordinates(program: CadProgram) -> CadProgram:
+    """The program with sketches that are parallel to the axes drawn in the part's own coordinates, the same solid.
+
+    So numbers of a sketch are where things are in the part. What is oblique keeps coordinates of its own, and so do
+    profiles that touch: cutting with one after the other, build123d's kernel is at the mercy of their last digits.
+    """
+    return CadProgram(
+        tuple(replace(step, sketches=tuple(map(_in_part_coordinates, step.sketches))) for step in program.extrudes)
+    )
+
+
+def _in_part_coordinates(sketch: Sketch) -> Sketch:
+    across, along = axis_of(sketch.plane.normal, PARALLEL), axis_of(sketch.plane.x_axis, PARALLEL)
+    if across is None or along is None or cross_or_touch([profile.outer for profile in sketch.profiles]):
+        return sketch
+    named = next(each for each in NAMED_PLANES.values() if axis_of(each[1]) == across)
+    origin = [0.0, 0.0, 0.0]
+    origin[across[0]] = sketch.plane.origin[across[0]]
+    plane = Plane((origin[0], origin[1], origin[2]), *named)
+    u, v = (each.index(max(each)) for each in (plane.x_axis, plane.y_axis))  # both point along an axis
+
+    def move(point: Point2) -> Point2:
+        at = sketch.plane.to_world(point)
+        return at[u], at[v]
+
+    return map_sketch(sketch, plane, move)
 
 
 def text(value: float) -> str:

@@ -1,0 +1,1 @@
+"""Programs as scripts of CAD libraries for Python, and back."""
