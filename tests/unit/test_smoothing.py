@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.spatial import cKDTree
 
 from pipeline.cad.exchange import smoothing
 from pipeline.cad.exchange.scans import read_scan
@@ -9,6 +10,7 @@ from pipeline.cad.exchange.smoothing import SMOOTHED, smoothed
 from pipeline.cad.language.program import Frame
 from pipeline.cad.parts import synthesis
 from pipeline.cad.solids.distances import to_surface
+from pipeline.cad.solids.mesh import Surface, flat_mesh
 from pipeline.cad.solids.normals import estimate_normals
 from pipeline.cad.solids.sampling import sample_surface
 from pipeline.geometry.draw import normalised_mesh
@@ -46,7 +48,7 @@ def test_clean_points_stay_whatever_their_normals_are(meshes, family):
     cloud = sample_surface(meshes[family], NUM_POINTS, generator(1))
     assert smoothed(cloud, generator(0))[0] is cloud
     guessed = np.concatenate([cloud[:, :3], estimate_normals(cloud[:, :3].astype(float))], axis=1)
-    assert smoothed(guessed, generator(0))[0] is guessed
+    assert smoothed(guessed, generator(0), measured=False)[0] is guessed
 
 
 @pytest.mark.slow
@@ -68,6 +70,53 @@ def test_points_that_come_many_times_and_few_points(meshes):
     assert np.isfinite(smoothed(noisy(meshes["flange"], 0.01, 16), generator(0))[0]).all()
     same = np.repeat(cloud[:1], 50, axis=0)
     assert smoothed(same, generator(0))[0] is same
+
+
+def fine(mesh, noise):
+    """A mesh of small triangles, as a scanner's are, whose corners are off by so much."""
+    import trimesh
+
+    found = trimesh.Trimesh(*trimesh.remesh.subdivide_to_size(mesh.vertices, mesh.triangles, 0.05))
+    return trimesh.Trimesh(found.vertices + generator(3).normal(size=found.vertices.shape) * noise, found.faces)
+
+
+def errors(points, mesh):
+    """Of a cloud: mean distance from the surface, and mean cosine between its normals and the nearest true ones."""
+    true = sample_surface(mesh, 8 * NUM_POINTS, generator(4))
+    _, near = cKDTree(true[:, :3]).query(points[:, :3], k=4)  # beside an edge, either face's
+    cosines = np.einsum("nki,ni->nk", true[near, 3:], points[:, 3:]).max(axis=1)
+    return to_surface(points[:, :3].astype(float), mesh).mean(), cosines.mean()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_noisy_mesh_is_smoothed_though_its_triangles_look_anywhere(meshes, family, tmp_path):
+    noisy_mesh = fine(meshes[family], 0.004)
+    noisy_mesh.export(tmp_path / "scan.stl")
+    raw = sample_surface(flat_mesh(Surface(noisy_mesh.vertices, noisy_mesh.faces)), NUM_POINTS, generator(1))
+    scan = read_scan(tmp_path / "scan.stl", NUM_POINTS)
+    points = scan.points * np.array([scan.frame.scale] * 3 + [1] * 3) + np.array([*scan.frame.centre, 0, 0, 0])
+    (before, turned), (after, cosine) = errors(raw, meshes[family]), errors(points, meshes[family])
+    assert turned < 0.95
+    assert cosine > 0.98
+    assert after < 0.75 * before
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_fine_clean_mesh_stays(meshes, family, tmp_path):
+    fine(meshes[family], 0.0).export(tmp_path / "scan.stl")
+    said = []
+    assert len(read_scan(tmp_path / "scan.stl", NUM_POINTS, said.append).points) == NUM_POINTS
+    assert not any("smoothed" in line for line in said)
+
+
+def test_guessed_normals_of_a_noisy_cloud_are_laid_anew(meshes):
+    cloud = noisy(meshes["flange"], 0.003, 2 * NUM_POINTS)[:, :3].astype(float)
+    guessed = np.concatenate([cloud, estimate_normals(cloud)], axis=1)
+    (before, turned), (after, cosine) = (
+        errors(points, meshes["flange"]) for points in (guessed, smoothed(guessed, generator(0), measured=False)[0])
+    )
+    assert cosine > turned
+    assert after < 0.8 * before
 
 
 def test_a_noisy_scan_is_as_large_as_its_part(meshes, tmp_path):

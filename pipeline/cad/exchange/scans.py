@@ -23,6 +23,7 @@ from pipeline.execution.sandbox import Sandbox
 from pipeline.runtime.errors import RejectError
 from pipeline.runtime.seeds import generator
 
+FINE, EVEN = 1000, 4.0  # corners, and longest over usual edges, of a mesh that may be a scan: a designed one has fewer
 TIMEOUT_S, MEMORY_MIB = 60.0, 4096  # of a STEP file
 
 
@@ -91,9 +92,31 @@ def _read(path: Path, num_points: int, say: Callable[[str], None]) -> Scan:
     if isinstance(found, np.ndarray):
         return _cloud(found, str(path), say)
     surface = _outward(found.normalised(found.frame))
-    points = sample_surface(flat_mesh(surface), num_points, generator("scan"))
     say(f"{path}: {len(surface.triangles):,} triangles, {num_points:,} points drawn from them")
-    return Scan(points, found.frame)  # as it is: triangles of a noisy mesh look anywhere
+    if (corners := _corners(surface)) is not None:
+        scan = _smoothed(corners, found.frame, str(path), say, measured=False)
+        if scan.points is not corners:
+            return scan
+    return Scan(sample_surface(flat_mesh(surface), num_points, generator("scan")), found.frame)
+
+
+def _corners(surface: Surface) -> np.ndarray | None:
+    """Corners of a mesh as fine and even as a scanner's are, (N, 6) float32 with mean normals; None of another one.
+
+    Points that are drawn from a triangle have its corners' noise, all alike; each corner has its own.
+    """
+    xyz, corners = np.unique(surface.vertices, axis=0, return_inverse=True)
+    triangles = corners.reshape(-1)[surface.triangles]
+    a, b, c = (xyz[triangles[:, i]] for i in range(3))
+    lengths = np.linalg.norm(np.concatenate([b - a, c - b, a - c]), axis=1)
+    if len(xyz) < FINE or np.quantile(lengths, 0.95) > EVEN * np.median(lengths):
+        return None
+    normals = np.zeros_like(xyz)
+    for i in range(3):
+        np.add.at(normals, triangles[:, i], np.cross(b - a, c - a))
+    lengths = np.linalg.norm(normals, axis=1)
+    known = lengths > 0
+    return np.concatenate([xyz[known], normals[known] / lengths[known, None]], axis=1).astype(np.float32)
 
 
 def _cloud(raw: np.ndarray, name: str, say: Callable[[str], None]) -> Scan:
@@ -105,12 +128,12 @@ def _cloud(raw: np.ndarray, name: str, say: Callable[[str], None]) -> Scan:
     except RejectError as error:
         raise RejectError(error.reason, f"{name}: {error.detail}") from error
     say(f"{name}: {len(points):,} of {len(raw):,} points taken")
-    return _smoothed(points, _box(raw), name, say) if raw.shape[1] == 6 else Scan(points, _box(raw))
+    return _smoothed(points, _box(raw), name, say, measured=raw.shape[1] == 6)
 
 
-def _smoothed(points: np.ndarray, frame: Frame, name: str, say: Callable[[str], None]) -> Scan:
+def _smoothed(points: np.ndarray, frame: Frame, name: str, say: Callable[[str], None], measured: bool) -> Scan:
     """Normalised points without most of their noise, which had made their box larger."""
-    clean, noise = smoothed(points, generator("smoothed"))
+    clean, noise = smoothed(points, generator("smoothed"), measured)
     if clean is points:
         return Scan(points, frame)
     say(f"{name}: noise of {noise:.2%} of the longest half-side, smoothed; {len(clean):,} points kept")
