@@ -5,7 +5,6 @@ import functools
 import json
 import os
 import shlex
-import signal
 import sys
 import time
 import traceback
@@ -17,7 +16,7 @@ from typing import ParamSpec
 import typer
 
 from pipeline.runtime.errors import RejectError, UserError, system_error
-from pipeline.runtime.interrupt import Interrupted, is_restarted_by_torchrun, listen, unlisten
+from pipeline.runtime.interrupt import Interrupted, is_restarted_by_torchrun, listen, request, unlisten
 
 P = ParamSpec("P")
 
@@ -42,14 +41,16 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
         # PEFT asks transformers by a name that it will rename: nothing that a user could mend.
         warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
         try:
-            function(*args, **kwargs)
+            try:
+                function(*args, **kwargs)
+            finally:
+                request.is_over = True  # no call, in which a second signal could end this in a traceback
         except (UserError, RejectError) as error:
             if os.environ.get(VERBOSE, "") not in ("", "0"):
                 traceback.print_exc()
             typer.secho(f"error: {error}", err=True, fg=color("red"))
             raise typer.Exit(1) from None
         except Interrupted as stop:
-            unlisten(signal.SIG_IGN)  # a second one must not end this in a traceback
             again = "dvc repro" if os.environ.get("DVC_STAGE") else os.environ.get(COMMAND, typed())
             how = f". Go on with: {again}"
             if is_restarted_by_torchrun():
