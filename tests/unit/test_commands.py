@@ -124,7 +124,7 @@ def test_signals_at_the_end_of_a_command_are_no_traceback(how, code, tmp_path):
     args, env = [sys.executable, "-c", SIGNALLED, how], {**os.environ, "PYTHONPATH": str(ROOT)}
     found = subprocess.run(args, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
     assert (found.returncode, "Traceback" in found.stderr) == (0, False), found.stderr[-2000:]
-    assert set(map(int, found.stdout.split())) == {code, 130, -signal.SIGTERM}
+    assert {code, -signal.SIGTERM} <= set(map(int, found.stdout.split())) <= {code, 130, -signal.SIGTERM}
 
 
 def test_other_faults_stay_what_they_are():
