@@ -77,8 +77,8 @@ def _plan(chance: random.Random, stage: int, names: list[str]) -> Planned:
     """One of these faults."""
     kind = chance.choices(names, [FAULTS[name].weight for name in names])[0]
     trigger = chance.choice(("time", "time", "files", "publishing"))
-    if FAULTS[kind].needs == "cluster":
-        trigger = "time"  # a cluster's workers are late, and the fault waits for them
+    if FAULTS[kind].needs in NEEDS:
+        trigger = "time"  # what is elsewhere is late, as is what it is asked for
     at = {
         "time": chance.uniform(0.02, 1.0),
         "files": float(round(2 ** chance.uniform(0, 5))),
