@@ -22,7 +22,7 @@ from tests.func.forked import Forked, for_dvc
 from tests.func.raylets import Raylets
 
 T = TypeVar("T")
-PATIENCE_S = 150.0  # for one attempt
+PATIENCE_S = 240.0  # for one attempt: a store that is gone is tried for minutes, where the machine has other work
 ENDING_S = 20.0  # for what a command has started, to end after it
 MOST = 12  # attempts at one command
 OLD = "what an older run has published\n"
