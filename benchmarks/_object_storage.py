@@ -31,7 +31,7 @@ class ObjectServer:
         self.folder, self.recorded = folder, recorded
         self.port = 0
         self.start()
-        self._request("PUT", BUCKET)
+        self.request("PUT", BUCKET)
 
     def start(self) -> None:
         """Start it, on another port than before."""
@@ -48,9 +48,9 @@ class ObjectServer:
         port = int(found[1])
         if self.recorded:
             again = (self.folder / "recording").exists()
-            self._request("POST", f"moto-api/recorder/{'replay' if again else 'start'}-recording", port)
+            self.request("POST", f"moto-api/recorder/{'replay' if again else 'start'}-recording", port)
             if again:
-                self._request("POST", "moto-api/recorder/start-recording", port)
+                self.request("POST", "moto-api/recorder/start-recording", port)
         self.port = port
 
     def kill(self) -> None:
@@ -58,10 +58,14 @@ class ObjectServer:
         self.process.kill()
         self.process.wait()
 
-    def _request(self, method: str, path: str, port: int | None = None) -> None:
-        request = urllib.request.Request(f"http://{HOST}:{port or self.port}/{path}", b"", method=method)
+    def request(self, method: str, path: str, port: int | None = None, data: bytes = b"") -> bytes:
+        """What it answers."""
+        request = urllib.request.Request(f"http://{HOST}:{port or self.port}/{path}", data, method=method)
         request.add_header("Authorization", "AWS4-HMAC-SHA256 Credential=x/20260101/us-east-1/s3/aws4_request")
-        urllib.request.urlopen(request).close()
+        request.add_header("Content-Type", "application/x-tar")  # by its own default, a form
+        with urllib.request.urlopen(request) as answer:
+            body: bytes = answer.read()
+        return body
 
 
 class Proxy(threading.Thread):

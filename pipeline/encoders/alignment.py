@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.runtime.errors import UserError
-from pipeline.runtime.state_dicts import check_fit
+from pipeline.runtime.state_dicts import check_fit, read_safetensors
 
 ALIGNMENT = "alignment.safetensors"  # beside an encoder's weights
 
@@ -39,7 +39,7 @@ class AlignmentHead(nn.Module):
         path = folder / ALIGNMENT
         if not path.is_file():
             return None
-        tensors = load_file(path)
+        tensors = read_safetensors(path)
         try:
             embedding_width, width = tensors["project.weight"].shape
         except KeyError as error:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.runtime.errors import UserError
+from pipeline.runtime.state_dicts import damage_told
 
 MAX_PIXELS = 4096 * 4096  # of a stored view
 UNREADABLE = (OSError, ValueError, SyntaxError, IndexError, TypeError, struct.error, Image.DecompressionBombError)
@@ -27,7 +28,7 @@ class DinoV2Encoder(nn.Module):
         image_size: pixels along a side, in place of the processor's own; positions are interpolated.
 
     Raises:
-        UserError: the sizes do not fit.
+        UserError: the sizes do not fit, or the weights are damaged.
     """
 
     def __init__(self, folder: Path, pool: int, image_size: int | None = None) -> None:
@@ -35,9 +36,10 @@ class DinoV2Encoder(nn.Module):
         from transformers import AutoImageProcessor, AutoModel  # seconds, which a prompt without pictures does without
         from transformers.image_utils import SizeDict
 
-        self.model = AutoModel.from_pretrained(
-            folder, dtype=torch.float32, local_files_only=True, use_safetensors=True, trust_remote_code=False
-        ).eval()
+        with damage_told(folder):
+            self.model = AutoModel.from_pretrained(
+                folder, dtype=torch.float32, local_files_only=True, use_safetensors=True, trust_remote_code=False
+            ).eval()
         # The PIL backend gives the model's own numbers and needs no torchvision.
         self.processor = AutoImageProcessor.from_pretrained(
             folder, backend="pil", local_files_only=True, trust_remote_code=False

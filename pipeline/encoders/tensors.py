@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from pipeline.encoders.pickles import Stored, read_pickle
 from pipeline.runtime.errors import UserError
+from pipeline.runtime.state_dicts import read_safetensors
 
 STORAGE_DTYPES = {
     "DoubleStorage": torch.float64,
@@ -43,7 +43,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise UserError(f"{path} does not exist")
     if path.suffix == ".safetensors":
-        return _safetensors(path)
+        return read_safetensors(path)
     try:
         with zipfile.ZipFile(path) as file:
             archive = _Archive(file, path.stat().st_size)
@@ -58,16 +58,6 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     if not tensors:
         raise UserError(f"{path} holds no tensors by name")
     return tensors
-
-
-def _safetensors(path: Path) -> dict[str, Tensor]:
-    try:
-        loaded: dict[str, Tensor] = load_file(path)
-    except Exception as error:
-        if type(error).__name__ == "SafetensorError":
-            raise UserError(f"{path} is damaged: {error}") from error
-        raise
-    return loaded
 
 
 class _Archive:

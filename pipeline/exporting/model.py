@@ -17,11 +17,12 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 from transformers import AutoModelForCausalLM
 
 from pipeline.exporting.cards import model_card
+from pipeline.model.checkpoint import read_tensors
 from pipeline.model.checkpoint_folder import (
     ADAPTER,
     CONFIG,
@@ -34,6 +35,7 @@ from pipeline.model.checkpoint_folder import (
 from pipeline.runtime.atomic import atomic_folder, write_text
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.fingerprint import sha256_file
+from pipeline.runtime.state_dicts import damage_told
 from pipeline.settings.resolved import ENCODERS, MANIFEST, identity, model_sha256, read_models
 from pipeline.shards.manifest import MANIFEST as SHARDS
 from pipeline.shards.manifest import Manifest
@@ -71,7 +73,7 @@ def export_model(
                 shutil.copyfile(path, folder / path.name)
         for name in needed:
             shutil.copytree(models / name, folder / "models" / name)
-        if merged or (config.model.vocabulary == "text" and load_file(checkpoint / TEXT_EMBEDDINGS)):
+        if merged or (config.model.vocabulary == "text" and read_tensors(checkpoint / TEXT_EMBEDDINGS)):
             _rewrite(folder, config, merged)
         manifest = {name: known[name] | identity(folder / "models" / name) for name in needed}
         write_text(folder / "models" / MANIFEST, json.dumps(manifest, indent=1, sort_keys=True) + "\n")
@@ -89,15 +91,16 @@ def export_model(
 def _rewrite(folder: Path, config: CheckpointConfig, merged: bool) -> None:
     """Put into the language model's own weights what plain transformers does not know of."""
     place = folder / "models" / LLM
-    base: Any = AutoModelForCausalLM.from_pretrained(
-        place, dtype="auto", local_files_only=True, use_safetensors=True, trust_remote_code=False
-    )
+    with damage_told(place):
+        base: Any = AutoModelForCausalLM.from_pretrained(
+            place, dtype="auto", local_files_only=True, use_safetensors=True, trust_remote_code=False
+        )
     if merged:
         base = PeftModel.from_pretrained(base, str(folder)).merge_and_unload(safe_merge=True)
-        adapter = load_file(folder / ADAPTER)
+        adapter = read_tensors(folder / ADAPTER)
         nothing = {name: torch.zeros_like(part) if "lora_B" in name else part for name, part in adapter.items()}
         save_file(nothing, folder / ADAPTER, metadata={"format": "pt"})
-    trained = load_file(folder / TEXT_EMBEDDINGS)
+    trained = read_tensors(folder / TEXT_EMBEDDINGS)
     if config.model.vocabulary == "text" and trained:
         table = base.get_input_embeddings().weight
         if base.config.tie_word_embeddings:  # rows are trained where they are read alone

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -145,7 +146,7 @@ class CadMllmModel(nn.Module):
                 # Put into 4 bits where they are to stay: transformers alone would take any GPU that it finds.
                 device_map=None if self.quantization == "none" else {"": device},
             )
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, SafetensorError) as error:
             if is_out_of_memory(error):
                 raise
             raise UserError(f"{llm_folder} holds no language model ({error}); run `cadmllm models`") from error

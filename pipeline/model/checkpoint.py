@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from pipeline.cad.language.grammar import Grammar
@@ -31,8 +31,7 @@ from pipeline.model.settings import ModelParams
 from pipeline.runtime.atomic import write_text
 from pipeline.runtime.device import DTYPES
 from pipeline.runtime.errors import UserError
-from pipeline.runtime.state_dicts import check_fit
-from pipeline.settings.memory import is_out_of_memory
+from pipeline.runtime.state_dicts import check_fit, read_safetensors
 from pipeline.settings.resolved import model_sha256
 
 TensorFiles = dict[str, dict[str, Tensor]]
@@ -145,13 +144,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """
     if not path.is_file():
         raise UserError(f"{path} is missing; the checkpoint is not whole")
-    try:
-        loaded: dict[str, Tensor] = load_file(path)
-    except Exception as error:  # safetensors raises its own, unexported kind
-        if is_out_of_memory(error):
-            raise
-        raise UserError(f"{path} is damaged: {error}") from error
-    return loaded
+    return read_safetensors(path)
 
 
 def load_trained(model: CadMllmModel, files: TensorFiles, place: Path) -> None:

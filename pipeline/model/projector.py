@@ -6,11 +6,11 @@ Shapes: B samples, T tokens in, Q tokens out, D the encoder's width, E the langu
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.model.settings import Projector
+from pipeline.runtime.state_dicts import read_safetensors
 from pipeline.settings.resolved import PROJECTORS
 
 
@@ -94,7 +94,7 @@ def start_from_pretrained(projector: nn.Module, llm_folder: Path, modality: str)
     path = llm_folder / PROJECTORS / f"{modality}.safetensors"
     if not path.is_file():
         return False
-    tensors, own = load_file(path), projector.state_dict()
+    tensors, own = read_safetensors(path), projector.state_dict()
     if {name: value.shape for name, value in tensors.items()} != {name: value.shape for name, value in own.items()}:
         return False
     projector.load_state_dict({name: value.to(own[name].dtype) for name, value in tensors.items()})

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from pipeline.corpus.settings import Synthetic
 from pipeline.pretraining.settings import Pretraining
 from pipeline.runtime.atomic import atomic_folder, write_text
+from pipeline.runtime.state_dicts import damage_told, read_safetensors
 from pipeline.shards.seen import SEEN
 
 CARD = "README.md"
@@ -66,9 +67,11 @@ def ship(source: Path, target: Path, card: str) -> int:
 
 
 def _halve(path: Path, copied: Path) -> None:
-    with safe_open(path, "pt") as file:
+    with damage_told(path), safe_open(path, "pt") as file:
         metadata = {"format": "pt", **(file.metadata() or {})}
-    save_file({key: value.half().contiguous() for key, value in load_file(path).items()}, copied, metadata=metadata)
+    save_file(
+        {key: value.half().contiguous() for key, value in read_safetensors(path).items()}, copied, metadata=metadata
+    )
 
 
 def card(name: str, synthetic: Synthetic, seed: int, recipe: Pretraining, scores: dict[str, Any]) -> str:

@@ -5,10 +5,7 @@ import functools
 import gc
 import json
 import os
-import re
 import shlex
-import signal
-import sqlite3
 import sys
 import time
 import traceback
@@ -20,8 +17,8 @@ from typing import ParamSpec
 
 import typer
 
-from pipeline.runtime.errors import RejectError, UserError
-from pipeline.runtime.interrupt import Interrupted, is_restarted_by_torchrun, listen, unlisten
+from pipeline.runtime.errors import RejectError, UserError, system_error
+from pipeline.runtime.interrupt import Interrupted, is_restarted_by_torchrun, listen, request, unlisten
 
 P = ParamSpec("P")
 
@@ -46,14 +43,16 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
         # PEFT asks transformers by a name that it will rename: nothing that a user could mend.
         warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
         try:
-            function(*args, **kwargs)
+            try:
+                function(*args, **kwargs)
+            finally:
+                request.is_over = True  # no call, in which a second signal could end this in a traceback
         except (UserError, RejectError) as error:
             if os.environ.get(VERBOSE, "") not in ("", "0"):
                 traceback.print_exc()
             typer.secho(f"error: {error}", err=True, fg=color("red"))
             raise typer.Exit(1) from None
         except Interrupted as stop:
-            unlisten(signal.SIG_IGN)  # a second one must not end this in a traceback
             again = "dvc repro" if os.environ.get("DVC_STAGE") else os.environ.get(COMMAND, typed())
             how = f". Go on with: {again}"
             if is_restarted_by_torchrun():
@@ -91,22 +90,12 @@ def color(name: str) -> str | None:
 def _told(error: Exception) -> str | None:
     """What is wrong with the disk, or with what the user may do on it; None where it is something else."""
     where = getattr(error, "filename", None) or "this folder, or temporary files (TMPDIR says where they lie)"
-    number = _system_error(error)
+    number = system_error(error)
     if number in (errno.ENOSPC, errno.EDQUOT):
         return f"no space is left for {where}"
     if number in (errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EBUSY):
         return f"{where} cannot be read or written: {os.strerror(number)}"
     return None
-
-
-def _system_error(error: Exception) -> int | None:
-    """The system's number of an error, however it is told; None of another."""
-    if isinstance(error, OSError):
-        return error.errno
-    if isinstance(error, sqlite3.OperationalError):
-        return errno.ENOSPC if error.sqlite_errorcode == sqlite3.SQLITE_FULL else None
-    in_words = re.search(r"\(os error (\d+)\)$", str(error))  # as libraries in Rust have it, such as safetensors
-    return int(in_words[1]) if in_words else None
 
 
 def typed() -> str:

@@ -1,5 +1,8 @@
-"""The two errors a user can meet: a mistake to correct, and one model that cannot be used."""
+"""The two errors a user can meet: a mistake to correct, and one model that cannot be used. And the system's own."""
 
+import errno
+import re
+import sqlite3
 from dataclasses import dataclass
 
 
@@ -32,3 +35,13 @@ class Reject:
     pipeline_stage: str
     reason: str
     detail: str = ""
+
+
+def system_error(error: Exception) -> int | None:
+    """The system's number of an error, however it is told; None of another."""
+    if isinstance(error, OSError):
+        return error.errno
+    if isinstance(error, sqlite3.OperationalError):
+        return errno.ENOSPC if error.sqlite_errorcode == sqlite3.SQLITE_FULL else None
+    in_words = re.search(r"\(os error (\d+)\)$", str(error))  # as libraries in Rust have it, such as safetensors
+    return int(in_words[1]) if in_words else None

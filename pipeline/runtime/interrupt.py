@@ -22,11 +22,18 @@ class Interrupted(Exception):
 
 
 class _Stop:
-    """Whether a stop was asked for; set by a signal, checked between units of work."""
+    """Whether a stop was asked for; set by a signal, checked between units of work.
+
+    Attributes:
+        is_over: nothing is at hand any more, and the command tells how it ended: signals say nothing new.
+    """
 
     signal_name: str | None = None
+    is_over = False
 
     def __call__(self, signum: int, _frame: FrameType | None) -> None:
+        if self.is_over:
+            return
         if self.signal_name is not None:
             raise Interrupted(self.signal_name)  # asked twice: stop now
         self.signal_name = signal.Signals(signum).name
@@ -35,7 +42,7 @@ class _Stop:
             print(said, file=sys.stderr, flush=True)
 
 
-_stop = _Stop()
+request = _Stop()
 
 
 def listen() -> None:
@@ -44,8 +51,9 @@ def listen() -> None:
     ``dvc repro`` that is killed leaves its commands running; with this they stop, also where the shell that DVC
     runs one in stands in between.
     """
-    signal.signal(signal.SIGTERM, _stop)
-    signal.signal(signal.SIGINT, _stop)
+    request.is_over = False
+    signal.signal(signal.SIGTERM, request)
+    signal.signal(signal.SIGINT, request)
     die_with_parent(signal.SIGTERM)
     if "DVC_STAGE" in os.environ:
         shell = psutil.Process().parent()
@@ -58,15 +66,11 @@ def is_restarted_by_torchrun() -> bool:
     return int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) > 0
 
 
-def unlisten(handler: signal.Handlers = signal.SIG_DFL) -> None:
-    """No longer turn SIGTERM and SIGINT into a request: the command is at its end, and nothing is at hand.
-
-    Args:
-        handler: what becomes of them; ``SIG_IGN`` while a command still says how it ended.
-    """
+def unlisten() -> None:
+    """No longer turn SIGTERM and SIGINT into a request: the command has told how it ended."""
     for number in (signal.SIGTERM, signal.SIGINT):
-        if signal.getsignal(number) in (_stop, signal.SIG_IGN):
-            signal.signal(number, handler)
+        if signal.getsignal(number) is request:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def stop_at_once() -> None:
@@ -109,15 +113,15 @@ def die_with_parent(signum: signal.Signals) -> None:
 
 def check() -> None:
     """Raise ``Interrupted`` if a stop was asked for. Call where everything finished is saved."""
-    if _stop.signal_name is not None:
-        raise Interrupted(_stop.signal_name)
+    if request.signal_name is not None:
+        raise Interrupted(request.signal_name)
 
 
 def stop() -> NoReturn:
     """Raise ``Interrupted``, here or in another of the processes that work together."""
-    raise Interrupted(_stop.signal_name or "a signal to another process")
+    raise Interrupted(request.signal_name or "a signal to another process")
 
 
 def requested() -> bool:
     """Whether a stop was asked for."""
-    return _stop.signal_name is not None
+    return request.signal_name is not None

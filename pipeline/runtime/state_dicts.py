@@ -1,10 +1,43 @@
-"""Do given tensors fit a model? Told by name, before anything is loaded."""
+"""The one reader of safetensors; and do given tensors fit a model? Told by name, before anything is loaded."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
-from pipeline.runtime.errors import UserError
+from pipeline.runtime.errors import UserError, system_error
+
+
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a file, by name.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    with damage_told(path):
+        loaded: dict[str, Tensor] = load_file(path)
+    return loaded
+
+
+@contextmanager
+def damage_told(place: Path) -> Iterator[None]:
+    """Around a library that reads safetensors.
+
+    Args:
+        place: the file or folder that it reads.
+
+    Raises:
+        UserError: what is there is damaged.
+    """
+    try:
+        yield
+    except SafetensorError as error:
+        if system_error(error):
+            raise
+        raise UserError(f"{place} is damaged: {error}") from error
 
 
 def check_fit(own: Mapping[str, Tensor], given: Mapping[str, Tensor], place: str, what: str) -> None:

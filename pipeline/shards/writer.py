@@ -31,11 +31,13 @@ def write_shard(path: Path, samples: Iterable[tuple[str, dict[str, bytes]]]) -> 
     import webdataset  # and with it torch: workers that write no shard do without
 
     count = 0
-    with atomic_open(path, "wb") as file:
-        # mtime 0: the bytes depend on the samples alone.
-        writer = webdataset.TarWriter(file, encoder=False, mtime=0, user="", group="")
+    # mtime 0: the bytes depend on the samples alone. And the writer is closed, too, whatever happens: a stream that is
+    # left open writes into a closed file when it is collected.
+    with (
+        atomic_open(path, "wb") as file,
+        webdataset.TarWriter(file, encoder=False, mtime=0, user="", group="") as writer,
+    ):
         for key, members in samples:
             writer.write({"__key__": key, **members})
             count += 1
-        writer.close()
     return Shard(path.name, count, os.path.getsize(path), sha256_file(path))

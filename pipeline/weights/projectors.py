@@ -5,10 +5,11 @@ import shutil
 from pathlib import Path
 
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from pipeline.encoders.michelangelo import WEIGHTS
+from pipeline.runtime.state_dicts import damage_told, read_safetensors
 from pipeline.settings.resolved import PROJECTORS
 
 ENCODER = "encoder"  # in a file's metadata: the digest of the weights whose tokens it takes
@@ -17,7 +18,7 @@ ENCODER = "encoder"  # in a file's metadata: the digest of the weights whose tok
 def weights_digest(folder: Path) -> str:
     """Sha256 of an encoder's weights in half precision: the same whatever precision they are stored in."""
     found = hashlib.sha256()
-    for name, tensor in sorted(load_file(folder / WEIGHTS).items()):
+    for name, tensor in sorted(read_safetensors(folder / WEIGHTS).items()):
         found.update(f"{name} {tuple(tensor.shape)} ".encode() + tensor.half().contiguous().numpy().tobytes())
     return found.hexdigest()
 
@@ -50,5 +51,5 @@ def take_projectors(source: Path, llm_folder: Path, encoders: dict[str, Path]) -
 
 
 def _encoder_of(path: Path) -> str | None:
-    with safe_open(path, "pt") as file:
+    with damage_told(path), safe_open(path, "pt") as file:
         return (file.metadata() or {}).get(ENCODER)

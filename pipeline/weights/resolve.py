@@ -30,6 +30,7 @@ from pipeline.runtime.atomic import publish, write_text
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.fingerprint import libraries, sha256_file, sha256_folder
 from pipeline.runtime.scratch import keep, kept_or
+from pipeline.runtime.state_dicts import damage_told
 from pipeline.settings.resolved import ENCODERS, MANIFEST, identity
 from pipeline.shards.seen import SEEN, read_seen, write_seen
 from pipeline.weights.projectors import take_projectors
@@ -187,7 +188,8 @@ def _make_llm(model: Model, seed: int, folder: Path, encoders: dict[str, Path]) 
     tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **keywords)
     # Weights in a pickle (pytorch_model.bin) are never opened.
     weights = {"dtype": torch.float16} if "gguf_file" in keywords else {"dtype": "auto", "use_safetensors": True}
-    llm = AutoModelForCausalLM.from_pretrained(name, trust_remote_code=False, **weights, **keywords)
+    with damage_told(Path(name)):
+        llm = AutoModelForCausalLM.from_pretrained(name, trust_remote_code=False, **weights, **keywords)
     if "gguf_file" in keywords:
         # transformers does not save what it read from GGUF: rebuild it from its configuration.
         config = llm.config
@@ -250,9 +252,10 @@ def _make_image_encoder(model: Model, seed: int, folder: Path) -> Made:
         if not kind.startswith("dinov2"):
             raise UserError(f"models.image_encoder: {model.source} is a {kind}, not a DINOv2")
         commit = keywords.get("revision")
-        encoder = AutoModel.from_pretrained(
-            name, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, **keywords
-        )
+        with damage_told(Path(name)):
+            encoder = AutoModel.from_pretrained(
+                name, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, **keywords
+            )
         processor = AutoImageProcessor.from_pretrained(name, backend="pil", trust_remote_code=False, **keywords)
         _copy_alignment(Path(name), folder)
     encoder.save_pretrained(folder)

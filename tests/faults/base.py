@@ -21,7 +21,8 @@ class Fault:
         by_dvc: whether it can meet a stage that ``dvc repro`` runs; ``alone``: whether one that is run by itself.
         codes: exit codes, besides 0, that it may lead to.
         says: a pattern that the message of exit code 1 has.
-        needs: ``mounts`` where it takes mounts of its own.
+        needs: ``mounts`` where it takes mounts of its own; ``bucket`` where shards are in object storage, ``cluster``
+            where a Ray cluster works: these take seconds to begin, and are drawn apart.
     """
 
     weight: ClassVar[float] = 1.0

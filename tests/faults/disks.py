@@ -71,7 +71,10 @@ class DamagedOut(Fault):
 
 
 class CutInput(Fault):
-    """A shard, an index or weights that an earlier stage has published are cut off: what reads them says so."""
+    """A shard, an index or weights that an earlier stage has published are cut off: what reads them says so.
+
+    Not those of a ``best/``: no stage reads them, and the next lineage has the digest of the folder as it is.
+    """
 
     by_dvc = False
     codes = (1,)
@@ -81,7 +84,8 @@ class CutInput(Fault):
     def before(self, attempt):
         earlier = [out for stage in STAGES[: attempt.number] for out in stage.outs]
         found = [path for out in earlier for path in files(attempt.folder / out) if path.stat().st_size]
-        self.path = attempt.chosen([path for path in found if path.suffix in self.kinds])
+        read = [path for path in found if path.suffix in self.kinds and path.parent.name != "best"]
+        self.path = attempt.chosen(read)
         if self.path:
             attempt.note(f"{self.path.relative_to(attempt.folder)} is cut off")
             self.whole = self.path.read_bytes()
@@ -109,7 +113,9 @@ class FullDisk(Fault):
         left = int(4096 * 2 ** (attempt.planned.where * 9))  # bytes: from a page to 2 MiB
         used = os.statvfs(disk)
         taken = (used.f_blocks - used.f_bfree) * used.f_frsize
-        subprocess.run(["mount", "-o", f"remount,size={taken + left}", str(disk)], check=True)
+        command = ["mount", "-o", f"remount,size={taken + left}", str(disk)]
+        if subprocess.run(command, capture_output=True).returncode:
+            return False  # more than that has been written meanwhile
         attempt.note(f"{left} bytes are left")
         return True
 

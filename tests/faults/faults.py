@@ -1,6 +1,6 @@
 """All that goes wrong, by name: a class that is added here is drawn by schedules."""
 
-from tests.faults import disks, inputs, processes
+from tests.faults import disks, elsewhere, inputs, processes
 from tests.faults.base import Fault
 
 FAULTS: dict[str, type[Fault]] = {
@@ -26,5 +26,10 @@ FAULTS: dict[str, type[Fault]] = {
         inputs.SlowService,
         inputs.DataChange,
         inputs.DamagedData,
+        elsewhere.StoreAway,
+        elsewhere.StoreGone,
+        elsewhere.StoreSlow,
+        elsewhere.RayWorkerDies,
+        elsewhere.RayletDies,
     )
 }

@@ -85,9 +85,11 @@ class ClockJumps(Fault):
 
 
 class Twice(Fault):
-    """The same command is started once more while it runs: that one says so, and ends."""
+    """The same command is started once more while it runs: the one that came later says so, and ends."""
 
     by_dvc = False
+    codes = (1,)  # where the second one was at work first
+    says = "another process is at work in"
 
     def strike(self, attempt):
         second = attempt.start_another()

@@ -17,6 +17,7 @@ from pipeline.cad.omnicad import documents
 from pipeline.cad.parts import synthesis
 from pipeline.planning.presets import merge, write
 from pipeline.settings.yaml_files import plain, read_yaml, yaml_parser
+from pipeline.shards.storage.store import PLACE
 from tests.func.conftest import ROOT, Project, make_project
 
 HERE = Path(__file__).parent
@@ -82,14 +83,20 @@ def files(place: Path) -> list[Path]:
 def digest(place: Path) -> str:
     """Of the names and contents of all that is at a place; "" where nothing is.
 
+    Tars that are in object storage count as those that the manifest names.
+
     Raises:
         OSError: what is there changes meanwhile.
     """
     if not place.exists():
         return ""
+    held = {path.relative_to(place).as_posix(): hashlib.sha256(path.read_bytes()).digest() for path in files(place)}
+    if held.pop(PLACE, None):
+        shards = json.loads((place / "manifest.json").read_bytes())["shards"]
+        held |= {shard["name"]: bytes.fromhex(shard["sha256"]) for shard in shards}
     found = hashlib.sha256()
-    for path in files(place):
-        found.update(f"{path.relative_to(place).as_posix()}\0".encode() + hashlib.sha256(path.read_bytes()).digest())
+    for name in sorted(held):
+        found.update(f"{name}\0".encode() + held[name])
     return found.hexdigest()
 
 

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from tests.faults.base import Fault
 from tests.faults.disks import HUGE
+from tests.faults.elsewhere import SHARDS, Bucket, cluster
 from tests.faults.faults import FAULTS
 from tests.faults.processes import roles
 from tests.faults.project import CHANGES, STAGES, Reference, Stage, copy_before, digest, leftovers, remove
@@ -18,9 +19,10 @@ from tests.faults.schedule import Planned, Schedule
 from tests.faults.watcher import Watcher
 from tests.func.conftest import Project
 from tests.func.forked import Forked, for_dvc
+from tests.func.raylets import Raylets
 
 T = TypeVar("T")
-PATIENCE_S = 150.0  # for one attempt
+PATIENCE_S = 240.0  # for one attempt: a store that is gone is tried for minutes, where the machine has other work
 ENDING_S = 20.0  # for what a command has started, to end after it
 MOST = 12  # attempts at one command
 OLD = "what an older run has published\n"
@@ -47,6 +49,17 @@ class Attempt:
     def number(self) -> int:
         """Of the first stage, in ``STAGES``."""
         return STAGES.index(self.stages[0])
+
+    @property
+    def bucket(self) -> Bucket:
+        """Where the project's shards are."""
+        assert self.run.bucket is not None, "a fault that needs one has it"
+        return self.run.bucket
+
+    @property
+    def cluster(self) -> Raylets:
+        """Two machines that can work."""
+        return cluster()
 
     def chosen(self, among: list[T]) -> T | None:
         """The one that the schedule means; None where there is none."""
@@ -119,6 +132,7 @@ class Run:
         self.notes: list[str] = []
         self.attempts: list[dict[str, Any]] = []
         self.data_are_changed = False
+        self.bucket: Bucket | None = None
         self.disk = work / f"disk-{os.getpid()}"
         self.folder = self.disk / "project"
         self.stages = STAGES[schedule.first : schedule.first + schedule.count]
@@ -137,6 +151,8 @@ class Run:
             self.wrong.append(f"{type(error).__name__}: {error}")
         finally:
             self._end_processes()
+            if self.bucket:
+                self.bucket.close()
             if self.mounts:
                 subprocess.run(["umount", "-l", str(self.disk)], check=True)
             shutil.rmtree(self.disk, ignore_errors=True)
@@ -162,12 +178,23 @@ class Run:
             "DVC_SITE_CACHE_DIR": str(self.disk / "dvc"),
             "CADMLLM_WORKERS": "2",
         }
+        if any(FAULTS[planned.kind].needs == "bucket" for planned in self.schedule.faults):
+            self._use_bucket()
         may_be: dict[str, set[str]] = {out: {self.reference.digests[out]} for out in self._outs()}
         if self.schedule.over:
             for out, allowed in may_be.items():
                 self._put_older(out)
                 allowed.add(digest(self.folder / out))
         self.watcher = Watcher(self.folder, may_be)
+
+    def _use_bucket(self) -> None:
+        """All shards, those that there are and those that will be, are in object storage."""
+        self.bucket = Bucket()
+        self.project.env |= self.bucket.env
+        self.project.change("shards: null", f"shards: {self.bucket.url}")
+        for folder in SHARDS:
+            if (self.folder / folder).is_dir():
+                self.bucket.take(self.folder / folder)
 
     def _outs(self) -> list[str]:
         return [out for stage in self.stages for out in stage.outs]
@@ -195,6 +222,8 @@ class Run:
         else:
             for number, stage in enumerate(self.stages):
                 faults = [each for each in self.schedule.faults if each.stage == number]
+                if self.bucket and stage.name == "report":  # which says where shards are to go
+                    self.project.change(f"shards: {self.bucket.url}", "shards: null")
                 if not self.wrong:
                     self._run_until_done((stage,), ("cadmllm", *stage.command), faults)
         self.wrong += self.watcher.wrong
@@ -203,6 +232,7 @@ class Run:
         for out in (out for stage in STAGES[: self.schedule.first + self.schedule.count] for out in stage.outs):
             if digest(self.folder / out) != self.reference.digests[out]:
                 self.wrong.append(f"{out} is not that of the quiet run")
+        self.wrong += self.bucket.missing(self.folder) if self.bucket else []
         self.wrong += [f"{name} is left behind" for name in leftovers(self.folder, self._outs())]
 
     def _run_until_done(self, stages: tuple[Stage, ...], command: tuple[str, ...], faults: list[Planned]) -> None:

@@ -8,6 +8,8 @@ from tests.faults.faults import FAULTS
 from tests.faults.project import STAGES
 
 BY_DVC = 10  # one schedule in so many is run by ``dvc repro``
+ELSEWHERE = 5  # and one in so many has a fault of machines elsewhere, too, where its stages ask any
+NEEDS = ("bucket", "cluster")
 
 
 @dataclass(frozen=True)
@@ -60,17 +62,29 @@ def draw(seed: int) -> Schedule:
     faults = []
     for _ in range(chance.choice((1, 1, 2, 2, 3, 4))):
         stage = chance.randrange(count)
-        names = [name for name, fault in FAULTS.items() if fault.meets(STAGES[first + stage], by_dvc)]
-        kind = chance.choices(names, [FAULTS[name].weight for name in names])[0]
-        trigger = chance.choice(("time", "time", "files", "publishing"))
-        at = {
-            "time": chance.uniform(0.02, 1.0),
-            "files": float(round(2 ** chance.uniform(0, 5))),
-            "publishing": float(chance.randint(1, 6)),
-        }[trigger]
-        faults.append(Planned(stage, kind, trigger, at, chance.random()))
+        here = {name: fault for name, fault in FAULTS.items() if fault.needs not in NEEDS}
+        faults.append(_plan(chance, stage, [name for name in here if here[name].meets(STAGES[first + stage], by_dvc)]))
+    over = chance.random() < 0.4
+    if seed % ELSEWHERE == 0 and not by_dvc:
+        stage, elsewhere = chance.randrange(count), [name for name, fault in FAULTS.items() if fault.needs in NEEDS]
+        if names := [name for name in elsewhere if FAULTS[name].meets(STAGES[first + stage], by_dvc)]:
+            faults.insert(chance.randint(0, len(faults)), _plan(chance, stage, names))
     faults.sort(key=lambda fault: fault.stage)
-    return Schedule(seed, first, count, chance.random() < 0.4, by_dvc, tuple(faults))
+    return Schedule(seed, first, count, over, by_dvc, tuple(faults))
+
+
+def _plan(chance: random.Random, stage: int, names: list[str]) -> Planned:
+    """One of these faults."""
+    kind = chance.choices(names, [FAULTS[name].weight for name in names])[0]
+    trigger = chance.choice(("time", "time", "files", "publishing"))
+    if FAULTS[kind].needs in NEEDS:
+        trigger = "time"  # what is elsewhere is late, as is what it is asked for
+    at = {
+        "time": chance.uniform(0.02, 1.0),
+        "files": float(round(2 ** chance.uniform(0, 5))),
+        "publishing": float(chance.randint(1, 6)),
+    }[trigger]
+    return Planned(stage, kind, trigger, at, chance.random())
 
 
 def shrink(schedule: Schedule, fails: Callable[[Schedule], bool]) -> list[int]:

@@ -10,6 +10,7 @@ import pytest
 
 from pipeline.runtime.atomic import publish
 from tests.conftest import ROOT
+from tests.faults.faults import FAULTS
 from tests.faults.project import digest
 from tests.faults.schedule import Planned, draw, shrink
 from tests.faults.watcher import Watcher
@@ -27,6 +28,7 @@ def test_schedules_are_survived(tmp_path):
 
 def test_a_seed_is_a_schedule():
     assert draw(7) == draw(7) != draw(8)
+    assert {fault.kind for each in map(draw, range(200)) for fault in each.faults} == FAULTS.keys()
     assert all(fault.stage < each.count for each in map(draw, range(200)) for fault in each.faults)
 
 

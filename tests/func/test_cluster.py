@@ -2,8 +2,6 @@
 
 import os
 import shutil
-import subprocess
-import sys
 import time
 
 import pytest
@@ -13,31 +11,11 @@ from pipeline.execution.pool import Failure
 from pipeline.execution.settings import Execution
 from pipeline.execution.workers import Workers
 from pipeline.runtime.errors import UserError
-from tests.conftest import ROOT
+from tests.func.raylets import Raylets
 from tests.func.test_interruption import contents
 from tests.unit.sandboxed import doze, work
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("cluster")]
-
-
-class Raylets:
-    """Two of them, of one CPU each."""
-
-    def __init__(self):
-        env = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.func.raylets"],
-            cwd=ROOT, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-        )  # fmt: skip
-        self.address = self.process.stdout.readline().strip()
-
-    def tell(self, command):
-        self.process.stdin.write(f"{command}\n")
-        self.process.stdin.flush()
-        assert self.process.stdout.readline() == "done\n"
-
-    def close(self):
-        self.process.communicate(timeout=60)
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ What takes seconds to import, fixtures import: xdist's main process, which runs 
 import contextlib
 import functools
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -89,6 +90,11 @@ def model(llm_folder, smoke):
         for name, parameter in made.lora().items():
             parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(len(name))) * 0.05)
     return made
+
+
+def cut_off(path):
+    """Leave half of a file."""
+    os.truncate(path, path.stat().st_size // 2)
 
 
 def listed(dataset):

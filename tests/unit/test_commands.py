@@ -1,6 +1,7 @@
 """What every command does around its work."""
 
 import errno
+import os
 import signal
 import sqlite3
 import subprocess
@@ -79,6 +80,51 @@ def test_a_second_stop_while_a_command_ends_is_no_traceback():
     assert found.returncode == -signal.SIGTERM
     assert found.stderr.count("stopped by SIGTERM; what is finished is kept. Go on with:") == 1
     assert "Traceback" not in found.stderr
+
+
+# A command that was asked to stop gets other signals at one after another of the moments when Python looks for them,
+# once its work ends. Each time in a process of its own, which says how it ended.
+SIGNALLED = """
+import os, signal, sys, typer
+from pipeline.runtime import commands, interrupt
+from pipeline.runtime.errors import UserError
+
+def work():
+    global is_at_end
+    signal.raise_signal(signal.SIGTERM)
+    is_at_end = True
+    if sys.argv[1] == "stops":
+        interrupt.check()
+    if sys.argv[1] == "fails":
+        raise UserError("a mistake")
+
+def look(frame, event, _):
+    global moment
+    moment += is_at_end and event in ("call", "c_return")
+    if signals and moment >= first:
+        signals.pop()
+        signal.raise_signal(signal.SIGTERM)
+
+for number in (1, 2):
+    for first in range(1, 120):
+        moment, is_at_end, signals = 0, False, [None] * number
+        if (child := os.fork()) == 0:
+            sys.setprofile(look)
+            try:
+                commands.long_running(work)()
+                os._exit(0)
+            except typer.Exit as end:
+                os._exit(end.exit_code)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.parametrize(("how", "code"), [("returns", 0), ("fails", 1), ("stops", 130)])
+def test_signals_at_the_end_of_a_command_are_no_traceback(how, code, tmp_path):
+    args, env = [sys.executable, "-c", SIGNALLED, how], {**os.environ, "PYTHONPATH": str(ROOT)}
+    found = subprocess.run(args, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    assert (found.returncode, "Traceback" in found.stderr) == (0, False), found.stderr[-2000:]
+    assert {code, -signal.SIGTERM} <= set(map(int, found.stdout.split())) <= {code, 130, -signal.SIGTERM}
 
 
 def test_other_faults_stay_what_they_are():

@@ -13,10 +13,12 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoImageProcessor, AutoModel
 
+from pipeline.encoders.alignment import ALIGNMENT, AlignmentHead
 from pipeline.encoders.dinov2 import DinoV2Encoder
 from pipeline.encoders.michelangelo import MichelangeloConfig, MichelangeloEncoder
 from pipeline.encoders.tensors import read_tensors
 from pipeline.features.build import READERS, make_shard
+from pipeline.model.cad_mllm import CadMllmModel
 from pipeline.runtime.errors import UserError
 from pipeline.settings.resolved import read_models
 from pipeline.shards.seen import read_seen, write_seen
@@ -24,6 +26,7 @@ from pipeline.weights import resolve as weights
 from pipeline.weights.resolve import build_models, local_hashes
 from pipeline.weights.settings import Models
 from tests.conftest import FIXTURES, shared
+from tests.unit.conftest import GRAMMAR, cut_off
 
 TINY = MichelangeloConfig(width=16, num_heads=2, num_layers=2, num_latents=3)
 
@@ -306,11 +309,26 @@ def test_who_reads_ahead_takes_no_cores_from_the_encoder(tmp_path):
     assert max(still.threads) - threads <= 1 + min(READERS, still.batch_size)
 
 
-def test_weights_that_are_cut_off_are_told(tmp_path):
-    MichelangeloEncoder(MichelangeloConfig(width=16, num_heads=2, num_layers=1, num_latents=3)).save_pretrained(
-        tmp_path
-    )
-    (weights,) = tmp_path.glob("*.safetensors")
-    weights.write_bytes(weights.read_bytes()[:1000])
+@pytest.mark.parametrize("name", ["llm", "image_encoder", "point_cloud_encoder"])
+def test_weights_that_are_cut_off_are_told(tmp_path, smoke, name):
+    build_models(models(), 0, tmp_path / "s", tmp_path / "m", quiet)
+    folder = tmp_path / "m" / name
+    (weights,) = folder.glob("*.safetensors")
+    cut_off(weights)
+    with pytest.raises(UserError, match=r"is damaged|holds no language model .*; run `cadmllm models`"):
+        {
+            "llm": lambda: CadMllmModel(folder, smoke.model, GRAMMAR, 0, torch.float32),
+            "image_encoder": lambda: DinoV2Encoder(folder, pool=1),
+            "point_cloud_encoder": lambda: MichelangeloEncoder.from_pretrained(folder),
+        }[name]()
+    # And where they are what another project's models are taken from.
+    again = {name: {**getattr(models(), name).model_dump(), "source": f"path:{folder}"}}
     with pytest.raises(UserError, match="is damaged"):
-        MichelangeloEncoder.from_pretrained(tmp_path)
+        build_models(models(**again), 0, tmp_path / "s2", tmp_path / "m2", quiet)
+
+
+def test_heads_that_are_cut_off_are_told(tmp_path):
+    AlignmentHead(4, 2).save(tmp_path)
+    cut_off(tmp_path / ALIGNMENT)
+    with pytest.raises(UserError, match="is damaged"):
+        AlignmentHead.load(tmp_path)

@@ -13,6 +13,7 @@ from pipeline.execution.workers import Workers
 from pipeline.features import build as features
 from pipeline.features.memory import remedies
 from pipeline.model import cad_mllm, checkpoint
+from pipeline.runtime import state_dicts
 from pipeline.runtime.errors import UserError
 from pipeline.settings import memory
 from pipeline.training.memory import for_training
@@ -82,7 +83,7 @@ def test_files_that_find_no_memory_are_not_called_damaged(smoke, tmp_path, monke
     with pytest.raises(OSError, match="Cannot allocate"):
         cad_mllm.CadMllmModel(tmp_path, smoke.model, GRAMMAR, 0, torch.float32)
     (tmp_path / "x.safetensors").touch()
-    monkeypatch.setattr(checkpoint, "load_file", no_memory)
+    monkeypatch.setattr(state_dicts, "load_file", no_memory)
     with pytest.raises(OSError, match="Cannot allocate"):
         checkpoint.read_tensors(tmp_path / "x.safetensors")
 

@@ -7,7 +7,9 @@ from safetensors.torch import load_file
 from pipeline.encoders.michelangelo import MichelangeloConfig, MichelangeloEncoder
 from pipeline.model.projector import ModalityProjector, start_from_pretrained
 from pipeline.model.settings import Projector
+from pipeline.runtime.errors import UserError
 from pipeline.weights.projectors import save_projector, take_projectors, weights_digest
+from tests.unit.conftest import cut_off
 
 SMALL = Projector(kind="mlp", hidden=6, num_queries=2)
 
@@ -67,3 +69,12 @@ def test_one_of_another_kind_or_size_begins_at_random(pretrained, changed):
     assert not start_from_pretrained(fresh, folder, "point_cloud")
     assert not start_from_pretrained(fresh, folder, "image")
     assert all(torch.equal(value, before[name]) for name, value in fresh.state_dict().items())
+
+
+def test_one_that_is_cut_off_is_told(pretrained, tmp_path):
+    folder, own = pretrained
+    cut_off(folder / "projectors/point_cloud.safetensors")
+    with pytest.raises(UserError, match="is damaged"):
+        start_from_pretrained(projector(1), folder, "point_cloud")
+    with pytest.raises(UserError, match="is damaged"):
+        take_projectors(folder, tmp_path, {"point_cloud": own})

@@ -369,7 +369,7 @@ def test_programs_are_improved_by_the_clouds_that_there_are_or_not_at_all(monkey
     assert same == start
     assert iou(CODEC.decode(start), program_of(CODEC, PART)) < 0.5
     assert iou(CODEC.decode(better), program_of(CODEC, PART)) > 0.9
-    monkeypatch.setattr(searching.interrupt._stop, "signal_name", "SIGTERM")
+    monkeypatch.setattr(searching.interrupt.request, "signal_name", "SIGTERM")
     with pytest.raises(Interrupted):
         improved([start, start], clouds, 8, 100, 0, Workers(1))
 

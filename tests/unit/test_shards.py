@@ -1,6 +1,7 @@
 """Shards: reproducible, checked, readable by anyone."""
 
 import contextlib
+import errno
 import gc
 import json
 import os
@@ -310,3 +311,15 @@ def test_keys_are_compared_with_the_corpus(tmp_path):
     assert faults(keys[:3]) == [f"lacks {keys[3]} (and 1 more)"]
     assert faults([*keys, "0009x"]) == ["holds 0009x, which the corpus' shard does not (and 0 more)"]
     assert faults([keys[1], keys[0], *keys[2:]]) == ["has its samples in another order than the corpus"]
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
+def test_a_shard_that_is_broken_off_leaves_nothing_that_writes_later(tmp_path):
+    def broken_off():
+        yield from samples()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(OSError, match="No space"):
+        write_shard(tmp_path / "train-000000.tar", broken_off())
+    gc.collect()
+    assert list(tmp_path.iterdir()) == []

@@ -312,6 +312,12 @@ def test_a_store_that_is_away_is_tried_again_and_then_told(tmp_path, url, monkey
     assert reader.bytes(0, "json") == first
 
 
+def test_a_full_disk_here_is_no_store_that_is_away(tmp_path, url):
+    folder = build(tmp_path, to=Store(url))
+    with pytest.raises(OSError, match="No space left"):
+        Store(url).get(Manifest.read(folder).shards[0], Path("/dev/full"))
+
+
 def test_urls_that_cannot_be_used_are_told(monkeypatch):
     with pytest.raises(UserError, match="must be a URL"):
         Store("bucket/prefix")

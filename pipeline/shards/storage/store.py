@@ -6,6 +6,7 @@ that is away for a while, and saying what is wrong.
 """
 
 import contextlib
+import errno
 import json
 import os
 import tempfile
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pipeline.runtime.atomic import write_text
-from pipeline.runtime.errors import UserError
+from pipeline.runtime.errors import UserError, system_error
 from pipeline.shards.manifest import Shard
 
 T = TypeVar("T")
@@ -182,6 +183,8 @@ class Store:
                     "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE. What is finished is kept"
                 ) from error
             except away as error:
+                if system_error(error) in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+                    raise  # a disk of this machine's, and nothing that passes
                 if wait_s is None:
                     raise StoreError(
                         f"{url} cannot be reached ({error!r}), tried {len(WAITS_S) + 1} times; see to the network, the "
