@@ -218,7 +218,7 @@ def main() -> None:
     parser.add_argument("--models", type=int, default=118_000)
     parser.add_argument("--places", nargs="+", choices=("here", "there"), default=["here", "there"])
     parser.add_argument("--folder", type=Path, help="where it goes on; default: nowhere")
-    arguments = parse(parser, models=200)
+    arguments = parse(parser, models=200, places=["there"])
     with tempfile.TemporaryDirectory() as temporary:
         folder = (arguments.folder or Path(temporary)).resolve()
         make_project(folder / "here", arguments.models)
