@@ -14,7 +14,8 @@ before all, which the system may take back, and without it, ``own_mib``:
 proxy that answers 20 ms later), and the cache is the smallest, 16 MiB. ``read_mib`` came from the store, ``tars_mib``
 is what these tars have, and ``most_cached_mib`` the most that the cache held at any tenth.
 
-``--folder`` keeps the project and what is measured: a run that was stopped goes on there.
+``--folder`` keeps the project and what is measured: a run that was stopped goes on there, ``there`` from its beginning,
+since the server keeps nothing.
 """
 
 import argparse
@@ -226,7 +227,8 @@ def main() -> None:
         if "here" in arguments.places:
             for name in MEASURES:
                 measured.measure(folder / "here", "here", name)
-        if "there" in arguments.places:
+        if "there" in arguments.places and measured.found.get("there", {}).keys() != MEASURES.keys():
+            measured.found["there"] = {}
             with stored(folder / "here", folder / "there") as proxy:
                 for name in MEASURES:
                     measured.measure(folder / "there", "there", name, proxy)
