@@ -15,8 +15,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from pipeline.shards.manifest import Manifest
+from pipeline.shards.storage.store import Store, write_place
+
 HOST = "127.0.0.1"
 BUCKET = "shards"
+URL = f"s3://{BUCKET}/benchmark"
 
 
 class ObjectServer:
@@ -145,6 +149,15 @@ def object_storage(
     finally:
         proxy.close()
         server.kill()
+
+
+def send(folder: Path) -> None:
+    """Have the tars of a folder of shards in the store, and there alone."""
+    store = Store(URL)
+    for shard in Manifest.read(folder).shards:
+        store.put(folder / shard.name, shard)
+        (folder / shard.name).unlink()
+    write_place(folder, URL)
 
 
 def environment(proxy: Proxy) -> dict[str, Any]:

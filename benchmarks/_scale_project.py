@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -64,30 +65,48 @@ def make_models() -> None:
     build_models(p.models, p.seed, Path("scratch/models"), MODELS, lambda *_: None)
 
 
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What a folder of shards has for each sample of the corpus: the same members."""
+
+    kind: str
+    members: dict[str, bytes]
+    fields: dict[str, dict[str, Any]]
+    details: dict[str, Any]
+
+
 def make_outs() -> None:
     """Geometry and features of the corpus that is there, with small arrays."""
+    numbers = generator(0, "features").normal(size=max(map(np.prod, (CLOUD, *SHAPES.values())))).astype(np.float32)
+    points = {"points.npy": encode_array(np.resize(numbers, CLOUD))}
+    found = {GEOMETRY: Contents("geometry", points, {"points.npy": {"shape": list(CLOUD), "dtype": "float32"}}, {})}
+    for modality, shape in SHAPES.items():
+        name, details = f"{modality}.npy", {"encoder": {"source": "init", "sha256": "none"}}
+        members, fields = (
+            embeddings.members(name, np.resize(numbers, shape), "float16"),
+            embeddings.fields(name, shape, "float16"),
+        )
+        found[FEATURES / modality] = Contents(f"features/{modality}", members, fields, details)
+    make_shards(found)
+
+
+def make_shards(wanted: dict[Path, Contents]) -> None:
+    """Folders of shards with the samples of the corpus that is there."""
     corpus = CorpusReader(CORPUS)
-    jobs = [(shard.name, corpus.keys(shard.name)) for shard in corpus.manifest.shards]
+    members = {place: contents.members for place, contents in wanted.items()}
+    jobs = [(shard.name, corpus.keys(shard.name), members) for shard in corpus.manifest.shards]
     with multiprocessing.get_context("spawn").Pool(num_workers()) as pool:
         made = pool.starmap(_write_shards, jobs, chunksize=1)
-    shards = {place: [each[place][0] for each in made] for place in made[0]}
     rows = {place / each[place][0].name: each[place][1] for each in made for place in each}
-    fields: dict[str, dict[str, Any]] = {"points.npy": {"shape": list(CLOUD), "dtype": "float32"}}
-    write_manifest(GEOMETRY, "geometry", fields, {}, shards[GEOMETRY], rows.__getitem__)
-    for modality, shape in SHAPES.items():
-        place, fields = FEATURES / modality, embeddings.fields(f"{modality}.npy", shape, "float16")
-        details = {"encoder": {"source": "init", "sha256": "none"}}
-        write_manifest(place, f"features/{modality}", fields, details, shards[place], rows.__getitem__)
+    for place, contents in wanted.items():
+        shards = [each[place][0] for each in made]
+        write_manifest(place, contents.kind, contents.fields, contents.details, shards, rows.__getitem__)
 
 
-def _write_shards(name: str, keys: list[str]) -> dict[Path, tuple[Shard, np.ndarray]]:
+def _write_shards(
+    name: str, keys: list[str], members: dict[Path, dict[str, bytes]]
+) -> dict[Path, tuple[Shard, np.ndarray]]:
     """The shards of a shard of the corpus, with their rows of the index."""
-    numbers = generator(0, "features").normal(size=max(map(np.prod, (CLOUD, *SHAPES.values())))).astype(np.float32)
-    members = {
-        FEATURES / modality: embeddings.members(f"{modality}.npy", np.resize(numbers, shape), "float16")
-        for modality, shape in SHAPES.items()
-    }
-    members[GEOMETRY] = {"points.npy": encode_array(np.resize(numbers, CLOUD))}
     return {
         place: (write_shard(place / name, ((key, made) for key in keys)), shard_rows(place / name))
         for place, made in members.items()

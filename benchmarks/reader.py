@@ -30,7 +30,7 @@ SHAPE = (8, 16, 768)
 
 
 def resident_mib() -> float:
-    """Memory of this process alone, without what it shares with files."""
+    """Resident memory of this process, files that it maps included."""
     return float(psutil.Process().memory_info().rss) / 2**20
 
 

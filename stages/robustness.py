@@ -10,7 +10,7 @@ from pipeline.runtime.commands import long_running
 from pipeline.runtime.csv_files import csv_text
 from pipeline.runtime.progress import display
 from pipeline.runtime.scratch import clean
-from pipeline.settings.places import METRICS, MODELS, PLOTS
+from pipeline.settings.places import METRICS, PLOTS
 
 
 @long_running
@@ -18,15 +18,15 @@ def robustness() -> None:
     """Try the last checkpoint on noisy clouds, clouds with points missing, and parts seen from elsewhere."""
     p = RobustnessSections.load()
     place = find_trained(p.curriculum, list(p.curriculum)[-1])
+    from pipeline.evaluation.robustness import DisturbedEvaluator, table
     from pipeline.evaluation.robustness import robustness as measure
-    from pipeline.evaluation.robustness import table
 
     sections = {"evaluation": p.evaluation, "robustness": p.robustness}
     with display("robustness") as show, measuring("robustness", p, place, __name__, sections) as scratch:
-        evaluator, _ = make_evaluator(p, place, scratch, p.evaluation, own_folders(place))
+        evaluator, _ = make_evaluator(p, place, scratch, p.evaluation, own_folders(place), kind=DisturbedEvaluator)
         show.say(f"{len(evaluator.rows)} test models, on {evaluator.model.device}")
         with evaluator:
-            rows = measure(evaluator, p.robustness, MODELS, show)
+            rows = measure(evaluator, p.robustness, show)
         for row in rows:
             show.say(
                 f"{row['input']}, {row['disturbance']} {row['level']:g}: valid {row['valid_rate']:.0%}, "

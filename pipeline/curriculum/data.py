@@ -1,6 +1,7 @@
 """Samples out of shards into batches: only what an example shows is read, and only its caption tokenised."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from pipeline.model.cad_mllm import Batch
 from pipeline.model.inputs import Inputs, caption_ids, collate, tokenise_prompts
 from pipeline.model.notation import CadNotation, Notation
 from pipeline.runtime.errors import UserError
+from pipeline.runtime.prefetch import prefetch
 from pipeline.shards.reader import CorpusReader, ShardReader
 
 MEMBERS = {"point_cloud": "point_cloud.npy", "image": "image.npy"}
@@ -125,7 +127,8 @@ class TrainingData:
         """All token ids in the split's captions, cut off or not, and in the instruction."""
         rows = np.asarray(self.rows)
         blocks = (self.corpus.captions(rows[at : at + CAPTIONS]) for at in range(0, len(rows), CAPTIONS))
-        return {*self.instruction, *caption_ids(self.tokenizer, blocks)}
+        with closing(prefetch(blocks)) as ready:
+            return {*self.instruction, *caption_ids(self.tokenizer, ready)}
 
     def prompts(self, examples: Sequence[Example]) -> list[list[int]]:
         """Token ids of instruction and caption of each example; of the instruction alone where it shows no text."""
@@ -159,7 +162,7 @@ class TrainingData:
 
     def load(self, examples: Sequence[Example], with_programs: bool = True) -> list[Inputs]:
         """Read what examples show."""
-        self._fetch(examples, ("json", "program.npy"))
+        self._fetch(examples, ("caption", "program.npy"))
         prompts = self.prompts(examples)
         return [self._inputs(*each, with_programs) for each in zip(examples, prompts, strict=True)]
 
@@ -173,7 +176,7 @@ class TrainingData:
         Args:
             num_tokens: as for ``collate``.
         """
-        self.corpus.fetch((self.rows[each.row], "json", None) for each in examples if each.shows("text"))
+        self.corpus.fetch((self.rows[each.row], "caption", None) for each in examples if each.shows("text"))
         prompts = self.prompts(examples)
         lengths = self.lengths(examples, prompts, num_tokens)
         mine = share_out(lengths, tokens_per_batch, num_ranks)[rank::num_ranks]

@@ -86,14 +86,15 @@ class Measurement:
         name: what is kept and written of them is under it.
         rows: of the test models.
         kind: shown by the combination; with another model's input of ``modality``; completed from their first half;
-            or ``free``, written with nothing to hold it to the grammar.
+            ``free``, written with nothing to hold it to the grammar; or with a worse input, so much worse by ``level``.
     """
 
     name: str
     rows: tuple[int, ...]
     combination: str
-    kind: Literal["shown", "swapped", "completed", "free"] = "shown"
+    kind: Literal["shown", "swapped", "completed", "free", "noise", "dropped", "rotation"] = "shown"
     modality: str = ""
+    level: float = 0.0
 
 
 Batch = tuple[Measurement, int]  # and how many of its test models come before
@@ -196,32 +197,27 @@ class Evaluator:
             found.append(replace(case, inputs=inputs, cloud=cloud))
         return found
 
-    def measure(
-        self, name: str, rows: Sequence[int], make: Callable[[Sequence[int]], list[Case]], pictures: bool = True
-    ) -> list[dict[str, Any]]:
-        """Generate for test models and measure, batch by batch; lines of ``generated.jsonl``, with pictures in base64.
-
-        Args:
-            name: of this set of cases: a combination, or what else makes it different.
-            make: the cases of some of the rows.
-            pictures: also pictures, meshes and topology, for the report.
-        """
-
-        def measured(start: int, batch: Sequence[int]) -> list[dict[str, Any]]:
-            return self._measured(name, make(batch), start, pictures)
-
-        return self._batch_by_batch(name, rows, measured)
-
     def results(self, measurement: Measurement) -> list[Any]:
-        """Lines of ``generated.jsonl`` as of ``measure``; of kind ``free``, whether each program is well-formed."""
-        return self._batch_by_batch(
-            measurement.name, measurement.rows, lambda start, _: self.made((measurement, start))
-        )
+        """Generate for test models and measure, batch by batch, each of which is kept in scratch.
+
+        Returns:
+            Lines of ``generated.jsonl``, with pictures in base64; of kind ``free``, whether each program is
+            well-formed.
+        """
+        found = []
+        for start in range(0, len(measurement.rows), self.setting.evaluation.batch_size):
+            interrupt.check()
+            found += self._kept(self._part(measurement.name, start), functools.partial(self.made, (measurement, start)))
+        return found
+
+    def rows_of(self, batch: Batch) -> tuple[int, ...]:
+        """Test models that are decoded together."""
+        measurement, start = batch
+        return measurement.rows[start : start + self.setting.evaluation.batch_size]
 
     def made(self, batch: Batch) -> list[Any]:
         """The results of one batch."""
-        measurement, start = batch
-        rows = measurement.rows[start : start + self.setting.evaluation.batch_size]
+        (measurement, start), rows = batch, self.rows_of(batch)
         match measurement.kind:
             case "shown":
                 cases = self.cases(measurement.combination, rows)
@@ -231,7 +227,7 @@ class Evaluator:
                 cases = self.completions(measurement.combination, rows)
             case "free":
                 return self._well_formed(self.cases(measurement.combination, rows))
-        return self._measured(measurement.name, cases, start, pictures=measurement.kind != "swapped")
+        return self.measured(measurement.name, cases, start, pictures=measurement.kind != "swapped")
 
     def ahead(self, measurements: Sequence[Measurement], progress: Callable[[int, int, str], None]) -> None:
         """Have a cluster, where there is one, make what scratch has not yet of these; ``results`` finds it there."""
@@ -248,8 +244,12 @@ class Evaluator:
                 keep(self._part(measurement.name, start), made)
                 progress(number, len(missing), f"batches from the cluster, the last of {measurement.name}")
 
-    def _measured(self, name: str, cases: list[Case], start: int, pictures: bool) -> list[dict[str, Any]]:
-        """Generated for and measured; a disturbance may have left none."""
+    def measured(self, name: str, cases: list[Case], start: int, pictures: bool) -> list[dict[str, Any]]:
+        """Generated for and measured; a disturbance may have left none.
+
+        Args:
+            pictures: also pictures, meshes and topology, for the report.
+        """
         return self._assess(name, cases, self._searched(cases, start), pictures) if cases else []
 
     def _well_formed(self, cases: Sequence[Case]) -> list[bool]:
@@ -270,15 +270,6 @@ class Evaluator:
             return validate(model, data, setting.stage, setting.training, model.num_tokens(), setting.seed, parallel)
 
         return self._kept(self.folder / PARTS / "validation.json", validated)
-
-    def _batch_by_batch(self, name: str, rows: Sequence[int], make: Callable[[int, Sequence[int]], list[T]]) -> list[T]:
-        """What is made of rows that are decoded together, given how many come before; each batch is kept in scratch."""
-        size, found = self.setting.evaluation.batch_size, []
-        for start in range(0, len(rows), size):
-            interrupt.check()
-            batch = rows[start : start + size]
-            found += self._kept(self._part(name, start), functools.partial(make, start, batch))
-        return found
 
     def _part(self, name: str, start: int) -> Path:
         return self.folder / PARTS / name / f"{start:06d}.json"

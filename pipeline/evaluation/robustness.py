@@ -3,19 +3,17 @@
 The features of training cannot be reused here: the test models are drawn again, disturbed, and encoded.
 """
 
-import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
 
 from pipeline.evaluation.disturbances import TurnTask, noisy, thinned, turned_views
 from pipeline.evaluation.evaluate import shown_by
-from pipeline.evaluation.evaluator import Case, Evaluator
+from pipeline.evaluation.evaluator import Batch, Case, Evaluator, Measurement
 from pipeline.evaluation.settings import Robustness
 from pipeline.execution.pool import Failure, Pool
 from pipeline.features.memory import remedies
@@ -24,39 +22,65 @@ from pipeline.generation.prompt import Encoders
 from pipeline.metrics.statistics import estimate, rates
 from pipeline.runtime.seeds import generator
 from pipeline.settings import memory
+from pipeline.settings.places import MODELS
 
+Kind = Literal["noise", "dropped", "rotation"]
+Turning = Pool[TurnTask, np.ndarray]
 METRICS = ("chamfer_l1_mean", "f_score_005", "normal_consistency", "volumetric_iou")
 
 
+class DisturbedEvaluator(Evaluator):
+    """Measures test models whose clouds are worse, or which were turned before they were drawn."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        limits = self.setting.kernel
+        self.encoders = Encoders(self.model, MODELS)
+        self.turning = self.workers.pool(turned_views, limits.timeout_s, limits.memory_mib)
+
+    def __exit__(self, *raised: object) -> None:
+        super().__exit__(*raised)
+        self.turning.__exit__(*raised)
+
+    def made(self, batch: Batch) -> list[Any]:
+        """The results of one batch."""
+        (measurement, start), rows = batch, self.rows_of(batch)
+        combination, level = measurement.combination, measurement.level
+        if measurement.kind == "rotation":
+            cases = _turned_cases(self, combination, self.encoders, self.turning, level, rows)
+        else:
+            disturb = noisy if measurement.kind == "noise" else thinned
+            cases = _disturbed_cases(self, combination, self.encoders, disturb, level, rows)
+        return self.measured(measurement.name, cases, start, pictures=False)
+
+
 def robustness(
-    evaluator: Evaluator, settings: Robustness, models: Path, progress: Callable[[int, int, str], None]
+    evaluator: Evaluator, settings: Robustness, progress: Callable[[int, int, str], None]
 ) -> list[dict[str, Any]]:
     """Figures for every disturbance, beside those of the undisturbed input.
 
     Args:
-        models: folder of the resolved models, for the encoders.
+        evaluator: a ``DisturbedEvaluator``.
 
     Returns:
         Rows of ``input``, ``disturbance``, ``level`` (0: none) and figures. Points and images are shown with the
         caption, or alone where the stage knows only that.
     """
-    encoders, limits = Encoders(evaluator.model, models), evaluator.setting.kernel
-    rows = []
-    with evaluator.workers.pool(turned_views, limits.timeout_s, limits.memory_mib) as pool:
-        jobs = list(_jobs(evaluator, settings, encoders, pool))
-        for number, (combination, disturbance, level, make) in enumerate(jobs):
-            progress(number, len(jobs), f"{disturbance} {level:g}")
-            results = evaluator.measure(f"{disturbance}-{level:g}", evaluator.rows, make, pictures=False)
-            rows.append(
-                {
-                    "input": combination,
-                    "disturbance": disturbance,
-                    "level": level,
-                    "num_models": len(results),
-                    "valid_rate": rates(results)["valid_rate"],
-                    **{name: estimate([r["metrics"][name] for r in results]) for name in METRICS},
-                }
-            )
+    rows, measurements = [], list(planned(evaluator, settings))
+    evaluator.ahead(measurements, progress)
+    for number, each in enumerate(measurements):
+        progress(number, len(measurements), f"{each.kind} {each.level:g}")
+        results = evaluator.results(each)
+        rows.append(
+            {
+                "input": each.combination,
+                "disturbance": each.kind,
+                "level": each.level,
+                "num_models": len(results),
+                "valid_rate": rates(results)["valid_rate"],
+                **{name: estimate([r["metrics"][name] for r in results]) for name in METRICS},
+            }
+        )
     progress(1, 1, "all disturbances measured")
     return rows
 
@@ -73,23 +97,18 @@ def table(rows: list[dict[str, Any]]) -> list[tuple[str, float, float]]:
     return found
 
 
-Turning = Pool[TurnTask, np.ndarray]
-Job = tuple[str, str, float, Callable[[Sequence[int]], list[Case]]]
-
-
-def _jobs(evaluator: Evaluator, settings: Robustness, encoders: Encoders, turning: Turning) -> Iterator[Job]:
-    """What is measured: the input, the disturbance, its level, and how the cases of some test models are made."""
+def planned(evaluator: Evaluator, settings: Robustness) -> Iterator[Measurement]:
+    """What is measured."""
     points, image = (shown_by(evaluator.setting.stage.combinations, modality) for modality in ("point_cloud", "image"))
-    if points is not None and (settings.noise or settings.dropped):
-        clouds = functools.partial(_disturbed_cases, evaluator, points, encoders)
-        yield points, "noise", 0.0, functools.partial(clouds, noisy, 0.0)
-        for name, disturb, levels in (("noise", noisy, settings.noise), ("dropped", thinned, settings.dropped)):
+    tried: list[tuple[str | None, Kind, Sequence[float]]] = []
+    if settings.noise or settings.dropped:
+        tried += [(points, "noise", (0.0, *settings.noise)), (points, "dropped", settings.dropped)]
+    if settings.rotations_deg:
+        tried += [(image, "rotation", (0.0, *settings.rotations_deg))]
+    for combination, kind, levels in tried:
+        if combination is not None:
             for level in levels:
-                yield points, name, level, functools.partial(clouds, disturb, level)
-    if image is not None and settings.rotations_deg:
-        for degrees in (0.0, *settings.rotations_deg):
-            make = functools.partial(_turned_cases, evaluator, image, encoders, turning, degrees)
-            yield image, "rotation", degrees, make
+                yield Measurement(f"{kind}-{level:g}", tuple(evaluator.rows), combination, kind, level=level)
 
 
 def _disturbed_cases(

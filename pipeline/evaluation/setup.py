@@ -62,11 +62,13 @@ def make_evaluator(
     limits: Evaluation,
     folders: Folders,
     workers: Workers | None = None,
+    kind: "type[Evaluator] | None" = None,
 ) -> "tuple[Evaluator, TrainingData]":
     """What measures the checkpoint of a curriculum stage on test models, and the validation data.
 
     Args:
         workers: default: those of params.yaml.
+        kind: of evaluator; default: ``Evaluator`` itself.
     """
     from pipeline.curriculum.data import TrainingData, check_codec
     from pipeline.evaluation.evaluator import Evaluator, Setting
@@ -87,10 +89,10 @@ def make_evaluator(
     workers = workers or Workers.load()
 
     def elsewhere() -> EvaluatorElsewhere:
-        return EvaluatorElsewhere(p, place, limits, folders, workers.cores_of_network(p.training.device))
+        return EvaluatorElsewhere(p, place, limits, folders, workers.cores_of_network(p.training.device), kind)
 
     there = None if workers.are_here else elsewhere
-    return Evaluator(model, data["test"], reader, setting, scratch, workers, there), data["validation"]
+    return (kind or Evaluator)(model, data["test"], reader, setting, scratch, workers, there), data["validation"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +101,7 @@ class EvaluatorElsewhere:
 
     Attributes:
         cores: there, for building and measuring.
+        kind: as of ``make_evaluator``.
     """
 
     p: EvaluateSections
@@ -106,11 +109,12 @@ class EvaluatorElsewhere:
     limits: Evaluation
     folders: Folders
     cores: int
+    kind: "type[Evaluator] | None"
 
     def begin(self) -> "Callable[[Batch], list[Any]]":
         """Load the checkpoint. What is made goes back to who asks; nothing is kept here."""
         scratch, workers = Path(tempfile.mkdtemp()), Workers(self.cores)
-        evaluator, _ = make_evaluator(self.p, self.place, scratch, self.limits, self.folders, workers)
+        evaluator, _ = make_evaluator(self.p, self.place, scratch, self.limits, self.folders, workers, self.kind)
         return evaluator.made
 
 

@@ -40,17 +40,36 @@ OBJECTS_MIB = 512  # results on their way, in a Ray of this machine alone
 
 @dataclass(frozen=True, slots=True)
 class Sandboxed:
-    """A function that may hang, crash, or take all memory; arguments are those of ``Sandbox``."""
+    """A function that may hang, crash, or take all memory; arguments are those of ``Sandbox``.
+
+    Attributes:
+        shared: what it reads of, beside the project's folder.
+    """
 
     function: Callable[[Any], Any]
     timeout_s: float
     memory_mib: int
     tries: int
+    shared: tuple[Path, ...]
 
     def begin(self) -> Callable[[Any], Any]:
-        """Each worker has a sandbox of one process: what kills that costs an item, and not the worker."""
+        """Each worker has a sandbox of one process: what kills that costs an item, and not the worker.
+
+        Raises:
+            UserError: its machine does not see what is shared.
+        """
+        for path in self.shared:
+            _see_shared(path)
         sandbox = Sandbox(self.function, 1, self.timeout_s, self.memory_mib, self.tries)
         return lambda item: next(sandbox.map([item]))
+
+
+def _see_shared(path: Path) -> None:
+    if not os.access(path, os.R_OK):
+        raise UserError(
+            f"{socket.gethostname()} cannot read {path}: every machine of a Ray cluster must see the project's folder "
+            "and your dataset, under the same path"
+        )
 
 
 class _Worker:
@@ -62,10 +81,7 @@ class _Worker:
 
     def ready(self) -> None:
         """Go to the project's folder."""
-        if not Path(self.folder).is_dir():
-            raise UserError(
-                f"{socket.gethostname()} has no {self.folder}: the machines of a Ray cluster share the project's folder"
-            )
+        _see_shared(Path(self.folder))
         os.chdir(self.folder)
 
     def work(self, pool: int, job: "Job[Any, Any]", items: list[Any]) -> list[Any]:

@@ -67,17 +67,22 @@ class Workers:
         """These, but no more than so many."""
         return replace(self, limit=min(number, self.limit or number))
 
-    def pool(self, function: Callable[[T], R], timeout_s: float, memory_mib: int) -> Pool[T, R]:
-        """Workers for a function that may hang, crash, or take all memory; arguments are those of ``Sandbox``.
+    def pool(
+        self, function: Callable[[T], R], timeout_s: float, memory_mib: int, shared: tuple[Path, ...] = ()
+    ) -> Pool[T, R]:
+        """Workers for a function that may hang, crash, or take all memory; other arguments are those of ``Sandbox``.
 
         What a pipeline stage publishes must not depend on a worker that is lost for what is no fault of its item: each
-        is tried twice.
+        is tried twice. Nor on a machine of a cluster that does not see all files.
+
+        Args:
+            shared: what the function reads of, beside the project's folder: a machine without it is told.
         """
         if self.are_here:
             return Sandbox(function, self.number, timeout_s, memory_mib, TRIES)
         from pipeline.execution.cluster import CHUNK, ClusterPool, Sandboxed
 
-        job = Sandboxed(function, timeout_s, memory_mib, TRIES)
+        job = Sandboxed(function, timeout_s, memory_mib, TRIES, shared)
         return ClusterPool(job, self.execution.address, self.limit, chunk=CHUNK)
 
     def networks(self, here: Callable[[T], R], job: Job[T, R], device: str) -> Pool[T, R]:

@@ -44,12 +44,13 @@ def build_geometry(
         samples, rejected, and the reasons.
 
     Raises:
-        UserError: the dataset's zip changed meanwhile.
+        UserError: the dataset's zip changed meanwhile, or a machine of a cluster does not see it.
     """
     reader, path = CorpusReader(corpus), dataset_path(data, corpus).absolute()
     dataset = Dataset(path)
 
-    with workers.pool(draw, kernel.timeout_s, kernel.memory_mib) as pool:
+    shared = (dataset.root,) if dataset.has_own_files else ()
+    with workers.pool(draw, kernel.timeout_s, kernel.memory_mib, shared) as pool:
 
         def make(paths: Sequence[Path]) -> Iterator[FinishedShard]:
             rows = (row for path in paths for row in reader.rows_of(path.name))

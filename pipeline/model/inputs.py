@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pipeline.model.cad_mllm import INSTRUCTION, Batch
 
-LOOKED_AT = 256  # captions of a block
+LOOKED_AT = 16  # captions of a block
 JOINED = 64  # words in a text
 
 

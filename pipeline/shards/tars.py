@@ -48,6 +48,10 @@ class TarFile:
             raise UserError(f"{self.path} is cut off; run its pipeline stage again")
         return data
 
+    def read_many(self, places: np.ndarray) -> list[bytes]:
+        """The bytes of each of some places (n, 2)."""
+        return list(map(self.read, places.tolist()))
+
 
 def scan(path: Path) -> dict[str, dict[str, Place]]:
     """The members of each sample of a tar, by key and extension.

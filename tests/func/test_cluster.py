@@ -87,11 +87,13 @@ def test_what_a_lost_machine_was_at_is_done_by_another(raylets, workers):
 
 
 def test_stages_make_the_same_bytes_also_where_a_machine_is_lost(raylets, copy):
-    before = {name: contents(copy.folder / name) for name in ("data", "evaluations", "metrics/evaluate")}
+    before = {name: contents(copy.folder / name) for name in ("data", "evaluations", "metrics", "plots")}
     copy.change("backend: local", "backend: ray")
     copy.change("address: null", f"address: {raylets.address}")
     for name in ("data/corpus", "data/geometry", "data/features", "evaluations/stage3_all"):
         shutil.rmtree(copy.folder / name)
+    for name in ("metrics/evaluate/stage3_all.json", "metrics/robustness.json", "plots/robustness.csv"):
+        (copy.folder / name).unlink()
     copy.run("cadmllm", "corpus")
     process = copy.start("cadmllm", "geometry")
     while not list((copy.folder / "scratch").glob("geometry/*/shards/train-000000.tar")):
@@ -104,6 +106,7 @@ def test_stages_make_the_same_bytes_also_where_a_machine_is_lost(raylets, copy):
     for modality in ("image", "point_cloud"):
         copy.run("cadmllm", "features", "--modality", modality)
     copy.run("cadmllm", "evaluate", "stage3_all")
+    assert "batches from the cluster, the last of" in copy.run("cadmllm", "robustness")
     assert {name: contents(copy.folder / name) for name in before} == before
 
 
@@ -119,7 +122,17 @@ def test_where_no_cluster_answers_this_is_told(copy):
 def test_a_folder_that_a_machine_has_not_is_told(workers, tmp_path, monkeypatch):
     crew = cluster._Crew(cluster._connected(workers.execution.address), {"num_cpus": 0}, 1)
     monkeypatch.setattr(cluster.Path, "cwd", lambda: tmp_path / "elsewhere")
-    with pytest.raises(UserError, match="share the project's folder"):
+    with pytest.raises(UserError, match="elsewhere: every machine of a Ray cluster must see"):
         while True:
             crew.hire(1)
             crew.advance()
+
+
+def test_a_dataset_that_a_machine_has_not_is_told(workers, tmp_path):
+    """Its models would be rejected one by one, as if their files were damaged."""
+    elsewhere = tmp_path / "Omni-CAD"
+    with (
+        workers.pool(work, timeout_s=2.0, memory_mib=256, shared=(elsewhere,)) as pool,
+        pytest.raises(UserError, match=f" cannot read {elsewhere}: every machine of a Ray cluster must see"),
+    ):
+        list(pool.map([1, 2]))

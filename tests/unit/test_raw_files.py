@@ -158,7 +158,16 @@ def test_however_a_dataset_lies_it_is_the_same(tmp_path, arrange):
     made = make(tmp_path / "made")
     expected = contents(Dataset(made))
     assert [entry.id for entry, *_ in expected] == IDS
-    assert contents(Dataset(arrange(tmp_path, made))) == expected
+    dataset = Dataset(arrange(tmp_path, made))
+    assert contents(dataset) == expected
+    assert dataset.has_own_files
+
+
+def test_a_dataset_of_programs_alone_has_no_files_of_its_own(tmp_path):
+    made = make(tmp_path / "made")
+    shutil.rmtree(made / "pcd")
+    for path in (made, zipped(tmp_path, made)):
+        assert not Dataset(path).has_own_files
 
 
 @pytest.mark.parametrize("arrange", [zipped, zip_from_a_mac, zip64, zip_behind_something, "many files"])

@@ -167,6 +167,25 @@ def test_what_is_announced_is_asked_for_at_once(tmp_path, url, asked):
         reader.fetch([(0, "y.npy", None)])
 
 
+def test_what_is_announced_is_read_once_however_small_the_cache_is(tmp_path, url, asked, monkeypatch):
+    monkeypatch.setattr(BlockCache, "__init__", limited(4 * (remote.BLOCK + 4)))
+    folder = build(tmp_path, to=Store(url))
+    reader = ShardReader(folder, "features/x")
+    expected = [(reader.embeddings(row, "x.npy"), reader.bytes(row, "json")) for row in range(len(reader))]
+    asked.clear()
+    reader.fetch((row, member, None) for row in range(len(reader)) for member in ("json", "x.npy"))
+    announced = sum(map(len, asked))
+    found = [(reader.embeddings(row, "x.npy"), reader.bytes(row, "json")) for row in range(len(reader))]
+    assert sum(map(len, asked)) == announced
+    for (array, text), (other, same) in zip(expected, found, strict=True):
+        assert np.array_equal(array, other)
+        assert text == same
+    for path in remote.CACHE.glob("[!.]*"):  # damaged: what is not held is read again
+        path.write_bytes(b"")
+    reader.fetch([(0, "json", None)])
+    assert reader.bytes(0, "json") == expected[0][1]
+
+
 def test_a_tar_that_is_read_in_order_is_read_ahead(tmp_path, url, asked):
     reader = ShardReader(build(tmp_path, number=1, to=Store(url)), "features/x")
     size = reader.manifest.shards[0].bytes
@@ -177,6 +196,19 @@ def test_a_tar_that_is_read_in_order_is_read_ahead(tmp_path, url, asked):
     assert len(asked) < size / remote.BLOCK / 8
     blocks = [begin // remote.BLOCK for ranges in asked for _, begin, _ in ranges]
     assert len(blocks) == len(set(blocks)), "none twice"
+
+
+def test_many_places_in_order_take_each_block_once(tmp_path, url, monkeypatch):
+    reader = ShardReader(build(tmp_path, number=1, to=Store(url)), "features/x")
+    places = np.concatenate([reader.index["json"], reader.index["x.npy"]])
+    places = places[np.argsort(places[:, 0])]
+    tar, taken, get = reader._tar(0), [], BlockCache.get
+    expected = [tar.read(place) for place in places.tolist()]
+    monkeypatch.setattr(BlockCache, "get", lambda cache, name: taken.append(name) or get(cache, name))
+    assert tar.read_many(places) == expected
+    assert len(taken) == len(set(taken)) > 20
+    with pytest.raises(UserError, match="is cut off"):
+        tar.read_many(np.array([[-1, 2]]))
 
 
 @pytest.mark.slow

@@ -114,6 +114,11 @@ class Dataset:
         found = {view: self._files.find(view_name(entry_id, view)) for view in range(8)}
         return {view: file for view, file in found.items() if file is not None}
 
+    @property
+    def has_own_files(self) -> bool:
+        """Whether there are clouds or views of any model."""
+        return self._files.holds("pcd") or self._files.holds("img")
+
     def own_files(self, entry_id: str) -> list[RawFile]:
         """The user's own cloud and views of a model, where there are any."""
         cloud = self.point_file(entry_id)

@@ -105,6 +105,10 @@ class RawFolder:
         self.root = root
         self.folders = frozenset(name for name in FOLDERS if (root / name).is_dir())
 
+    def holds(self, folder: str) -> bool:
+        """Whether there is such a folder."""
+        return folder in self.folders
+
     def names(self, folder: str, depth: int) -> Iterator[str]:
         """Names so many folders below one of the dataset's, relative to it; of a folder found there, with a slash.
 
@@ -194,6 +198,10 @@ class RawZip:
         if len(both) != 1:
             raise NoDatasetError(f"{path} is not an Omni-CAD dataset: {LAYOUT}")
         self._top = both.pop()
+
+    def holds(self, folder: str) -> bool:
+        """As ``RawFolder.holds``."""
+        return next(self.names(folder, 0), None) is not None
 
     def names(self, folder: str, depth: int) -> Iterator[str]:
         """As ``RawFolder.names``."""

@@ -1,13 +1,16 @@
 """Members of tars in object storage, by ranged reads: block by block, through the cache on this disk.
 
 A reader that goes through a tar in order is read ahead for; one that knows what it will read asks for it first, all at
-once (``fetch``): what each request waits for an answer is then waited once.
+once (``fetch``): what each request waits for an answer is then waited once, and a cache that is smaller than what is
+asked for loses none of it.
 """
 
 import contextlib
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+
+import numpy as np
 
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.scratch import SCRATCH
@@ -51,6 +54,7 @@ class RemoteTars:
     def __init__(self, store: Store, cache: BlockCache) -> None:
         self.store, self.cache = store, cache
         self._last: dict[str, int] = {}  # block of each tar that was read last
+        self._held: dict[tuple[str, Place], bytes] = {}  # places that were asked for, until they are read
 
     def read(self, shard: Shard, place: Place) -> bytes:
         """The bytes of one place.
@@ -59,8 +63,10 @@ class RemoteTars:
             UserError: the tar ends before, or the store does not give them.
         """
         offset, size = place
-        if offset + size > shard.bytes:
+        if offset < 0 or size < 0 or offset + size > shard.bytes:
             raise UserError(f"{self.store.address(shard)} is cut off; {AGAIN}")
+        if (held := self._held.pop((shard.sha256, place), None)) is not None:
+            return held
         needed = _blocks(place)
         found = {number: self.cache.get(_name(shard, number)) for number in needed}
         missing = [number for number, block in found.items() if block is None]
@@ -77,11 +83,34 @@ class RemoteTars:
         return b"".join(block for block in found.values() if block is not None)[first : first + size]
 
     def fetch(self, wanted: Iterable[tuple[Shard, Place]]) -> None:
-        """Have places in the cache. What does not fit there is read again when it is asked for."""
-        blocks = {(shard, number) for shard, place in wanted for number in _blocks(place)}
+        """Hold places, each until it is read, in place of those of the last call.
+
+        In the cache, what does not fit together would be gone by then, and a block be read for each place in it.
+        """
+        self._held = {}
+        places: dict[Block, set[Place]] = {}
+        for shard, place in wanted:
+            for number in _blocks(place):
+                places.setdefault((shard, number), set()).add(place)
+        pieces: dict[tuple[str, Place], list[bytes]] = {}
+        for (shard, number), block in self._each(sorted(places, key=lambda block: (block[0].sha256, block[1]))):
+            for offset, size in places[shard, number]:
+                begin = offset - number * BLOCK
+                piece = block[max(begin, 0) : begin + size]
+                pieces.setdefault((shard.sha256, (offset, size)), []).append(piece)
+        self._held = {asked: b"".join(found) for asked, found in pieces.items()}
+
+    def _each(self, blocks: Sequence[Block]) -> Iterator[tuple[Block, bytes]]:
+        """Blocks, in order, out of the cache or the store, which is asked for several at once."""
         missing = [block for block in blocks if _name(*block) not in self.cache]
-        for _ in self._download(sorted(missing, key=lambda block: (block[0].sha256, block[1]))):
-            pass
+        coming, lacking = self._download(missing), set(missing)
+        for block in blocks:
+            if block in lacking:
+                yield next(coming)
+            elif (found := self.cache.get(_name(*block))) is not None:
+                yield block, found
+            else:  # it had to go for others meanwhile, or is damaged
+                yield from self._download([block])
 
     def _download(self, blocks: Sequence[Block]) -> Iterator[tuple[Block, bytes]]:
         """Blocks, in order, as they are put into the cache."""
@@ -107,6 +136,17 @@ class RemoteTar:
     def read(self, place: Place) -> bytes:
         """The bytes of one place."""
         return self.tars.read(self.shard, place)
+
+    def read_many(self, places: np.ndarray) -> list[bytes]:
+        """The bytes of each of some places (n, 2), in the order of which no block is read twice."""
+        found, held, begins = [], b"", 0
+        for offset, size in places.tolist():
+            if not begins <= offset <= offset + size <= begins + len(held):
+                blocks = _blocks((offset, max(size, 1)))
+                begins, ends = blocks.start * BLOCK, max(offset + size, min(blocks.stop * BLOCK, self.shard.bytes))
+                held = self.read((begins, ends - begins))
+            found.append(held[offset - begins : offset - begins + size])
+        return found
 
 
 def _blocks(place: Place) -> range:
