@@ -1,14 +1,18 @@
 """What ``reconstruction.py`` has processes do: real models drawn as they are seen, and programs for them measured."""
 
+import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from pipeline.cad.exchange.scans import read_scan
 from pipeline.cad.exchange.smoothing import smoothed
 from pipeline.cad.language.codec import Codec
 from pipeline.cad.omnicad import documents
 from pipeline.cad.solids import kernel
+from pipeline.cad.solids.mesh import Mesh
 from pipeline.cad.solids.rendering import render_views
 from pipeline.cad.solids.sampling import sample_surface
 from pipeline.geometry.draw import DEFLECTION, normalised_mesh
@@ -18,6 +22,7 @@ from pipeline.runtime.seeds import generator
 
 NUM_POINTS = 8192  # of a cloud, and of each side of a chamfer distance
 NOISE, MISSING = 0.01, 0.2  # of a simulated scan
+MESH_NOISE, MESH_EDGE = 0.003, 0.04  # of a simulated scanner's mesh: its corners', and its longest edge
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +42,14 @@ class Shown:
     Attributes:
         cloud: (N, 6) on its surface.
         scan: (N, 6) of it with faults, smoothed as a user's is.
+        mesh: (N, 6) what a user's fine, noisy mesh of it is read as.
         true_points: (N, 6) others, that it is measured by.
         views: pictures.
     """
 
     cloud: np.ndarray
     scan: np.ndarray
+    mesh: np.ndarray
     true_points: np.ndarray
     views: list[np.ndarray]
 
@@ -66,7 +73,22 @@ def work(task: Part | Answer) -> Shown | dict[str, Any]:
     faulty = scan(clouds[: 2 * NUM_POINTS], NUM_POINTS, NOISE, MISSING, generator(task.seed, "faults"))
     faulty, _ = smoothed(faulty, generator(task.seed, "smoothed"))
     views = list(render_views(mesh, task.num_views, task.image_size)) if task.num_views else []
-    return Shown(clouds[:NUM_POINTS], faulty, clouds[-NUM_POINTS:], views)
+    return Shown(clouds[:NUM_POINTS], faulty, scanned_mesh(mesh, task.seed), clouds[-NUM_POINTS:], views)
+
+
+def scanned_mesh(mesh: Mesh, seed: int) -> np.ndarray:
+    """(N, 6) a surface in small triangles, whose corners are off, as it is read from a file; where the surface is."""
+    import trimesh
+
+    fine = trimesh.Trimesh(*trimesh.remesh.subdivide_to_size(mesh.vertices, mesh.triangles, MESH_EDGE, 20))
+    fine.vertices += MESH_NOISE * generator(seed, "corners").normal(size=fine.vertices.shape)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "mesh.stl"
+        path.write_bytes(fine.export(file_type="stl"))
+        scan = read_scan(path, NUM_POINTS)
+    placed = scan.points[:, :3] * scan.frame.scale + np.array(scan.frame.centre)
+    cloud = np.concatenate([placed, scan.points[:, 3:]], axis=1)
+    return generator(seed, "mesh").permutation(cloud)[:NUM_POINTS].astype(np.float32)
 
 
 def measured(answer: Answer) -> dict[str, Any]:
