@@ -15,6 +15,7 @@ from pipeline.decoding.sampling import SeededSampling
 from pipeline.model.cad_mllm import CadMllmModel
 from pipeline.model.inputs import Inputs, collate
 from pipeline.runtime.device import autocast
+from pipeline.runtime.errors import UserError
 from pipeline.runtime.seeds import digest
 
 if TYPE_CHECKING:
@@ -51,9 +52,8 @@ def generate_tokens(
     with model.merged(), autocast(model.device, model.dtype):
         embedded_BLE = model.embed(batch).to(model.dtype)
         if isinstance(model, PlainModel):
-            assert len(prompts) == 1, "one prompt at a time"
-            assert not stopping, "nobody stops it"
-            assert decoding.num_beams == 1, "no beams"
+            if len(prompts) > 1 or decoding.num_beams > 1 or stopping:
+                raise UserError("a model that was loaded `alone` writes for one prompt, without beams; load it without")
             rows = model.write(embedded_BLE, decoding, processors)
         else:
             mask_BL = batch.gather_BL.ne(0).long()

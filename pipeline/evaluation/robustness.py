@@ -39,8 +39,8 @@ class DisturbedEvaluator(Evaluator):
         self.turning = self.workers.pool(turned_views, limits.timeout_s, limits.memory_mib)
 
     def __exit__(self, *raised: object) -> None:
-        super().__exit__(*raised)
-        self.turning.__exit__(*raised)
+        with self.turning:
+            super().__exit__(*raised)
 
     def made(self, batch: Batch) -> list[Any]:
         """The results of one batch."""

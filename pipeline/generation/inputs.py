@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pipeline.cad.exchange.formats import Unit
+from pipeline.cad.exchange.formats import SOLIDS, Unit
 from pipeline.cad.exchange.scans import read_scan, silent
 from pipeline.cad.language.program import Frame
 from pipeline.cad.solids.rendering import on_white, read_image
@@ -113,7 +113,13 @@ def read_inputs(
     assert num_points is not None, "known to a checkpoint that takes points"
     scan = read_scan(points, num_points, say, unit)
     if (length := 2 * scan.frame.scale) > LARGE:
-        say(f"note: {length:,.0f} m long: its numbers are taken as {unit}; --unit mm, cm, m or in says what they are")
+        has_unit = isinstance(points, str | Path) and Path(points).suffix.lower() in SOLIDS
+        taken = (
+            "as its file says"
+            if has_unit
+            else f"numbers are taken as {unit}; --unit mm, cm, m or in says what they are"
+        )
+        say(f"note: {length:,.0f} m long: {taken}")
     return UserInputs(caption, scan.points, scan.frame, pictures)
 
 

@@ -147,13 +147,14 @@ class CadMllm:
         config = config.model_copy(
             update={"dtype": dtype or config.dtype, "quantization": quantization or config.quantization}
         )
+        chosen = choose_device(device)
         model = load_checkpoint(
             checkpoint,
             folder / "llm",
             DTYPES[config.dtype],
             quantization=config.quantization,
-            device=choose_device(device),
-            kind=PlainModel if alone and fits(config, folder / "llm") else CadMllmModel,
+            device=chosen,
+            kind=PlainModel if alone and fits(config, folder / "llm", chosen) else CadMllmModel,
         )
         return cls(model, folder, config.combinations)
 

@@ -1,6 +1,5 @@
 """What every command does around its work: errors as one line, signals, how long it took."""
 
-import errno
 import functools
 import gc
 import json
@@ -17,7 +16,7 @@ from typing import ParamSpec
 
 import typer
 
-from pipeline.runtime.errors import RejectError, UserError, system_error
+from pipeline.runtime.errors import FULL, REFUSED, RejectError, UserError, system_error
 from pipeline.runtime.interrupt import Interrupted, is_restarted_by_torchrun, listen, request, unlisten
 
 P = ParamSpec("P")
@@ -75,11 +74,13 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
 @contextmanager
 def importing() -> Iterator[None]:
     """Around imports of much, whose objects last: looking for garbage among them takes a sixth of the time."""
+    was_on = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        gc.enable()
+        if was_on:
+            gc.enable()
 
 
 def color(name: str) -> str | None:
@@ -91,9 +92,9 @@ def _told(error: Exception) -> str | None:
     """What is wrong with the disk, or with what the user may do on it; None where it is something else."""
     where = getattr(error, "filename", None) or "this folder, or temporary files (TMPDIR says where they lie)"
     number = system_error(error)
-    if number in (errno.ENOSPC, errno.EDQUOT):
+    if number in FULL:
         return f"no space is left for {where}"
-    if number in (errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EBUSY):
+    if number in REFUSED:
         return f"{where} cannot be read or written: {os.strerror(number)}"
     return None
 

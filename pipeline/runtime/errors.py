@@ -37,6 +37,11 @@ class Reject:
     detail: str = ""
 
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
+REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EBUSY)
+TOLD = (*FULL, *REFUSED, errno.ENOMEM)  # errors of the system that commands put into words
+
+
 def system_error(error: Exception) -> int | None:
     """The system's number of an error, however it is told; None of another."""
     if isinstance(error, OSError):

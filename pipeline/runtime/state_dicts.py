@@ -8,7 +8,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from pipeline.runtime.errors import UserError, system_error
+from pipeline.runtime.errors import TOLD, UserError, system_error
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -35,7 +35,7 @@ def damage_told(place: Path) -> Iterator[None]:
     try:
         yield
     except SafetensorError as error:
-        if system_error(error):
+        if system_error(error) in TOLD:  # of the disk, not of the file
             raise
         raise UserError(f"{place} is damaged: {error}") from error
 

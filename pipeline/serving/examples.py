@@ -5,6 +5,7 @@ which ``cadmllm pretrain ship examples`` takes from a corpus that no shipped net
 """
 
 import io
+import itertools
 import json
 import re
 import textwrap
@@ -57,18 +58,24 @@ def held_out(corpus: Path, geometry: Path, seen: Container[str] = frozenset()) -
     """Some models of a corpus' test split, from all over it, each shown in another way.
 
     Args:
-        seen: hashes of programs that are none.
+        seen: hashes of programs that are none of them.
 
     Raises:
         UserError: the shards are damaged.
     """
     reader, drawn = CorpusReader(corpus), ShardReader(geometry, "geometry")
     rows = reader.rows("test")
-    here = rows[drawn.find(reader.index["key"][rows]) >= 0].tolist()
-    unseen = [row for row in here if reader.caption(row) and reader.json(row)["program_hash"] not in seen]
-    spread = sorted({at * (len(unseen) - 1) // (len(SHOWN) - 1) for at in range(len(SHOWN))}) if unseen else []
-    found = [_shown(reader, drawn, unseen[at], modality) for at, modality in zip(spread, SHOWN)]
+    here = iter(_spread(rows[drawn.find(reader.index["key"][rows]) >= 0].tolist()))
+    unseen = (row for row in here if reader.caption(row) and not (seen and reader.json(row)["program_hash"] in seen))
+    chosen = sorted(itertools.islice(unseen, len(SHOWN)))
+    found = [_shown(reader, drawn, row, modality) for row, modality in zip(chosen, SHOWN)]
     return sorted(found, key=lambda each: list(BEFORE).index(each.modality))
+
+
+def _spread(rows: list[int]) -> list[int]:
+    """The same, in an order in which the first ones are from all over them."""
+    ends = {at * (len(rows) - 1) // (len(SHOWN) - 1): None for at in range(len(SHOWN))} if rows else {}
+    return [rows[at] for at in (*ends, *(at for at in range(len(rows)) if at not in ends))]
 
 
 def _shown(reader: CorpusReader, drawn: ShardReader, row: int, modality: str) -> HeldOut:

@@ -1,10 +1,11 @@
 """Out of memory, on a GPU or a CPU: one message that names the parameters with which less of it is needed."""
 
+import errno
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
-from pipeline.runtime.errors import UserError
+from pipeline.runtime.errors import UserError, system_error
 
 # CUDA's own words, malloc's in torch and in the kernel, cuBLAS'.
 SIGNS = ("out of memory", "allocate memory", "alloc_failed")
@@ -13,7 +14,7 @@ ALLOCATOR = "DefaultCPUAllocator: "  # what torch says before it is of no use to
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out, however its library puts it."""
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError) or (isinstance(error, Exception) and system_error(error) == errno.ENOMEM):
         return True
     return isinstance(error, (RuntimeError, OSError)) and any(sign in str(error).lower() for sign in SIGNS)
 

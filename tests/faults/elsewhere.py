@@ -1,5 +1,6 @@
 """What goes wrong with machines elsewhere: those that hold shards, and those that work."""
 
+import atexit
 import hashlib
 import os
 import shutil
@@ -58,7 +59,9 @@ class Bucket:
 @cache
 def cluster() -> Raylets:
     """Two machines; they are there for all schedules, once one has needed them."""
-    return Raylets()
+    found = Raylets()
+    atexit.register(found.close)
+    return found
 
 
 class StoreAway(Fault):

@@ -23,6 +23,7 @@ class Raylets:
             cwd=ROOT, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
         )  # fmt: skip
         self.address = self.process.stdout.readline().strip()
+        assert self.address, "it has ended"
 
     def tell(self, command):
         self.process.stdin.write(f"{command}\n")

@@ -18,6 +18,7 @@ from tests.unit.cadquery_scripts import MEASURED, SCRIPTS
 
 HEAD = "import cadquery as cq\n"
 PLATE = "part = cq.Workplane('XY').box(40, 30, 10)"
+DISC = "cq.Workplane().moveTo(1, 0).threePointArc((0, 1), (-1, 0)).threePointArc((0, -1), (1, 0)).close()"
 CADQUERY = ROOT / ".venv-cadquery" / "bin" / "python"  # `make libraries` sets it up
 RUNNER = """
 import json, sys
@@ -137,6 +138,18 @@ def test_which_part_is_meant(text, volume):
         ("for i in 3:\n    a = i", "`for` goes through a list or a range, not 3.0"),
         ("a, b = 1", "`(a, b)` is no name for 1.0"),
         (f"a = cq.Workplane().box(9, 9, 9).cut(cq.Workplane().box(1, 1, 1))\n{PLATE}.cut(a)", "do it step by step"),
+        ("part = cq.Workplane().rarray(1, 1, 2, 2, center=()).circle(1).extrude(1)", "True and False, or 2 of them"),
+        ("part = cq.Workplane().line(0, 0).line(0, 0).close().extrude(1).edges('|Z').chamfer(.1)", "line 2: "),
+        (f"part = {DISC}.offset2D(1).extrude(1)", "`offset2D` of a circle is not read"),
+        (
+            "part = cq.Workplane().rect(10, 10).moveTo(4, 4).circle(.5).extrude(2).edges('|Z').fillet(4)",
+            "that a hole is near to",
+        ),
+        (f"{PLATE}\nfor i in range(40):\n    part = part.add(part)", "a part of more than 20,000 curves"),
+        (
+            "part = cq.Workplane()\nfor i in range(999):\n    part = part.rarray(1, 1, 99, 9).circle(.1)",
+            "more than 20,000 curves are drawn",
+        ),
         ("import math\na = math.sqrt(-1)", "line 3: math domain error"),
         ("a = cq.Workplane().box(1, 1, 1).val().wrapped", "is more than is read of a script"),
     ],

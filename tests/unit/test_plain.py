@@ -14,7 +14,7 @@ from pipeline.decoding.options import Decoding
 from pipeline.decoding.plain.model import PlainModel, fits
 from pipeline.generation.likelihood import score
 from pipeline.generation.pretrained import CadMllm
-from pipeline.model.cad_mllm import CadMllmModel
+from pipeline.model.cad_mllm import CPU, CadMllmModel
 from pipeline.model.checkpoint import load_checkpoint, trained_tensors
 from pipeline.model.checkpoint_folder import ADAPTER, CheckpointConfig
 from pipeline.model.inputs import Inputs, tokenise_prompts
@@ -67,7 +67,7 @@ def both(checkpoint, llm_folder):
 def test_programs_and_likelihoods_are_those_of_transformers(llama, smoke, tmp_path, lora):
     checkpoint = make_checkpoint(llama, smoke, tmp_path / "c", **lora)
     known, plain = both(checkpoint, llama)
-    assert fits(CheckpointConfig.read(checkpoint), llama)
+    assert fits(CheckpointConfig.read(checkpoint), llama, CPU)
     for item in inputs(known):
         prompt = Inputs(item.prompt, [], item.points, item.image, item.views)
         for decoding in (GREEDY, SAMPLED):
@@ -95,7 +95,7 @@ def test_prompts_have_the_same_ids(llama, smoke, tmp_path):
 def test_other_decoders_are_left_to_transformers(built, smoke, tmp_path, other):
     folder = built(other)
     checkpoint = make_checkpoint(folder, smoke, tmp_path / "c")
-    assert not fits(CheckpointConfig.read(checkpoint), folder)
+    assert not fits(CheckpointConfig.read(checkpoint), folder, CPU)
     assert type(CadMllm.from_pretrained(checkpoint, folder.parent, "cpu", alone=True).model) is CadMllmModel
 
 
@@ -111,11 +111,11 @@ def test_what_it_does_not_compute_it_does_not_take(built, smoke, tmp_path, chang
     llm_folder = tmp_path / "models/llm"
     shutil.copytree(built("llama tied"), llm_folder)
     config = CheckpointConfig.read(make_checkpoint(llm_folder, smoke, tmp_path / "c"))
-    assert fits(config, llm_folder)
-    assert not fits(config.model_copy(update={"dtype": "bfloat16"}), llm_folder)
+    assert fits(config, llm_folder, CPU)
+    assert not fits(config.model_copy(update={"dtype": "bfloat16"}), llm_folder, CPU)
     described = json.loads((llm_folder / "config.json").read_text())
     (llm_folder / "config.json").write_text(json.dumps(described | change))
-    assert not fits(config, llm_folder)
+    assert not fits(config, llm_folder, CPU)
 
 
 def test_damaged_files_are_told(llama, smoke, tmp_path):
@@ -151,7 +151,7 @@ def test_what_is_no_configuration_is_left_to_transformers(built, smoke, tmp_path
     shutil.copytree(built("llama tied"), llm_folder)
     config = CheckpointConfig.read(make_checkpoint(llm_folder, smoke, tmp_path / "c"))
     (llm_folder / "config.json").write_text(described)
-    assert not fits(config, llm_folder)
+    assert not fits(config, llm_folder, CPU)
 
 
 def test_it_needs_neither_transformers_nor_peft(llama, smoke, tmp_path):

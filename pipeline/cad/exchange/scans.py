@@ -92,11 +92,11 @@ def _read(path: Path, num_points: int, say: Callable[[str], None]) -> Scan:
     if isinstance(found, np.ndarray):
         return _cloud(found, str(path), say)
     surface = _outward(found.normalised(found.frame))
-    say(f"{path}: {len(surface.triangles):,} triangles, {num_points:,} points drawn from them")
     if (corners := _corners(surface)) is not None:
         scan = _smoothed(corners, found.frame, str(path), say, measured=False)
         if scan.points is not corners:
             return scan
+    say(f"{path}: {len(surface.triangles):,} triangles, {num_points:,} points drawn from them")
     return Scan(sample_surface(flat_mesh(surface), num_points, generator("scan")), found.frame)
 
 

@@ -122,12 +122,15 @@ def _laid(cloud: np.ndarray, near: np.ndarray) -> tuple[np.ndarray, np.ndarray, 
     near, noise = near[:, : max(NEIGHBOURS, window)], float(np.sqrt(max(np.median(squares), 0.0)))
     sides = np.einsum("ni,ni->n", normals, cloud[near[:, :window], 3:].sum(axis=1))
     normals *= np.where(sides < 0, -1.0, 1.0)[:, None]
-    others = near[:, : max(window, WINDOWS[0])]
-    offsets = np.einsum("nki,nki->nk", cloud[others, :3] - cloud[:, None, :3], normals[others])
-    thick = np.where(np.abs(offsets) < IN_PLANE * noise, squares[others], np.inf)
-    flattest = np.take_along_axis(others, thick.argmin(axis=1)[:, None], axis=1)[:, 0]
-    creased = CREASED * thick.min(axis=1) < squares
-    return np.where(creased[:, None], normals[flattest], normals), near, noise
+    flattest = np.arange(len(cloud))
+    for begin in range(0, len(cloud), BLOCK):
+        at = slice(begin, begin + BLOCK)
+        others = near[at, :window]
+        offsets = np.einsum("nki,nki->nk", cloud[others, :3] - cloud[at, None, :3], normals[others])
+        thick = np.where(np.abs(offsets) < IN_PLANE * noise, squares[others], np.inf)
+        creased = CREASED * thick.min(axis=1) < squares[at]
+        flattest[at][creased] = np.take_along_axis(others, thick.argmin(axis=1)[:, None], axis=1)[creased, 0]
+    return normals[flattest], near, noise
 
 
 def _planes(cloud: np.ndarray, near: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -18,7 +17,8 @@ from pipeline.decoding.options import Decoding
 from pipeline.decoding.plain.llama import PROJECTIONS, Llama, is_plain
 from pipeline.model.cad_mllm import CadMllmModel
 from pipeline.model.checkpoint_folder import CheckpointConfig
-from pipeline.runtime.errors import UserError
+from pipeline.runtime.errors import TOLD, UserError, system_error
+from pipeline.runtime.state_dicts import read_safetensors
 from pipeline.settings.memory import is_out_of_memory
 
 WEIGHTS, TOKENIZER = "model.safetensors", "tokenizer.json"
@@ -27,11 +27,15 @@ AS_STORED = ("TokenizersBackend", "PreTrainedTokenizerFast")
 Processor = Callable[[Tensor, Tensor], Tensor]
 
 
-def fits(config: CheckpointConfig, llm_folder: Path) -> bool:
-    """Whether a checkpoint on this language model is one for ``PlainModel``."""
+def fits(config: CheckpointConfig, llm_folder: Path, device: torch.device) -> bool:
+    """Whether a checkpoint on this language model is one for ``PlainModel``: a GPU rounds otherwise."""
     known = {name for names in PROJECTIONS.values() for name in names}
     lora = config.model.lora
-    whole = config.model.vocabulary == "cad" and (config.dtype, config.quantization) == ("float32", "none")
+    whole = (
+        device.type == "cpu"
+        and config.model.vocabulary == "cad"
+        and (config.dtype, config.quantization) == ("float32", "none")
+    )
     try:
         described = json.loads((llm_folder / "config.json").read_text(encoding="utf-8"))
         tokenizer = json.loads((llm_folder / "tokenizer_config.json").read_text(encoding="utf-8"))
@@ -64,14 +68,16 @@ class PlainTokenizer:
 class PlainModel(CadMllmModel):
     """The model of a checkpoint that ``fits``, for one prompt at a time."""
 
-    def _read(self, llm_folder: Path, device: torch.device) -> Any:
+    def _read(self, llm_folder: Path, _: torch.device) -> Any:
         try:
             self.tokenizer = PlainTokenizer(llm_folder / TOKENIZER)
             config = json.loads((llm_folder / "config.json").read_text(encoding="utf-8"))
-            weights = load_file(llm_folder / WEIGHTS, device=str(device))
+            weights = read_safetensors(llm_folder / WEIGHTS)
             return Llama(config, {name: tensor.to(self.dtype) for name, tensor in weights.items()})
-        except Exception as error:  # tokenizers and safetensors raise their own kinds
-            if is_out_of_memory(error):
+        except UserError:
+            raise
+        except Exception as error:  # tokenizers raise nothing more telling
+            if is_out_of_memory(error) or system_error(error) in TOLD:
                 raise
             raise UserError(f"{llm_folder} holds no language model ({error}); run `cadmllm models`") from error
 

@@ -141,6 +141,8 @@ class RemoteTar:
         """The bytes of each of some places (n, 2), in the order of which no block is read twice."""
         found, held, begins = [], b"", 0
         for offset, size in places.tolist():
+            if size < 0:
+                self.read((offset, size))  # which tells what that means
             if not begins <= offset <= offset + size <= begins + len(held):
                 blocks = _blocks((offset, max(size, 1)))
                 begins, ends = blocks.start * BLOCK, max(offset + size, min(blocks.stop * BLOCK, self.shard.bytes))

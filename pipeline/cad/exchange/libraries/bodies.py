@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from pipeline.cad.exchange.libraries.values import TOUCH_MM, ScriptError
+from pipeline.cad.exchange.libraries.values import MAX_CURVES, TOUCH_MM, ScriptError
 from pipeline.cad.language.program import (
     CadProgram,
     Extent,
@@ -56,7 +56,7 @@ class Body:
             before, rest = [*before, Sketch(last.plane, last.profiles + first.profiles)], list(rest)
         else:
             before, rest = [*before, last], [first, *rest]
-        return Body((replace(one, sketches=(*before, *rest)),))
+        return _bounded(Body((replace(one, sketches=(*before, *rest)),)))
 
     def combined(self, operation: Operation, other: "Body") -> "Body":
         """This and then ``other``, where the language can say it: it has no brackets.
@@ -72,7 +72,7 @@ class Body:
         order = _in_order(operation, self, replace(first, operation=operation), rest)
         if len(order) > MAX_EXTRUDES:
             raise ScriptError(f"more than {MAX_EXTRUDES} extrusions")
-        return Body(order)
+        return _bounded(Body(order))
 
     def moved(self, point: Callable[[Vec3], Vec3], direction: Callable[[Vec3], Vec3], mirrored: bool = False) -> "Body":
         """The body after a motion, which is given for points and for directions."""
@@ -125,6 +125,13 @@ class Body:
         origin = tuple(height if each == axis else 0.0 for each in range(3))
         x_axis = cross((0.0, 0.0, 1.0), direction) if axis != 2 else (1.0, 0.0, 0.0)
         return Plane((origin[0], origin[1], origin[2]), x_axis, direction)
+
+
+def _bounded(body: Body) -> Body:
+    profiles = (profile for step in body.extrudes for sketch in step.sketches for profile in sketch.profiles)
+    if sum(len(loop.curves) for profile in profiles for loop in profile.loops) > MAX_CURVES:
+        raise ScriptError(f"a part of more than {MAX_CURVES:,} curves")
+    return body
 
 
 def _in_order(operation: Operation, body: Body, first: Extrude, rest: list[Extrude]) -> tuple[Extrude, ...]:

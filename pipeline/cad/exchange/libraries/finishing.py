@@ -12,7 +12,7 @@ from pipeline.cad.exchange.libraries.bodies import ADDS, Body
 from pipeline.cad.exchange.libraries.values import TOUCH_MM, ScriptError, number
 from pipeline.cad.exchange.libraries.workplane import Workplane, positive
 from pipeline.cad.language.planar import Corner, corners, fit, loop_of, merged, turn_of
-from pipeline.cad.language.program import Circle, Extrude, Line, Loop, Operation, Plane, Point2, Profile, Vec3, axis_of
+from pipeline.cad.language.program import Circle, Extrude, Line, Loop, Operation, Point2, Profile, Vec3, axis_of
 
 ALONG = {"|X": 0, "|Y": 1, "|Z": 2}
 
@@ -46,15 +46,17 @@ def _finished(wp: Workplane, word: str, finish: Finish) -> Workplane:
     first, *holes = wp.solid.extrudes
     if any(_axis(step) != wp.upright for step in wp.solid.extrudes) or not all(map(_is_round_hole, holes)):
         raise ScriptError(f"`{word}` is read of one extrusion along that axis, and round holes along it")
-    made, touched = first, list[tuple[Vec3, Vec3]]()
-    sketches = []
+    sketches, touched = [], list[tuple[Vec3, Vec3]]()
     for sketch in first.sketches:
         profiles = []
         for profile in sketch.profiles:
             loops = []
             for loop in profile.loops:
                 loops.append(_with_corners(loop, word, finish))
-                touched += _regions(loop, loops[-1], sketch.plane)
+                reaches = _reaches(loop, loops[-1])
+                touched += [(sketch.plane.to_world(at), (reach, reach, reach)) for at, reach in reaches]
+                if loop is profile.outer and any(_is_near(hole, *each) for hole in profile.holes for each in reaches):
+                    raise ScriptError(f"`{word}` of an edge that a hole is near to is not read")
             profiles.append(Profile(loops[0], tuple(loops[1:])))
         sketches.append(replace(sketch, profiles=tuple(profiles)))
     made = replace(first, sketches=tuple(sketches))
@@ -81,9 +83,9 @@ def _is_round_hole(step: Extrude) -> bool:
 
 
 def _with_corners(loop: Loop, word: str, finish: Finish) -> Loop:
+    loop = merged(loop)  # of two arcs a circle
     if isinstance(loop.curves[0], Circle):
         return loop
-    loop = merged(loop)
     points = [edge.start for edge in loop.edges]
     if not all(isinstance(edge, Line) for edge in loop.edges):
         raise ScriptError(f"`{word}` of outlines with arcs is not read")
@@ -103,19 +105,22 @@ def _reach(around: tuple[Point2, Point2, Point2], corner: Corner) -> float:
     return math.dist(around[1], corner.at)
 
 
-def _regions(before: Loop, after: Loop, plane: Plane) -> list[tuple[Vec3, Vec3]]:
+def _reaches(before: Loop, after: Loop) -> list[tuple[Point2, float]]:
     """The corners that are finished, and how far around them that may be seen along each axis."""
-    if isinstance(before.curves[0], Circle):
+    if isinstance(after.curves[0], Circle):
         return []
     kept = [point for edge in after.edges for point in (edge.start, edge.end)]
-    found = []
-    for corner in corners(merged(before)):
-        reach = min(math.dist(corner.at, point) for point in kept)
-        found.append((plane.to_world(corner.at), (reach, reach, reach)))
-    return found
+    return [(each.at, min(math.dist(each.at, point) for point in kept)) for each in corners(merged(before))]
+
+
+def _is_near(hole: Loop, at: Point2, reach: float) -> bool:
+    """Whether a hole's box comes so near to a point, along both axes."""
+    return all(min(ends) < at[i] + reach and at[i] - reach < max(ends) for i, ends in enumerate(zip(*hole.outline())))
 
 
 def _towards(at: Point2, to: Point2, by: float) -> Point2:
+    if at == to:
+        raise ScriptError("an edge of no length")
     share = by / math.dist(at, to)
     return at[0] + share * (to[0] - at[0]), at[1] + share * (to[1] - at[1])
 
@@ -129,9 +134,9 @@ def offset(wp: Workplane, d: Any, kind: Any = "arc") -> Workplane:
 
 
 def _offset(loop: Loop, by: float, rounded: bool) -> Loop:
+    loop = merged(loop if loop.signed_area > 0 else loop.reversed())
     if isinstance(loop.curves[0], Circle):  # CadQuery 2.8 puts its centre twice as far from the part's origin
         raise ScriptError("`offset2D` of a circle is not read; draw it with another radius")
-    loop = merged(loop if loop.signed_area > 0 else loop.reversed())
     points = [edge.start for edge in loop.edges]
     around = [(points[i - 1], points[i], points[(i + 1) % len(points)]) for i in range(len(points))]
     if not all(isinstance(edge, Line) for edge in loop.edges) or any(turn_of(*each) <= 0 for each in around):

@@ -278,5 +278,7 @@ def _apply(
         return function(*first, *args, **named)
     except TypeError as error:
         raise ScriptError(f"`{name[:40]}`: {str(error).rpartition('() ')[2]}", call.func.end_lineno) from error
+    except (ArithmeticError, LookupError, ValueError) as error:  # of shapes that nobody has thought of
+        raise ScriptError(f"`{name[:40]}`: {error}", call.func.end_lineno) from error
     except ScriptError as error:
         raise ScriptError(str(error), error.line or call.func.end_lineno) from error

@@ -12,6 +12,7 @@ from pipeline.cad.language.regions import Regions
 
 MAX_MM = 1e9
 MAX_LOOPS = 1000  # in a sketch
+MAX_CURVES = 20_000  # in a part
 TOUCH_MM = 1e-6  # points nearer than that are one
 
 

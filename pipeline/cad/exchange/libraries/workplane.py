@@ -7,6 +7,7 @@ from typing import Any
 
 from pipeline.cad.exchange.libraries.bodies import Body
 from pipeline.cad.exchange.libraries.values import (
+    MAX_CURVES,
     ScriptError,
     circle,
     number,
@@ -34,7 +35,6 @@ class Spot:
 
 
 HERE = (Spot(),)
-MAX_CURVES = 20_000  # at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +81,8 @@ class Workplane:
     def wired(self, loops: tuple[Loop, ...], middles: tuple[Spot, ...], counts: bool = True) -> "Workplane":
         """With loops more, unless they do not count; they are on the stack."""
         made = self.loops + loops if counts else self.loops
+        if sum(len(loop.curves) for loop in made) > MAX_CURVES:
+            raise ScriptError(f"more than {MAX_CURVES:,} curves are drawn")
         return replace(self, loops=made, spots=middles, pen=None, shown=loops, holds=False, face=None, upright=None)
 
     def begin(self, word: str) -> Point2:
@@ -211,10 +213,10 @@ def push_points(wp: Workplane, pntList: Any) -> Workplane:
 def rarray(wp: Workplane, xSpacing: Any, ySpacing: Any, xCount: Any, yCount: Any, center: Any = True) -> Workplane:
     """Places in rows and columns."""
     columns, rows = whole(xCount), whole(yCount)
-    centred = center if isinstance(center, tuple) else (center, center)
-    x0 = -number(xSpacing) * (columns - 1) / 2 if switch(centred[0]) else 0.0
-    y0 = -number(ySpacing) * (rows - 1) / 2 if switch(centred[-1]) else 0.0
     whole(float(columns * rows))
+    width, height = number(xSpacing) * (columns - 1), number(ySpacing) * (rows - 1)
+    x, y = middle_of(center, width, height)
+    x0, y0 = x - width / 2, y - height / 2
     return wp.at(*(Spot((x0 + i * xSpacing, y0 + j * ySpacing)) for i in range(columns) for j in range(rows)))
 
 
@@ -256,7 +258,7 @@ def middle_of(centered: Any, *lengths: float) -> Any:
     """Where the middle of a box of such sides is, from its place."""
     flags = centered if isinstance(centered, tuple) else (centered,) * len(lengths)
     if len(flags) != len(lengths):
-        raise ScriptError(f"`centered` is one of True and False, or {len(lengths)} of them")
+        raise ScriptError(f"where it is centred is one of True and False, or {len(lengths)} of them")
     return tuple(0.0 if switch(flag) else length / 2 for flag, length in zip(flags, lengths, strict=True))
 
 

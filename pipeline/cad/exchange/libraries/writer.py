@@ -5,7 +5,7 @@ import textwrap
 from collections.abc import Iterator
 from dataclasses import replace
 
-from pipeline.cad.exchange.libraries.values import NAMED_PLANES
+from pipeline.cad.exchange.libraries.values import NAMED_PLANES, TOUCH_MM
 from pipeline.cad.language.planar import cross_or_touch
 from pipeline.cad.language.program import (
     Arc,
@@ -24,9 +24,6 @@ from pipeline.cad.language.program import (
     map_sketch,
 )
 from pipeline.cad.parts.describe import describe_extrude
-
-TOUCH = 1e-6  # millimetres
-
 
 PARALLEL = 1e-9  # what is parallel to an axis, has no more of another
 
@@ -113,7 +110,7 @@ def drawn(loop: Loop) -> list[Line | Arc]:
     starts = [edge.start for edge in edges]
     for i, edge in enumerate(edges):
         end = starts[(i + 1) % len(edges)]
-        if math.dist(edge.start, end) < TOUCH:
+        if math.dist(edge.start, end) < TOUCH_MM:
             continue
         made.append(Line(edge.start, end) if isinstance(edge, Line) else Arc(edge.start, end, edge.centre, edge.sweep))
     return made
