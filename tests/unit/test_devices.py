@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from transformers import AutoModelForCausalLM
 
 import pipeline.runtime.device
 from pipeline.cad.language.codec import Codec
@@ -13,7 +14,6 @@ from pipeline.decoding.generate import Decoding, generate_tokens
 from pipeline.features.settings import ImageFeatures, PointFeatures
 from pipeline.generation.likelihood import score
 from pipeline.generation.prompt import Encoders
-from pipeline.model import cad_mllm
 from pipeline.model.cad_mllm import CadMllmModel
 from pipeline.model.checkpoint import load_checkpoint
 from pipeline.model.inputs import Inputs, collate
@@ -81,8 +81,8 @@ def test_how_long_others_are_waited_for_is_a_number(smoke, monkeypatch):
 @pytest.fixture
 def loaded_on_gpu(gpu, monkeypatch):
     """The language model comes up on the GPU, as 4-bit weights do, before anything is made for it."""
-    load = cad_mllm.AutoModelForCausalLM.from_pretrained
-    monkeypatch.setattr(cad_mllm.AutoModelForCausalLM, "from_pretrained", lambda *a, **k: load(*a, **k).to(gpu))
+    load = AutoModelForCausalLM.from_pretrained
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", lambda *a, **k: load(*a, **k).to(gpu))
     return gpu
 
 

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 from pipeline.evaluation import robustness, setup
 from pipeline.execution.workers import Workers
@@ -79,7 +80,7 @@ def no_memory(*_, **__):
 
 
 def test_files_that_find_no_memory_are_not_called_damaged(smoke, tmp_path, monkeypatch):
-    monkeypatch.setattr(cad_mllm.AutoTokenizer, "from_pretrained", no_memory)
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", no_memory)
     with pytest.raises(OSError, match="Cannot allocate"):
         cad_mllm.CadMllmModel(tmp_path, smoke.model, GRAMMAR, 0, torch.float32)
     (tmp_path / "x.safetensors").touch()

@@ -111,7 +111,7 @@ def test_an_attempt_is_told_in_words_and_millimetres():
     found = told(line, line, 8)
     own = Frame((0.01, 0.0, 0.0), 0.05)
     assert found["steps"] == describe(Codec(8).decode(line["tokens"]).restored(own))
-    assert "100 x 100 mm square with one hole" in found["steps"][0]
+    assert "100 x 100 mm square at (10, 0, -9.843) with one hole" in found["steps"][0]
     assert found["distances"]["all of it within"] == (pytest.approx(0.1, abs=1e-4), "5")
     assert found["ticks_mm"] == ["0", "2.5", "5", "7.5", "10"]
     assert found["num_points"] == 500

@@ -10,7 +10,6 @@ from torch.distributed.tensor import DTensor
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from transformers import AutoModelForCausalLM, Qwen2Config
 
-from pipeline.model import cad_mllm
 from pipeline.model.cad_mllm import CadMllmModel
 from pipeline.planning.sizes import LLMS, image_shape, points_shape
 from pipeline.training.parallel import Parallel
@@ -41,7 +40,7 @@ def model(monkeypatch):
         with META:
             return AutoModelForCausalLM.from_config(config, dtype=dtype)
 
-    monkeypatch.setattr(cad_mllm.AutoModelForCausalLM, "from_pretrained", shapes)
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", shapes)
     monkeypatch.setattr(torch.Tensor, "std", lambda *_: torch.tensor(0.02))  # there are no values
     made = CadMllmModel(SHIPPED / "language_model", paper.model, GRAMMAR, 0, torch.bfloat16, device=META)
     made.add_projector("point_cloud", points_shape(paper), DETAILS)
