@@ -74,8 +74,6 @@ class PlainModel(CadMllmModel):
             config = json.loads((llm_folder / "config.json").read_text(encoding="utf-8"))
             weights = read_safetensors(llm_folder / WEIGHTS)
             return Llama(config, {name: tensor.to(self.dtype) for name, tensor in weights.items()})
-        except UserError:
-            raise
         except Exception as error:  # tokenizers raise nothing more telling
             if is_out_of_memory(error) or system_error(error) in TOLD:
                 raise
