@@ -1,4 +1,4 @@
-"""A few schedules of the campaign; ``make faults`` runs all."""
+"""A schedule of the campaign; ``make faults`` runs all."""
 
 import os
 import subprocess
@@ -18,12 +18,12 @@ from tests.faults.watcher import Watcher
 
 @pytest.mark.slow
 @pytest.mark.xdist_group("faults")
-def test_schedules_are_survived(tmp_path):
-    command = (sys.executable, "-m", "tests.faults", "--seeds", "1,2", "--as-drawn", "--work", str(tmp_path))
+def test_a_schedule_is_survived(tmp_path):
+    command = (sys.executable, "-m", "tests.faults", "--seeds", "7", "--as-drawn", "--work", str(tmp_path))
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     found = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
     assert found.returncode == 0, found.stdout + found.stderr
-    assert "2 of 2 schedules survived" in found.stdout
+    assert "1 of 1 schedules survived" in found.stdout
 
 
 def test_a_seed_is_a_schedule():

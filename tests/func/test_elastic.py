@@ -11,7 +11,6 @@ import numpy as np
 import psutil
 import pytest
 
-from tests.conftest import nightly
 from tests.func.conftest import Project
 from tests.func.test_training import losses, tensors
 
@@ -142,7 +141,8 @@ def test_two_machines_train_as_two_processes_of_one(machines, expected):
     assert "resuming" not in machines.said(0)
 
 
-@pytest.mark.parametrize("lost", ["last", nightly("first")])
+@pytest.mark.nightly
+@pytest.mark.parametrize("lost", ["last", "first"])
 def test_who_is_left_goes_on_from_the_last_saved_step(machines, expected, lost):
     """Also where the one is lost that wrote states: whoever is the first of the rest writes the next."""
     machines.start(is_host=lost == "last")
