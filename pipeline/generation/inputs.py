@@ -117,7 +117,7 @@ def read_inputs(
         taken = (
             "as its file says"
             if has_unit
-            else f"numbers are taken as {unit}; --unit mm, cm, m or in says what they are"
+            else f"its numbers are taken as {unit}; --unit mm, cm, m or in says what they are"
         )
         say(f"note: {length:,.0f} m long: {taken}")
     return UserInputs(caption, scan.points, scan.frame, pictures)
