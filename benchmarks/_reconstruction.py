@@ -22,7 +22,7 @@ from pipeline.runtime.seeds import generator
 
 NUM_POINTS = 8192  # of a cloud, and of each side of a chamfer distance
 NOISE, MISSING = 0.01, 0.2  # of a simulated scan
-MESH_NOISE, MESH_EDGE = 0.003, 0.04  # of a simulated scanner's mesh: its corners', and its longest edge
+MESH_NOISE, MESH_EDGE = 0.01, 0.04  # of a simulated scanner's mesh: its corners', and its longest edge
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ Real models that nothing was trained on, points alone and no caption: ``greedy``
 ``best_of_32``, the nearest to the cloud of so many candidates; ``search_20s``, what search makes of the first in so
 long, or of the cloud alone where there is no checkpoint. ``image_greedy`` and ``text_greedy`` are shown pictures, and
 the caption, alone. ``scan_``: the same from a simulated scan, with noise of 0.01 of the longest half-side and a fifth
-of the surface missing; ``mesh_``: from a file of a fine mesh whose corners have noise of 0.003. Each has ``iou_mean``
+of the surface missing; ``mesh_``: from a file of a fine mesh whose corners have noise of 0.01. Each has ``iou_mean``
 and ``iou_median`` of the solids, with 95 % intervals by bootstrap over models, ``chamfer_squared_median_x1000`` of
 8,192 points a side in a box whose longest side is 1 (cadrille's frame), ``invalid``, the share without a watertight
 solid, whose IoU counts as 0, and ``seconds_per_part``.

@@ -90,33 +90,24 @@ def errors(points, mesh):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_noisy_mesh_is_smoothed_though_its_triangles_look_anywhere(meshes, family, tmp_path):
-    noisy_mesh = fine(meshes[family], 0.004)
+    noisy_mesh = fine(meshes[family], 0.01)
     noisy_mesh.export(tmp_path / "scan.stl")
     raw = sample_surface(flat_mesh(Surface(noisy_mesh.vertices, noisy_mesh.faces)), NUM_POINTS, generator(1))
     scan = read_scan(tmp_path / "scan.stl", NUM_POINTS)
     points = scan.points * np.array([scan.frame.scale] * 3 + [1] * 3) + np.array([*scan.frame.centre, 0, 0, 0])
     (before, turned), (after, cosine) = errors(raw, meshes[family]), errors(points, meshes[family])
-    assert turned < 0.95
-    assert cosine > 0.98
-    assert after < 0.75 * before
+    assert turned < 0.5
+    assert cosine > 0.94
+    assert after < 0.6 * before
 
 
+@pytest.mark.parametrize("noise", [0.0, 0.003])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_fine_clean_mesh_stays(meshes, family, tmp_path):
-    fine(meshes[family], 0.0).export(tmp_path / "scan.stl")
+def test_a_fine_mesh_that_is_not_rough_stays(meshes, family, noise, tmp_path):
+    fine(meshes[family], noise).export(tmp_path / "scan.stl")
     said = []
     assert len(read_scan(tmp_path / "scan.stl", NUM_POINTS, said.append).points) == NUM_POINTS
     assert not any("smoothed" in line for line in said)
-
-
-def test_guessed_normals_of_a_noisy_cloud_are_laid_anew(meshes):
-    cloud = noisy(meshes["flange"], 0.003, 2 * NUM_POINTS)[:, :3].astype(float)
-    guessed = np.concatenate([cloud, estimate_normals(cloud)], axis=1)
-    (before, turned), (after, cosine) = (
-        errors(points, meshes["flange"]) for points in (guessed, smoothed(guessed, generator(0), measured=False)[0])
-    )
-    assert cosine > turned
-    assert after < 0.8 * before
 
 
 def test_a_noisy_scan_is_as_large_as_its_part(meshes, tmp_path):

@@ -128,10 +128,10 @@ def _cloud(raw: np.ndarray, name: str, say: Callable[[str], None]) -> Scan:
     except RejectError as error:
         raise RejectError(error.reason, f"{name}: {error.detail}") from error
     say(f"{name}: {len(points):,} of {len(raw):,} points taken")
-    return _smoothed(points, _box(raw), name, say, measured=raw.shape[1] == 6)
+    return _smoothed(points, _box(raw), name, say) if raw.shape[1] == 6 else Scan(points, _box(raw))
 
 
-def _smoothed(points: np.ndarray, frame: Frame, name: str, say: Callable[[str], None], measured: bool) -> Scan:
+def _smoothed(points: np.ndarray, frame: Frame, name: str, say: Callable[[str], None], measured: bool = True) -> Scan:
     """Normalised points without most of their noise, which had made their box larger."""
     clean, noise = smoothed(points, generator("smoothed"), measured)
     if clean is points:

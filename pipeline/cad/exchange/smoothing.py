@@ -3,7 +3,7 @@
 Two points of a circle, or of a sphere, are level along the mean of their normals. So neighbours are compared along it:
 round walls stay where they are, as local planes would not leave them.
 
-Normals that nobody measured, of a noisy mesh's triangles or guessed from the points, are laid first: by planes through
+Normals that nobody measured, of a rough mesh's triangles, are laid first: by planes through
 neighbours, and beside an edge by the flattest plane nearby that the point lies in (as Kuwahara et al. 1976 smooth
 pictures, "Processing of RI-angiocardiographic images").
 """
@@ -26,6 +26,7 @@ FLAT, FLATTER = 0.02, 0.8  # thickness over width, squared: of planes that tell,
 CREASED = 2.0  # times as thick as one nearby: a plane over an edge
 IN_PLANE = 2.5  # of the noise
 SOUND = 0.9, 2  # cosine, and how many of the nearest have such a normal: fewer have points on an edge
+ROUGH = 0.005  # of the longest half-side: with less noise, search finds no better programs for normals that are laid
 NOISY = 0.05  # of the distance between points: less is left alone
 SMOOTHED = 1 << 15  # points of a larger cloud that are kept, where it is noisy
 BLOCK = 1 << 13
@@ -68,7 +69,7 @@ def thickness_of(cloud: np.ndarray, near: np.ndarray) -> float:
 
 
 def smoothed(cloud: np.ndarray, rng: np.random.Generator, measured: bool = True) -> tuple[np.ndarray, float]:
-    """A cloud without most of its noise, and how noisy it was. One that is not (``NOISY``) stays as it is.
+    """A cloud without most of its noise, and how noisy it was. One that is not (``NOISY``, ``ROUGH``) stays as it is.
 
     Args:
         cloud: (N, 6) in the normalised frame, N at least 16, with unit normals.
@@ -94,6 +95,8 @@ def smoothed(cloud: np.ndarray, rng: np.random.Generator, measured: bool = True)
         return cloud, noise
     if not measured:
         moved[:, 3:], near, noise = _laid(moved, near)
+        if noise < ROUGH:
+            return cloud, noise
     for _ in range(1 if measured else TURNS):
         moved[:, 3:] = _blocks(_turned, moved, near, noise)
     for _ in range(ROUNDS):
