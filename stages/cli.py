@@ -136,7 +136,8 @@ def checked(run_stage: Callable[P, None]) -> Callable[P, None]:
 
     @functools.wraps(run_stage)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
-        check_params()
+        if not getattr(kwargs.get("context"), "invoked_subcommand", None):  # a subcommand runs in the stage's place
+            check_params()
         run_stage(*args, **kwargs)
 
     return run

@@ -9,9 +9,10 @@ import threading
 import time
 from collections.abc import Iterator
 from types import FrameType
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
-import psutil
+if TYPE_CHECKING:
+    import psutil
 
 PR_SET_PDEATHSIG = 1
 SHELLS = ("sh", "dash", "bash", "zsh", "ksh", "fish")
@@ -56,6 +57,8 @@ def listen() -> None:
     signal.signal(signal.SIGINT, request)
     die_with_parent(signal.SIGTERM)
     if "DVC_STAGE" in os.environ:
+        import psutil
+
         shell = psutil.Process().parent()
         if shell is not None and shell.name() in SHELLS:
             threading.Thread(target=_stop_when_orphaned, args=(shell, shell.ppid()), daemon=True).start()
@@ -95,8 +98,10 @@ def unguarded() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _stop_when_orphaned(shell: psutil.Process, dvc: int) -> None:
+def _stop_when_orphaned(shell: "psutil.Process", dvc: int) -> None:
     """Send this process SIGTERM when the shell's parent is no longer ``dvc``."""
+    import psutil
+
     try:
         while shell.ppid() == dvc:
             time.sleep(0.1)

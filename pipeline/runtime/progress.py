@@ -5,9 +5,12 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 QUIET = "CADMLLM_QUIET"  # variable: progress is not shown, here and in the processes that are started
 console = Console(stderr=True, highlight=False)
@@ -21,7 +24,7 @@ def quiet() -> bool:
 class Display:
     """Shows done-of-total with a text."""
 
-    def __init__(self, bar: Progress | None, title: str, shown: bool = True) -> None:
+    def __init__(self, bar: "Progress | None", title: str, shown: bool = True) -> None:
         self._bar = bar
         self._shown = shown
         self._title = title
@@ -51,6 +54,8 @@ def display(title: str, shown: bool = True) -> Iterator[Display]:
     if not (console.is_terminal and shown):
         yield Display(None, title, shown)
         return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as bar:
         yield Display(bar, title)

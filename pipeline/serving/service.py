@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline.cad.exchange.files import ConvertTask, WriteOptions
-from pipeline.cad.exchange.formats import MESHES, Unit
+from pipeline.cad.exchange.formats import Unit
 from pipeline.cad.language.codec import Codec
 from pipeline.cad.language.program import CadProgram, Frame
 from pipeline.cad.language.tokens import TOKEN
@@ -195,11 +195,9 @@ class Service:
             if not isinstance(content, CadProgram):
                 raise UserError("only programs are converted; this upload is none")
             source = content
-        if f".{request.format}" in MESHES:
-            source = source.scaled(1 / request.unit.metres)
         with tempfile.TemporaryDirectory() as folder:
             target = Path(folder) / f"{request.name}.{request.format}"
-            options = WriteOptions(self.codec.bits, self.codec.tolerance, request.library)
+            options = WriteOptions(self.codec.bits, self.codec.tolerance, request.library, unit=request.unit)
             self.pool.run(ConvertTask(source, target, options), is_gone)
             return target.name, target.read_bytes()
 

@@ -81,7 +81,7 @@ class ConvertRequest(Body):
     upload: UploadId | None = None
     format: Format
     library: Library = Field(default=Library.CADQUERY, description="What a `py` is written for.")
-    unit: Unit = Field(default=Unit.M, description="Of a mesh; other formats have a unit of their own.")
+    unit: Unit = Field(default=Unit.M, description="Of stl, ply and obj; other formats have a unit of their own.")
     name: str = Field(default="part", pattern="^[A-Za-z0-9_ -]{1,60}$", description="Of the file, without suffix.")
 
 

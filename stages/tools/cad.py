@@ -20,6 +20,7 @@ from pipeline.cad.exchange.formats import (
     check_picture,
     check_program,
     check_unit,
+    check_written_unit,
 )
 from pipeline.cad.parts.captions import count
 from pipeline.runtime.commands import command
@@ -42,6 +43,10 @@ FromUnit = Annotated[
         "--unit", help="Of the numbers in a mesh or cloud that is read; others have their own.", show_default="m"
     ),
 ]
+ToUnit = Annotated[
+    Unit | None,
+    typer.Option("--to-unit", help="Of the numbers in a .stl, .ply or .obj that is written.", show_default="m"),
+]
 DEFAULT_TOLERANCE = 0.025  # the codec's own, which would cost `--help` numpy
 
 
@@ -51,6 +56,7 @@ def convert_file(
     source: Annotated[Path, typer.Argument(help=".json (Omni-CAD), .tokens, .py, .step, .stl, .ply, .obj or .glb")],
     target: Annotated[Path, typer.Argument(help="The same, or .png: the eight views")],
     unit: FromUnit = None,
+    to_unit: ToUnit = None,
     bits: Bits = 8,
     tolerance: Tolerance = DEFAULT_TOLERANCE,
     library: Annotated[Library, typer.Option(help="What a .py is written for.")] = Library.CADQUERY,
@@ -65,10 +71,11 @@ def convert_file(
     A .py is a script of CadQuery or build123d. It is read back after a change by hand, never run.
     """
     check_pair(source, target)
+    written = check_written_unit(target, to_unit)
     from pipeline.cad.exchange.files import ConvertTask, WriteOptions, convert
 
     schema = StepSchema.AP242 if ap242 else StepSchema.AP214
-    options = WriteOptions(bits, tolerance, library, schema, views, image_size)
+    options = WriteOptions(bits, tolerance, library, schema, views, image_size, written)
     task = ConvertTask(source.resolve(), target.resolve(), options, check_unit(source, unit))
     typer.echo(f"{target}{facts_text(_sandboxed(convert, task, source, timeout_s, memory_mib))}")
 

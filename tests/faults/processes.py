@@ -12,7 +12,7 @@ import psutil
 
 from tests.faults.base import Fault
 from tests.faults.project import files
-from tests.func.forked import _server
+from tests.func.forked import server_pid
 
 KERNEL = {"corpus", "geometry", "evaluate", "robustness", "transfer"}
 
@@ -119,7 +119,7 @@ def roles(folder: Path) -> Iterator[tuple[int, str]]:
 
     A forked process has a parent that waits for it, and that is a child of the server (``tests/func/forked.py``).
     """
-    servers = {_server("commands")[1].pid: "stage", _server("sandboxes")[1].pid: "forkserver"}
+    servers = {server_pid("commands"): "stage", server_pid("sandboxes"): "forkserver"}
     found: dict[int, tuple[int, str]] = {}
     for process in psutil.process_iter():
         with suppress(psutil.Error):

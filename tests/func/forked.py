@@ -27,8 +27,9 @@ from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from pipeline.runtime.fingerprint import import_closure
-from pipeline.runtime.interrupt import die_with_parent
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(__file__).with_name("bin")
@@ -60,6 +61,7 @@ COMMANDS = (
     "webdataset",
 )
 FINGERPRINTED = ("pipeline.training.session", "stages.evaluate", "stages.train")
+_SERVERS: list[subprocess.Popen[bytes]] = []  # of this process; they end with those that run the tests
 SANDBOXES = (
     "pipeline.cad.exchange.files",
     "pipeline.cad.exchange.scans",
@@ -77,7 +79,7 @@ class Forked:
     def __init__(self, args: tuple[str, ...], folder: Path, env: dict[str, str]) -> None:
         self.returncode: int | None = None
         self._exit = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._exit.connect(f"\0{_server('commands')[0]}")
+        self._exit.connect(f"\0{_server('commands')}")
         self._output = tempfile.TemporaryFile("w+")  # noqa: SIM115 - lasts as long as the process
         socket.send_fds(self._exit, [json.dumps([args, str(folder), env]).encode()], [self._output.fileno()] * 2)
         self.pid = int(self._exit.recv(32))
@@ -112,31 +114,57 @@ class Forked:
             self._exit.close()
 
 
+def server_pid(kind: str) -> int:
+    """The process that forks: ``commands`` or ``sandboxes``."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as asking:
+        asking.connect(f"\0{_server(kind)}")
+        asking.send(b"pid")
+        return int(asking.recv(32))
+
+
 def for_dvc(path: str) -> dict[str, str]:
     """Variables with which the stages that DVC starts are forked, too."""
-    return {"PATH": f"{BIN}:{path}", "CADMLLM_FORKS": _server("commands")[0]}
+    return {"PATH": f"{BIN}:{path}", "CADMLLM_FORKS": _server("commands")}
 
 
 @functools.cache
-def _server(kind: str) -> tuple[str, subprocess.Popen[bytes]]:
-    """The name of the socket where forks are asked for, and the process that forks; it ends with this one."""
+def _server(kind: str) -> str:
+    """The name of the socket, of no file, where forks are asked for. One process forks for all that run these tests."""
     env = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+    run, owner = os.environ.get("PYTEST_XDIST_TESTRUNUID"), os.getppid()
+    if run is None:
+        run, owner = str(os.getpid()), os.getpid()
+    name = f"cadmllm {run} {kind}"
     if kind == "commands":
-        env["CADMLLM_SANDBOXES"] = _server("sandboxes")[0]
+        env["CADMLLM_SANDBOXES"] = _server("sandboxes")
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as requests:
-        requests.bind("")  # a name that the kernel finds, of no file
+        try:
+            requests.bind(f"\0{name}")
+        except OSError:  # another process that runs tests has it
+            return name
         requests.listen()
-        command = (sys.executable, __file__, kind, str(requests.fileno()))
-        server = subprocess.Popen(command, pass_fds=[requests.fileno()], env=env, stdin=subprocess.DEVNULL)
-        return requests.getsockname().decode()[1:], server
+        command = (sys.executable, __file__, kind, str(requests.fileno()), str(owner))
+        _SERVERS.append(subprocess.Popen(command, pass_fds=[requests.fileno()], env=env, stdin=subprocess.DEVNULL))
+    return name
 
 
-def _serve(requests: socket.socket) -> tuple[list[Any], list[int]]:
-    """Fork for each request. Returns in the process that is what was asked for: its arguments, and files of its own."""
+def _serve(requests: socket.socket, owner: int) -> tuple[list[Any], list[int]]:
+    """Fork for each request, as long as a process is there.
+
+    Returns in the process that is what was asked for: its arguments, and files of its own.
+    """
+    requests.settimeout(1)
     while True:
-        asked, _ = requests.accept()
+        try:
+            asked, _ = requests.accept()
+        except TimeoutError:
+            if not psutil.pid_exists(owner):
+                sys.exit()
+            continue
         message, files, *_ = socket.recv_fds(asked, 1 << 20, 4)
-        if os.fork() == 0:
+        if message == b"pid":
+            asked.send(str(os.getpid()).encode())
+        elif os.fork() == 0:
             requests.close()
             return _become(*json.loads(message), asked, files)
         asked.close()
@@ -173,9 +201,8 @@ def _let_clock_jump(after_s: float, by_s: float) -> None:
     time.time = lambda: true() + by_s * (time.monotonic() - begun > after_s)
 
 
-def main(kind: str, requests: str) -> None:
+def main(kind: str, requests: str, owner: str) -> None:
     """Serve forks of a kind, and in each of these be what was asked for."""
-    die_with_parent(signal.SIGKILL)
     for name in SANDBOXES if kind == "sandboxes" else COMMANDS:
         importlib.import_module(name)
     for name in FINGERPRINTED if kind == "commands" else ():
@@ -183,7 +210,7 @@ def main(kind: str, requests: str) -> None:
     gc.freeze()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # those that wait need not be waited for
     sandboxes = os.environ.get("CADMLLM_SANDBOXES", "")
-    args, files = _serve(socket.socket(fileno=int(requests)))
+    args, files = _serve(socket.socket(fileno=int(requests)), int(owner))
     if kind == "sandboxes":
         preload, options = args
         forkserver.main(*files, preload, **options)

@@ -44,8 +44,7 @@ def test_golden_losses(done):
 
 
 def train_for_long(project, weights="float32", num_processes=1):
-    """Twenty steps of the third stage, of three micro-batches each; the losses in training and validation."""
-    project.change("epochs: 3", "epochs: 5", after="stage3_all:")
+    """Twelve steps of the third stage, of three micro-batches each; the losses in training and validation."""
     project.change("tokens_per_batch: 2048", "tokens_per_batch: 512")
     if weights == "nf4":
         project.change("quantization: none", "quantization: nf4")
@@ -122,7 +121,7 @@ def test_two_processes_train_as_one(copy, alone, distributed, weights, rel):
     assert "2 processes" in output
     assert output.count("checkpoint in") == 1
     (one, one_validated), (exact, _) = alone(weights), alone("float32")
-    assert len(one) >= 20
+    assert len(one) >= 12
     assert together == pytest.approx(one, rel=rel)
     assert together == pytest.approx(exact, rel=0.02)
     for step, found in validated.items():

@@ -24,6 +24,7 @@ from pipeline.settings.resolved import ENCODERS, read_models
 from pipeline.training.optimizer import clip_gradients, make_optimizer
 from pipeline.training.parallel import Parallel
 from pipeline.weights.resolve import SHIPPED
+from tests.conftest import nightly
 from tests.unit.conftest import DETAILS, GRAMMAR, inputs
 from tests.unit.test_model import save
 
@@ -147,12 +148,25 @@ def test_a_step_gives_the_numbers_of_the_cpu(llm_folder, smoke, gpu, dtype, kind
             torch.testing.assert_close(weight, stepped[name], rtol=1e-3, atol=2e-4, msg=name)
 
 
+DECODINGS = {
+    "greedy": Decoding(30),
+    "beams": Decoding(20, 2, num_beams=2),
+    "sampling": Decoding(20, 2, temperature=1.0),
+}
+EACH_ONCE = dict(zip(DECODINGS, ("qwen3 tied", "llama tied", "qwen2 untied"), strict=True))
+
+
 @pytest.mark.parametrize(
-    "decoding",
-    [Decoding(30), Decoding(20, 2, num_beams=2), Decoding(20, 2, temperature=1.0)],
-    ids=["greedy", "beams", "sampling"],
+    ("llm_folder", "decoding"),
+    [
+        (kind, name) if EACH_ONCE[name] == kind else nightly(kind, name)
+        for name in DECODINGS
+        for kind in EACH_ONCE.values()
+    ],
+    indirect=["llm_folder"],
 )
 def test_programs_are_those_of_the_cpu(model, gpu, decoding):
+    decoding = DECODINGS[decoding]
     prompts = [replace(item, program=[]) for item in inputs(model)]
     expected = generate_tokens(model, prompts, decoding)
     likelihoods = [score(model, prompt, programs) for prompt, programs in zip(prompts, expected)]

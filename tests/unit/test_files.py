@@ -23,7 +23,7 @@ from pipeline.cad.exchange.files import (
     read_program,
     read_surface,
 )
-from pipeline.cad.exchange.formats import StepSchema, Unit, check_pair, check_unit
+from pipeline.cad.exchange.formats import StepSchema, Unit, check_pair, check_unit, check_written_unit
 from pipeline.cad.exchange.scans import read_scan
 from pipeline.cad.exchange.showing import ShowTask, look
 from pipeline.cad.exchange.step import read_step
@@ -117,6 +117,10 @@ def test_a_mesh_in_any_unit_is_the_same_part(unit, folder, tmp_path):
     convert(ConvertTask(tmp_path / "part.ply", tmp_path / "part.stl", unit=unit))
     again = read_surface(tmp_path / "part.stl")
     assert np.ptp(again.vertices, axis=0) == pytest.approx(np.ptp(surface.vertices, axis=0), rel=1e-5)
+    for name, metres in (("back.ply", unit.metres), ("back.glb", 1.0)):
+        convert(ConvertTask(folder / "part.stl", tmp_path / name, WriteOptions(unit=unit)))
+        back = np.ptp(read_surface(tmp_path / name).vertices, axis=0)
+        assert back * metres == pytest.approx(np.ptp(surface.vertices, axis=0), rel=1e-5)
     shown = look(ShowTask(tmp_path / "part.ply", unit))
     assert shown["volume"] == pytest.approx(surface.volume, rel=1e-4)
     np.save(tmp_path / "cloud.npy", numbers)
@@ -130,7 +134,10 @@ def test_what_has_a_unit_of_its_own_is_given_none(folder):
     for name in ("part.step", "part.json"):
         with pytest.raises(UserError, match="has a unit of its own"):
             check_unit(folder / name, Unit.MM)
-    assert check_unit(folder / "part.stl", None) is Unit.M
+    for name in ("part.step", "part.json", "part.glb", "part.png"):
+        with pytest.raises(UserError, match="has a unit of its own"):
+            check_written_unit(folder / name, Unit.MM)
+    assert check_unit(folder / "part.stl", None) is check_written_unit(folder / "part.stl", None) is Unit.M
 
 
 def test_what_is_shown_of_a_file(folder, tmp_path):

@@ -19,13 +19,18 @@ from pipeline.model.checkpoint import load_checkpoint, trained_tensors
 from pipeline.model.checkpoint_folder import ADAPTER, CheckpointConfig
 from pipeline.model.inputs import Inputs, tokenise_prompts
 from pipeline.runtime.errors import UserError
+from tests.conftest import nightly
 from tests.unit.conftest import GRAMMAR, ROOT, inputs
 from tests.unit.test_model import save
 
 GREEDY, SAMPLED = Decoding(48), Decoding(48, 3, temperature=0.7, top_p=0.9, seed=5)
 
 
-@pytest.fixture(params=["tied", "untied", "grouped"])
+KINDS = ("tied", "untied", "grouped")
+PART = {"target_modules": ("q_proj", "down_proj"), "alpha": 3.0}
+
+
+@pytest.fixture(params=KINDS)
 def llama(request, built, tmp_path):
     """Language models of the Llama kind: with one matrix for both ends or two, with heads that share keys."""
     from transformers import AutoModelForCausalLM
@@ -63,7 +68,17 @@ def both(checkpoint, llm_folder):
     return [load_checkpoint(checkpoint, llm_folder, kind=kind).eval() for kind in (CadMllmModel, PlainModel)]
 
 
-@pytest.mark.parametrize("lora", [{}, {"target_modules": ("q_proj", "down_proj"), "alpha": 3.0}], ids=["all", "some"])
+@pytest.mark.parametrize(
+    ("llama", "lora"),
+    [
+        ("tied", PART),
+        ("untied", {}),
+        ("grouped", {}),
+        nightly("tied", {}),
+        *(nightly(kind, PART) for kind in KINDS[1:]),
+    ],
+    indirect=["llama"],
+)
 def test_programs_and_likelihoods_are_those_of_transformers(llama, smoke, tmp_path, lora):
     checkpoint = make_checkpoint(llama, smoke, tmp_path / "c", **lora)
     known, plain = both(checkpoint, llama)
@@ -154,6 +169,7 @@ def test_what_is_no_configuration_is_left_to_transformers(built, smoke, tmp_path
     assert not fits(config, llm_folder, CPU)
 
 
+@pytest.mark.parametrize("llama", ["tied", *map(nightly, KINDS[1:])], indirect=True)
 def test_it_needs_neither_transformers_nor_peft(llama, smoke, tmp_path):
     """Which is what it is for: also to load and to write."""
     checkpoint = make_checkpoint(llama, smoke, tmp_path / "c")

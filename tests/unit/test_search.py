@@ -254,10 +254,10 @@ def search_of(cloud, sandbox, starts=(), shown=None):
 
 def test_the_number_of_processes_changes_nothing():
     cloud = cloud_of(PART, FEW)
-    one, two = (search(cloud, 8, [], 3, Workers(count), Budget(200)) for count in (1, 2))
+    one, two = (search(cloud, 8, [], 3, Workers(count), Budget(100)) for count in (1, 2))
     assert one == two
     assert one.tokens is not None
-    assert search(cloud, 8, [], 4, Workers(1), Budget(200)).tokens != one.tokens
+    assert search(cloud, 8, [], 4, Workers(1), Budget(100)).tokens != one.tokens
 
 
 def test_a_part_is_found_from_its_cloud_alone():

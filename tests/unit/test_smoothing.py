@@ -16,8 +16,10 @@ from pipeline.cad.solids.sampling import sample_surface
 from pipeline.geometry.draw import normalised_mesh
 from pipeline.pretraining.scans import scan
 from pipeline.runtime.seeds import generator
+from tests.conftest import nightly
 
 FAMILIES = ("flange", "l_bracket", "stepped_shaft")
+FINE = (FAMILIES[0], *map(nightly, FAMILIES[1:]))  # what takes seconds each
 NUM_POINTS = 4096
 
 
@@ -88,7 +90,7 @@ def errors(points, mesh):
     return to_surface(points[:, :3].astype(float), mesh).mean(), cosines.mean()
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", FINE)
 def test_a_noisy_mesh_is_smoothed_though_its_triangles_look_anywhere(meshes, family, tmp_path):
     noisy_mesh = fine(meshes[family], 0.01)
     noisy_mesh.export(tmp_path / "scan.stl")
@@ -102,7 +104,7 @@ def test_a_noisy_mesh_is_smoothed_though_its_triangles_look_anywhere(meshes, fam
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.003])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", FINE)
 def test_a_fine_mesh_that_is_not_rough_stays(meshes, family, noise, tmp_path):
     fine(meshes[family], noise).export(tmp_path / "scan.stl")
     said = []

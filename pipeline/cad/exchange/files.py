@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.cad.exchange.formats import MESHES, PICTURES, PROGRAMS, SCRIPTS, SOLIDS, Library, StepSchema, Unit
+from pipeline.cad.exchange.formats import GLTF, MESHES, PICTURES, PROGRAMS, SCRIPTS, SOLIDS, Library, StepSchema, Unit
 from pipeline.cad.exchange.scripts import read_script, script
 from pipeline.cad.language.codec import TOLERANCE, Codec
 from pipeline.cad.language.program import CadProgram, Frame
@@ -36,6 +36,7 @@ class WriteOptions:
         library: for scripts.
         schema: for STEP.
         num_views, image_size: for pictures.
+        unit: of the numbers in a mesh; those of glTF are metres.
     """
 
     bits: int = 8
@@ -44,6 +45,7 @@ class WriteOptions:
     schema: StepSchema = StepSchema.AP214
     num_views: int = 8
     image_size: int = 224
+    unit: Unit = Unit.M
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,8 +291,8 @@ def _write_surface(surface: Surface, task: ConvertTask) -> dict[str, Any]:
         write_bytes(task.target, _picture(flat_mesh(surface), surface.frame, task.options))
     else:
         vertices = surface.vertices
-        if suffix == ".glb":  # glTF: y is up, metres
-            vertices = vertices[:, [0, 2, 1]] * (1, 1, -1)
+        upward = vertices[:, [0, 2, 1]] * (1, 1, -1)  # glTF: y is up, metres
+        vertices = upward if suffix in GLTF else vertices / task.options.unit.metres
         made: Any = trimesh.Trimesh(vertices, surface.triangles, process=False).export(file_type=suffix[1:])
         write_bytes(task.target, made.encode() if isinstance(made, str) else made)  # OBJ is text
     return {

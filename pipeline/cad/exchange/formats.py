@@ -9,7 +9,8 @@ from pipeline.runtime.errors import UserError
 SCRIPTS = (".py",)
 PROGRAMS = (".json", ".tokens", *SCRIPTS)
 SOLIDS = (".step", ".stp")
-MESHES = (".stl", ".ply", ".obj", ".glb")
+GLTF = (".glb",)
+MESHES = (".stl", ".ply", ".obj", *GLTF)
 PICTURES = (".png",)
 READABLE = PROGRAMS + SOLIDS + MESHES
 WRITABLE = READABLE + PICTURES
@@ -54,6 +55,17 @@ def check_unit(path: Path, unit: Unit | None) -> Unit:
     """
     if unit is not None and path.suffix.lower() in PROGRAMS + SOLIDS:
         raise UserError(f"--unit {unit}: {path} has a unit of its own; --unit is for clouds and meshes")
+    return unit or Unit.M
+
+
+def check_written_unit(path: Path, unit: Unit | None) -> Unit:
+    """The unit of the numbers in a file that is written: metres where none is asked for.
+
+    Raises:
+        UserError: one is, for what is no mesh, or is always in metres.
+    """
+    if unit is not None and path.suffix.lower() not in set(MESHES) - set(GLTF):
+        raise UserError(f"--to-unit {unit}: {path} has a unit of its own; --to-unit is for .stl, .ply and .obj")
     return unit or Unit.M
 
 
