@@ -7,14 +7,15 @@ import platform
 import shutil
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.planning.params import Params
 from pipeline.runtime.commands import color, command
 from pipeline.runtime.errors import UserError
-from pipeline.weights.settings import Models
+
+if TYPE_CHECKING:
+    from pipeline.planning.params import Params
 
 SYSTEM_LIBRARIES = {"libGL.so.1": "libgl1", "libX11.so.6": "libx11-6"}
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "dvc", "webdataset", "wandb", "cadquery-ocp-novtk")
@@ -58,6 +59,8 @@ def doctor(
         faults.append(f"{disk / GIB:.1f} GiB of disk are free; 5 are needed for the default preset")
     try:
         if preset:
+            from pipeline.planning.params import Params
+
             p = Params.load()
             faults += fit(p, memory, gpu_bytes)
             for note in unpinned(p):
@@ -94,16 +97,16 @@ def _gpu() -> int:
     return int(properties.total_memory)
 
 
-def unpinned(p: Params) -> list[str]:
+def unpinned(p: "Params") -> list[str]:
     """Models that may be others tomorrow."""
     return [
         f"models.{name}: {model.source} is not pinned: its revision is {model.revision or 'the latest'}, not a commit"
-        for name in Models.model_fields
+        for name in type(p.models).model_fields
         if not (model := getattr(p.models, name)).pinned
     ]
 
 
-def fit(p: Params, memory: int, gpu: int) -> list[str]:
+def fit(p: "Params", memory: int, gpu: int) -> list[str]:
     """What of the parameters this machine cannot do."""
     from pipeline.planning.sizes import llm_sizes
 
@@ -128,7 +131,7 @@ def fit(p: Params, memory: int, gpu: int) -> list[str]:
     return [*faults, *missing_inputs(p)]
 
 
-def missing_inputs(p: Params) -> list[str]:
+def missing_inputs(p: "Params") -> list[str]:
     """What params.yaml names and is not there; else what reads it would find out, maybe hours later."""
     from pipeline.cad.parts.synthesis import check_families
     from pipeline.weights.resolve import local_source
@@ -145,7 +148,7 @@ def missing_inputs(p: Params) -> list[str]:
             check_families((*p.data.synthetic.families, *p.data.synthetic.unseen_families))
         except UserError as error:
             faults.append(str(error))
-    for name in Models.model_fields:
+    for name in type(p.models).model_fields:
         try:
             path = local_source(getattr(p.models, name).source)
             if path is not None and not path.exists():

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.planning.params import Params
 from pipeline.runtime.commands import command
 from pipeline.settings import params, yaml_files
 from pipeline.settings.places import CORPUS
@@ -32,6 +31,7 @@ def plan(
 
     from pipeline.planning import presets
     from pipeline.planning.measure import measure
+    from pipeline.planning.params import Params
     from pipeline.planning.plan import alternatives
     from pipeline.planning.plan import plan as make_plan
     from pipeline.planning.sizes import OMNICAD_MODELS
