@@ -21,6 +21,7 @@ from pipeline.cad.language.codec import TOLERANCE, Codec
 from pipeline.cad.language.program import CadProgram, Frame
 from pipeline.cad.language.tokens import TOKEN
 from pipeline.cad.solids.clouds import draw_points
+from pipeline.cad.solids.rendering import Pictures
 from pipeline.decoding.generate import generate_tokens
 from pipeline.decoding.plain.model import PlainModel, fits
 from pipeline.execution.pool import Failure
@@ -32,7 +33,7 @@ from pipeline.generation.likelihood import score
 from pipeline.generation.prompt import Encoders, make_prompt
 from pipeline.generation.search.search import Budget, search, silent
 from pipeline.generation.search.state import Found
-from pipeline.generation.select import Candidate, build_candidate, select
+from pipeline.generation.select import Candidate, Shown, build_candidate, select
 from pipeline.model.cad_mllm import CadMllmModel
 from pipeline.model.checkpoint import load_checkpoint
 from pipeline.model.checkpoint_folder import check_checkpoint, models_of
@@ -50,7 +51,8 @@ class Generated:
     """One generated model.
 
     Attributes:
-        candidate: tokens, log-likelihood, misfit to the input cloud, and why it makes no solid, where it does not.
+        candidate: tokens, log-likelihood, misfit to the input cloud or pictures, and why it makes no solid, where it
+            does not.
         program: in metres.
         bits: of the tokens' values.
     """
@@ -177,7 +179,7 @@ class CadMllm:
 
         Returns:
             Candidates, the best first: solids before what does not build, then those that explain the cloud best, or
-            the likeliest where there is none.
+            without one the pictures, or the likeliest where there is neither.
 
         Raises:
             UserError, RejectError: an input cannot be used.
@@ -229,20 +231,27 @@ class CadMllm:
         first = [] if start is None else _without_end(codec.encode(start.normalised(frame)).tolist())
         prompt = make_prompt(self.model, self.encoders, given, first)
         programs = [tokens for way in ways for tokens in generate_tokens(self.model, [prompt], way)[0]]
-        chosen = self._chosen(prompt, programs, _compared(given.points), num_workers)
+        chosen = self._chosen(prompt, programs, self._compared(given), num_workers)
         if searched and given.points is not None:
             budget = Budget.of(search_s, builds)
             found = search(given.points, codec.bits, programs, seed, Workers(num_workers), budget, show, scratch)
             chosen = self._with_found(found, prompt, chosen)
         return [Generated(each, codec.decode(each.tokens).restored(frame), codec.bits) for each in chosen]
 
-    def _chosen(
-        self, prompt: Inputs, programs: list[list[int]], cloud: np.ndarray | None, num_workers: int
-    ) -> list[Candidate]:
-        """Candidates, built and compared with the cloud, the best first."""
+    def _compared(self, given: UserInputs) -> Shown:
+        """What candidates are compared with: some points of the cloud, or the pictures."""
+        if given.points is not None:
+            few = len(given.points) <= CLOUD_POINTS
+            return given.points if few else draw_points(given.points, CLOUD_POINTS, generator("compared"))
+        if given.images:
+            return Pictures.of(given.images, self.model.feature_shapes["image"][0])
+        return None
+
+    def _chosen(self, prompt: Inputs, programs: list[list[int]], shown: Shown, num_workers: int) -> list[Candidate]:
+        """Candidates, built and compared with what is shown, the best first."""
         likelihoods, bits = score(self.model, prompt, programs), self.model.grammar.bits
         with Sandbox(build_candidate, num_workers, 60.0, 4096) as sandbox:
-            return next(select([programs], [likelihoods], [cloud], bits, sandbox))
+            return next(select([programs], [likelihoods], [shown], bits, sandbox))
 
     def _with_found(self, found: Found, prompt: Inputs, candidates: list[Candidate]) -> list[Candidate]:
         """Candidates, and before them what search has found."""
@@ -268,13 +277,6 @@ def _found(path: str | Path) -> Path:
         return Path(snapshot_download(str(path)))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise UserError(f"{path} is no folder here, and could not be had from the Hugging Face hub: {error}") from error
-
-
-def _compared(cloud: np.ndarray | None) -> np.ndarray | None:
-    """As many points of a cloud as candidates are compared with."""
-    if cloud is None or len(cloud) <= CLOUD_POINTS:
-        return cloud
-    return draw_points(cloud, CLOUD_POINTS, generator("compared"))
 
 
 def _frame_of(given: UserInputs, start: CadProgram | None, size_mm: float) -> Frame:

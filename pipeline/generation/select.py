@@ -8,16 +8,19 @@ import numpy as np
 from pipeline.cad.language.codec import Codec
 from pipeline.cad.solids.distances import misfit
 from pipeline.cad.solids.mesh import watertight
+from pipeline.cad.solids.rendering import Pictures
 from pipeline.execution.pool import Failure, Pool
+
+Shown = np.ndarray | Pictures | None  # a cloud in the normalised frame, (N, 3) or (N, 6), or pictures, or neither
 
 
 @dataclass(frozen=True, slots=True)
 class BuildTask:
-    """A candidate, and the input cloud in the normalised frame, (N, 3) or (N, 6), or None."""
+    """A candidate, and what it is to explain."""
 
     tokens: tuple[int, ...]
     bits: int
-    cloud: np.ndarray | None
+    shown: Shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +29,7 @@ class Candidate:
 
     Attributes:
         log_likelihood: of the whole program, in nats.
-        misfit: to the input cloud, next to 0 for the solid that it was drawn from; None without a cloud or a solid.
+        misfit: to the input cloud or pictures, next to 0 for the solid that they show; None without these or a solid.
         failure: why it makes no watertight solid; None where it does.
     """
 
@@ -42,7 +45,7 @@ class Candidate:
 
 
 def build_candidate(task: BuildTask) -> float | None:
-    """Build a candidate, in a sandbox; its ``misfit`` to the input cloud, where there is one.
+    """Build a candidate, in a sandbox; its ``misfit`` to the input cloud or pictures, where there are some.
 
     Raises:
         RejectError: it makes no watertight solid.
@@ -52,15 +55,15 @@ def build_candidate(task: BuildTask) -> float | None:
 
     mesh = kernel.tessellate(kernel.build(Codec(task.bits).decode(task.tokens)), DEFLECTION)
     watertight(mesh)
-    if task.cloud is None:
-        return None
-    return misfit(task.cloud, mesh)
+    if isinstance(task.shown, Pictures):
+        return task.shown.misfit(mesh)
+    return None if task.shown is None else misfit(task.shown, mesh)
 
 
 def select(
     programs: Sequence[Sequence[Sequence[int]]],
     likelihoods: Sequence[Sequence[float]],
-    clouds: Sequence[np.ndarray | None],
+    shown: Sequence[Shown],
     bits: int,
     pool: Pool[BuildTask, float | None],
 ) -> Iterator[list[Candidate]]:
@@ -69,10 +72,10 @@ def select(
     Args:
         programs: for each prompt its candidates' tokens; equal ones are built and listed once.
         likelihoods: of each candidate.
-        clouds: what each prompt showed, or None.
+        shown: by each prompt, that its candidates are to explain.
     """
     distinct = [{tuple(tokens): value for tokens, value in zip(p, v)} for p, v in zip(programs, likelihoods)]
-    tasks = (BuildTask(tokens, bits, cloud) for own, cloud in zip(distinct, clouds) for tokens in own)
+    tasks = (BuildTask(tokens, bits, given) for own, given in zip(distinct, shown) for tokens in own)
     answers = pool.map(tasks)
     for own in distinct:
         found = []

@@ -19,6 +19,7 @@ from pipeline.cad.language.program import CadProgram, Frame
 from pipeline.cad.language.tokens import TOKEN
 from pipeline.cad.omnicad import documents
 from pipeline.cad.parts.captions import count
+from pipeline.cad.solids.rendering import Pictures
 from pipeline.execution.workers import Workers
 from pipeline.generation.inputs import UserInputs
 from pipeline.generation.search.search import Budget, search
@@ -108,19 +109,21 @@ class Service:
         written: Written | None = None,
         frame: Frame | None = None,
         is_gone: Callable[[], bool] = never,
+        pictures: Pictures | None = None,
     ) -> words.Part:
         """A program in words, and built.
 
         Args:
             scan: an upload that it is compared with.
             frame: in which it is shown, where there is no scan.
+            pictures: that it is compared with, where there is no scan.
             is_gone: whether nobody waits for it any more.
 
         Raises:
             UserError: there is no such upload. BusyError, GoneError: as ``KernelPool.run``.
         """
         seen = None if scan is None else self.uploads.scan(scan)
-        task = ShapeTask(program, frame)
+        task = ShapeTask(program, frame, pictures=pictures)
         if seen is not None:
             task = ShapeTask(program, seen.frame, seen.points[:MAX_POINTS])
         solid, failure = None, None
@@ -239,9 +242,12 @@ class Service:
         job, frame = await asyncio.to_thread(self._job, prompt)
         written = await self._written(job, is_gone)
         programs = [self.codec.decode(each.tokens).restored(frame) for each in written]
+        shown, pictures = job.given.images, None
+        if shown:
+            pictures = Pictures.of(shown, self.config.features["image"].shape[0])
 
         def built(program: CadProgram, own: Written) -> asyncio.Future[words.Part]:
-            call = functools.partial(self.part, program, prompt.scan, own, frame, job.gone.is_set)
+            call = functools.partial(self.part, program, prompt.scan, own, frame, job.gone.is_set, pictures)
             return asyncio.ensure_future(asyncio.to_thread(call))
 
         futures = asyncio.gather(*(built(p, own) for p, own in zip(programs, written, strict=True)))
@@ -390,5 +396,6 @@ class Service:
 
 
 def _rank(part: words.Part) -> tuple[bool, float, float]:
-    misfit = part.solid.misfit if part.solid is not None else None
-    return part.solid is None, misfit or 0.0, -(part.log_likelihood or 0.0)
+    if part.solid is None:
+        return True, 0.0, -(part.log_likelihood or 0.0)
+    return False, part.solid.misfit or part.solid.difference or 0.0, -(part.log_likelihood or 0.0)

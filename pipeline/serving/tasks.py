@@ -12,6 +12,7 @@ from pipeline.cad.exchange.scans import SampleTask, Scan, read_scan, sample_step
 from pipeline.cad.language.program import CadProgram, Frame
 from pipeline.cad.solids.distances import misfit, to_surface
 from pipeline.cad.solids.mesh import watertight
+from pipeline.cad.solids.rendering import Pictures
 from pipeline.metrics.compact import MAX_POINTS, packed, packed_mesh
 
 COARSER = (1, 5, 25)  # how much, until a mesh is small enough to be sent
@@ -23,12 +24,13 @@ class ShapeTask:
 
     Attributes:
         frame: in which it is seen, and ``cloud``, (N, 6), is; None: its own.
-        cloud: points that it is compared with, or None.
+        cloud, pictures: that it is compared with, or None.
     """
 
     program: CadProgram
     frame: Frame | None = None
     cloud: np.ndarray | None = None
+    pictures: Pictures | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +70,8 @@ def shape_of(task: ShapeTask) -> dict[str, Any]:
 
     Returns:
         ``size``, ``area``, ``volume`` in metres; ``bodies``; ``frame`` in which ``mesh`` is (``metrics.compact``; None
-        where the solid has too many faces for it); with a cloud ``errors``, distances of its first points,
-        and ``misfit``.
+        where the solid has too many faces for it); with a cloud ``errors``, distances of its first points, and
+        ``misfit``; with pictures ``difference`` from them.
 
     Raises:
         RejectError: the program makes no watertight solid.
@@ -86,6 +88,8 @@ def shape_of(task: ShapeTask) -> dict[str, Any]:
         seen = mesh.normalised(frame)
         found["errors"] = packed(to_surface(task.cloud[:MAX_POINTS], seen))
         found["misfit"] = misfit(task.cloud[:MAX_POINTS], seen)
+    elif task.pictures is not None:
+        found["difference"] = task.pictures.misfit(mesh.normalised(frame))
     for coarser in COARSER:
         if coarser > 1:
             surface = watertight(kernel.tessellate(shape, coarser * DEFLECTION * own.scale))

@@ -151,6 +151,9 @@ class SolidView(BaseModel):
         default=None, description="Of each point of the scan's preview its distance, as positions are."
     )
     misfit: float | None = Field(default=None, description="To the scan, as a share of its longest half-side.")
+    difference: float | None = Field(
+        default=None, description="From the pictures, where there is no scan: of their grey values, 0 to 1."
+    )
 
 
 class Part(BaseModel):

@@ -60,7 +60,7 @@ Start = Annotated[
 ]
 Steps = Annotated[int | None, typer.Option(min=1, help="Take only so many extrusions of --start.")]
 Candidates = Annotated[
-    int, typer.Option(min=1, help="Write so many, keep the best: nearest to the cloud, or likeliest.")
+    int, typer.Option(min=1, help="Write so many, keep the best: nearest to the cloud or the pictures, or likeliest.")
 ]
 SearchS = Annotated[
     float | None,
@@ -139,7 +139,7 @@ def generate(
         show=_show,
         scratch=SCRATCH / "search",
     )
-    _write_best(found, model.model.grammar.bits, out, p, candidates > 1 and not searched, as_json)
+    _write_best(found, given, model.model.grammar.bits, out, p, candidates > 1 and not searched, as_json)
 
 
 def _params() -> "Params":
@@ -223,7 +223,7 @@ def _check_given(
 
 
 def _write_best(
-    found: "list[Generated]", bits: int, out: Path, p: "Params", best_of: bool, as_json: bool = False
+    found: "list[Generated]", given: "UserInputs", bits: int, out: Path, p: "Params", best_of: bool, as_json: bool
 ) -> None:
     """Write the first of the candidates, and say what it is; after a search that was stopped the command ends so."""
     from pipeline.cad.exchange.files import WriteOptions
@@ -246,9 +246,11 @@ def _write_best(
     else:
         typer.echo(f"{out}: {len(best.candidate.tokens)} tokens{shown}{facts_text(facts)}")
     if misfit is not None:
+        of_cloud = given.points is not None
+        what = "the cloud: {:.4f} of its longest half-side" if of_cloud else "the pictures: {:.4f} of their grey values"
         if not as_json:
-            typer.echo(f"misfit to the cloud: {misfit:.4f} of its longest half-side")
-        if misfit > ANOTHER_SHAPE:
+            typer.echo(f"misfit to {what.format(misfit)}")
+        if of_cloud and misfit > ANOTHER_SHAPE:
             _say(
                 "note: this is another shape than the cloud's; more --candidates or --search may find it, or a "
                 "caption in the words of the corpus"

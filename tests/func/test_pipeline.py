@@ -222,6 +222,8 @@ def test_generate_writes_files_from_every_input(done, tmp_path):
     assert "best of eight different candidates" in output
     assert "misfit to the cloud" in output
     assert b"ISO-10303-21" in made.read_bytes()[:100]
+    command = ("generate", "a plate", "--image", str(picture), "--candidates", "8", "--temperature", "1")
+    assert "misfit to the pictures" in done.call(*command, "--max-tokens", "16", "--out", str(made))
 
 
 def test_a_caption_that_is_cut_is_told(done, tmp_path):

@@ -19,6 +19,8 @@ from pipeline.cad.exchange.scripts import read_script
 from pipeline.cad.omnicad import documents
 from pipeline.cad.parts import synthesis
 from pipeline.cad.solids import kernel
+from pipeline.cad.solids.rendering import encode_png, render_views
+from pipeline.geometry.draw import normalised_mesh
 from pipeline.serving.examples import SHOWN, examples_of, read_examples
 from pipeline.shards.reader import CorpusReader
 from tests.func.conftest import BIN
@@ -61,6 +63,15 @@ def test_words_become_a_part(server):
     assert (best["solid"] is None) == (best["failure"] is not None)
     assert server.post("/v1/generate", **CAPTION, candidates=3) == answer
     assert server.client.get("/health").json()["status"] == "ok"
+
+
+def test_candidates_are_compared_with_the_pictures(server):
+    (view,) = render_views(normalised_mesh(CLEVIS.program), 1, 224)
+    shown = server.upload("view.png", encode_png(view))["id"]
+    parts = server.post("/v1/generate", images=[shown], candidates=6, temperature=1.0, max_tokens=48)["parts"]
+    found = [part["solid"]["difference"] for part in parts if part["solid"]]
+    assert 0 < found[0] <= found[-1] < 1
+    assert found == sorted(found)
 
 
 def test_a_program_is_gone_on_from(server):

@@ -8,6 +8,8 @@ import functools
 import io
 import itertools
 import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,6 +28,7 @@ BACKGROUND, EDGE = 255, 30
 KINDS = ("PNG", "JPEG", "WEBP", "BMP")  # others are never tried: some start programs, as EPS does
 MAX_PIXELS = 50_000_000  # of a picture; the copies that are made of it take 12 bytes each
 UNREADABLE = (OSError, ValueError, SyntaxError, struct.error, IndexError, TypeError, EOFError)  # what Pillow raises
+COMPARED = 64  # pixels along each side of what is compared
 CREASE = np.cos(np.radians(15))  # neighbours on two faces that turn by more are drawn as an edge
 
 
@@ -60,6 +63,45 @@ def render_views(mesh: Mesh, num_views: int, size: int) -> np.ndarray:
 def view_order(num_views: int) -> list[int]:
     """Indices into ``VIEW_DIRECTIONS``: all eight as published, or fewer that face each other."""
     return list(range(8)) if num_views == 8 else [0, 7, 3, 4, 5, 2, 6, 1][:num_views]
+
+
+@dataclass(frozen=True, slots=True)
+class Pictures:
+    """Pictures that solids are compared with.
+
+    Attributes:
+        grey: (P, ``COMPARED``, ``COMPARED``) uint8, of the first views.
+        num_views: so many views there are, whose order depends on it.
+    """
+
+    grey: np.ndarray
+    num_views: int
+
+    @classmethod
+    def of(cls, images: "Sequence[Image.Image]", num_views: int) -> "Pictures":
+        """Grey pictures of any size."""
+        return cls(np.stack([_small(image) for image in images]), num_views)
+
+    def misfit(self, mesh: Mesh) -> float:
+        """How badly a solid in the normalised frame explains them: 0 where they show it, 1 at most.
+
+        The mean difference of grey values, over all pixels in which either shows something.
+        """
+        from PIL import Image
+
+        scene, found = RayScene.of(mesh), []
+        for shown, view in zip(self.grey, view_order(self.num_views), strict=False):
+            seen = _small(Image.fromarray(_view(scene, mesh.faces, view, 2 * COMPARED)))
+            either = (shown < BACKGROUND) | (seen < BACKGROUND)
+            difference = np.abs(shown.astype(int) - seen)[either].sum()
+            found.append(difference / BACKGROUND / max(int(either.sum()), 1))
+        return float(np.mean(found))
+
+
+def _small(image: "Image.Image") -> np.ndarray:
+    from PIL import Image
+
+    return np.asarray(image.resize((COMPARED, COMPARED), Image.Resampling.BOX))
 
 
 def _view(scene: RayScene, faces: np.ndarray, view: int, size: int) -> np.ndarray:

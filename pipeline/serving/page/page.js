@@ -215,7 +215,7 @@
   function listChoices(which) {
     $("choices").replaceChildren(
       ...(choices.length < 2 ? [] : choices).map((part, i) => {
-        const misfit = part.solid && part.solid.misfit;
+        const misfit = part.solid && (part.solid.misfit ?? part.solid.difference);
         const said = part.solid ? (misfit != null ? `misfit ${misfit.toFixed(3)}` : `${part.tokens} tokens`) : "no solid";
         const chosen = button(`${i + 1}: ${said}`, () => choose(choices, i));
         chosen.setAttribute("aria-pressed", i === which);
@@ -292,6 +292,7 @@
       ? [`${solid.size.map(short).join(" x ")} mm`, `${volume(solid.volume)}`,
           ...(solid.bodies > 1 ? [`${solid.bodies} bodies that touch nowhere`] : []),
           ...(solid.misfit != null ? [`${short(solid.misfit * solid.frame.scale * 1000)} mm off the scan in the mean`] : []),
+          ...(solid.difference != null ? [`${short(solid.difference * 100)}% unlike the pictures`] : []),
           ...(solid.mesh ? [] : ["too many faces to be shown"])]
       : [`no solid: ${part.failure}`];
     $("facts").textContent = [...facts, ...history[at].notes].join("; ");
