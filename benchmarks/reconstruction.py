@@ -4,12 +4,12 @@
 
 Real models that nothing was trained on, points alone and no caption: ``greedy``, what the checkpoint writes;
 ``best_of_32``, the nearest to the cloud of so many candidates; ``search_20s``, what search makes of the first in so
-long, or of the cloud alone where there is no checkpoint. ``image_greedy`` and ``image_best_of_32``, the most like the
-pictures, are shown pictures alone, ``text_greedy`` the caption. ``scan_``: the same from a simulated scan, with noise
-of 0.01 of the longest half-side and a fifth of the surface missing; ``mesh_``: from a file of a fine mesh whose corners
-have noise of 0.01. Each has ``iou_mean`` and ``iou_median`` of the solids, with 95 % intervals by bootstrap over
-models, ``chamfer_squared_median_x1000`` of 8,192 points a side in a box whose longest side is 1 (cadrille's frame),
-``invalid``, the share without a watertight solid, whose IoU counts as 0, and ``seconds_per_part``.
+long, or of the cloud alone where there is no checkpoint. ``image_``: the same from pictures alone, the most like them,
+and search from eight candidates. ``text_greedy`` is shown the caption alone. ``scan_``: from a simulated scan, with
+noise of 0.01 of the longest half-side and a fifth of the surface missing; ``mesh_``: from a file of a fine mesh whose
+corners have noise of 0.01. Each has ``iou_mean`` and ``iou_median`` of the solids, with 95 % intervals by bootstrap
+over models, ``chamfer_squared_median_x1000`` of 8,192 points a side in a box whose longest side is 1 (cadrille's
+frame), ``invalid``, the share without a watertight solid, whose IoU counts as 0, and ``seconds_per_part``.
 """
 
 import argparse
@@ -57,7 +57,8 @@ class Ways:
         self.searching = f"search_{search_s:g}s"
         of_cloud = ["greedy", "best_of_32", self.searching]
         of_faulty = [f"{kind}_{name}" for kind in ("scan", "mesh") for name in of_cloud]
-        self.names = [*of_cloud, "image_greedy", "image_best_of_32", "text_greedy", *of_faulty]
+        of_pictures = [f"image_{name}" for name in of_cloud]
+        self.names = [*of_cloud, *of_pictures, "text_greedy", *of_faulty]
 
     def write(self, name: str, shown: Shown, caption: str) -> tuple[int, ...]:
         """A program; none at all where search finds none.
@@ -65,6 +66,11 @@ class Ways:
         Raises:
             UserError: the checkpoint does not know what it is shown.
         """
+        if name.startswith("image_"):
+            given = UserInputs("", None, None, tuple(map(Image.fromarray, shown.views)))
+            if name == f"image_{self.searching}":
+                return self._generated(given, 8, self.search_s)
+            return self._generated(given, 32 if name == "image_best_of_32" else 1)
         faulty = {"scan_": shown.scan, "mesh_": shown.mesh}
         kind = next((each for each in faulty if name.startswith(each)), "")
         cloud = faulty.get(kind, shown.cloud)
@@ -73,20 +79,16 @@ class Ways:
                 return self._generated(UserInputs("", cloud, WHOLE, ()))
             case "best_of_32":
                 return self._generated(UserInputs("", cloud, WHOLE, ()), 32)
-            case "image_greedy":
-                return self._generated(UserInputs("", None, None, tuple(map(Image.fromarray, shown.views))))
-            case "image_best_of_32":
-                return self._generated(UserInputs("", None, None, tuple(map(Image.fromarray, shown.views))), 32)
             case "text_greedy":
                 return self._generated(UserInputs(caption, None, None, ()))
         starts = [] if self.model is None else [self._generated(UserInputs("", cloud, WHOLE, ()))]
         found = search(cloud, self.bits, starts, 0, Workers(), Budget.of(self.search_s, None))
         return found.tokens or ()
 
-    def _generated(self, given: UserInputs, num_candidates: int = 1) -> tuple[int, ...]:
+    def _generated(self, given: UserInputs, num_candidates: int = 1, search_s: float | None = None) -> tuple[int, ...]:
         if self.model is None:
             raise UserError("there is no checkpoint: make one with `dvc repro`, or name its folder with --checkpoint")
-        best, *_ = self.model.generate_from(given, num_candidates, num_workers=cores())
+        best, *_ = self.model.generate_from(given, num_candidates, num_workers=cores(), search_s=search_s)
         return best.candidate.tokens
 
 

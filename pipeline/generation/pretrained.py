@@ -221,20 +221,20 @@ class CadMllm:
             show: gets what search has found, each time that it is better; scratch: folder that keeps it, to go on from.
 
         Raises:
-            UserError: a search without a cloud, or the numbers do not go together.
+            UserError: a search without a cloud or pictures, or the numbers do not go together.
         """
         searched = search_s is not None or builds is not None
-        if searched and given.points is None:
-            raise UserError("search changes programs until they explain a cloud: it needs points")
+        if searched and given.points is None and not given.images:
+            raise UserError("search changes programs until they explain a cloud or pictures: it needs some")
         ways = decodings(num_candidates, max_new_tokens, temperature, top_p, num_beams, seed)
         codec, frame = Codec(self.model.grammar.bits), _frame_of(given, start, size_mm)
         first = [] if start is None else _without_end(codec.encode(start.normalised(frame)).tolist())
         prompt = make_prompt(self.model, self.encoders, given, first)
         programs = [tokens for way in ways for tokens in generate_tokens(self.model, [prompt], way)[0]]
         chosen = self._chosen(prompt, programs, self._compared(given), num_workers)
-        if searched and given.points is not None:
-            budget = Budget.of(search_s, builds)
-            found = search(given.points, codec.bits, programs, seed, Workers(num_workers), budget, show, scratch)
+        if searched:
+            budget, whole = Budget.of(search_s, builds), self._pictures(given) if given.points is None else given.points
+            found = search(whole, codec.bits, programs, seed, Workers(num_workers), budget, show, scratch)
             chosen = self._with_found(found, prompt, chosen)
         return [Generated(each, codec.decode(each.tokens).restored(frame), codec.bits) for each in chosen]
 
@@ -243,9 +243,10 @@ class CadMllm:
         if given.points is not None:
             few = len(given.points) <= CLOUD_POINTS
             return given.points if few else draw_points(given.points, CLOUD_POINTS, generator("compared"))
-        if given.images:
-            return Pictures.of(given.images, self.model.feature_shapes["image"][0])
-        return None
+        return self._pictures(given) if given.images else None
+
+    def _pictures(self, given: UserInputs) -> Pictures:
+        return Pictures.of(given.images, self.model.feature_shapes["image"][0])
 
     def _chosen(self, prompt: Inputs, programs: list[list[int]], shown: Shown, num_workers: int) -> list[Candidate]:
         """Candidates, built and compared with what is shown, the best first."""

@@ -242,9 +242,7 @@ class Service:
         job, frame = await asyncio.to_thread(self._job, prompt)
         written = await self._written(job, is_gone)
         programs = [self.codec.decode(each.tokens).restored(frame) for each in written]
-        shown, pictures = job.given.images, None
-        if shown:
-            pictures = Pictures.of(shown, self.config.features["image"].shape[0])
+        pictures = self._pictures(job)
 
         def built(program: CadProgram, own: Written) -> asyncio.Future[words.Part]:
             call = functools.partial(self.part, program, prompt.scan, own, frame, job.gone.is_set, pictures)
@@ -267,6 +265,8 @@ class Service:
         Raises:
             As ``generate``, before the first event.
         """
+        if prompt.scan is None and not prompt.images:
+            raise UserError("what is searched for? Give a scan or images")
         if self._searching >= self.limits.searches:
             raise BusyError(f"{self._searching} searches wait already")
         self._searching += 1
@@ -291,21 +291,21 @@ class Service:
             starts = [each.tokens for each in await self._written(job, is_gone)]
             threading.Thread(target=self._search, args=(prompt, job, starts, tell), daemon=True).start()
             while not isinstance(event := await events.get(), _End):
-                yield await self._seen("found", event, prompt, frame) if isinstance(event, Found) else event
+                yield await self._seen("found", event, prompt, job, frame) if isinstance(event, Found) else event
             if isinstance(event.result, Exception):
                 raise event.result
             best = event.result if event.result.tokens is not None else replace(event.result, tokens=tuple(starts[0]))
-            last = await self._seen("done", best, prompt, frame)
+            last = await self._seen("done", best, prompt, job, frame)
             yield last.model_copy(update={"notes": self._notes(job.given)})
         finally:
             job.gone.set()
 
     async def _seen(
-        self, event: Literal["found", "done"], found: Found, prompt: words.SearchPrompt, frame: Frame
+        self, event: Literal["found", "done"], found: Found, prompt: words.SearchPrompt, job: Job, frame: Frame
     ) -> words.Event:
         assert found.tokens is not None, "it was found"
-        program = self.codec.decode(found.tokens).restored(frame)
-        part = await asyncio.to_thread(self.part, program, prompt.scan, Written(list(found.tokens), None))
+        program, written = self.codec.decode(found.tokens).restored(frame), Written(list(found.tokens), None)
+        part = await asyncio.to_thread(self.part, program, prompt.scan, written, frame, pictures=self._pictures(job))
         fit = found.score.value if math.isfinite(found.score.value) else None
         return words.Event(event=event, fit=fit, judged=found.judged, part=part)
 
@@ -326,14 +326,9 @@ class Service:
             tell(words.Event(event="started"))
             seconds = min(prompt.seconds, self.limits.search_s)
             budget = replace(Budget.of(seconds, prompt.builds), stopped=job.gone.is_set)
-            assert job.given.points is not None, "a search has a scan"
-            tell(
-                _End(
-                    search(
-                        job.given.points, self.codec.bits, starts, prompt.seed, Workers(self.num_workers), budget, tell
-                    )
-                )
-            )
+            shown = self._pictures(job) or job.given.points
+            assert shown is not None, "a search has a scan or pictures"
+            tell(_End(search(shown, self.codec.bits, starts, prompt.seed, Workers(self.num_workers), budget, tell)))
         except Exception as error:
             tell(_End(error))
         finally:
@@ -350,6 +345,11 @@ class Service:
             if not job.result.done():
                 job.gone.set()
         return job.result.result()
+
+    def _pictures(self, job: Job) -> Pictures | None:
+        """What parts are compared with, where there is no scan."""
+        images = () if job.given.points is not None else job.given.images
+        return Pictures.of(images, self.config.features["image"].shape[0]) if images else None
 
     def _job(self, prompt: words.Prompt) -> tuple[Job, Frame]:
         """A prompt's inputs and the frame of what is written."""
@@ -396,6 +396,5 @@ class Service:
 
 
 def _rank(part: words.Part) -> tuple[bool, float, float]:
-    if part.solid is None:
-        return True, 0.0, -(part.log_likelihood or 0.0)
-    return False, part.solid.misfit or part.solid.difference or 0.0, -(part.log_likelihood or 0.0)
+    misfit = part.solid and (part.solid.misfit or part.solid.difference)
+    return part.solid is None, misfit or 0.0, -(part.log_likelihood or 0.0)

@@ -49,9 +49,8 @@ class Completion(Prompt):
 
 
 class SearchPrompt(Prompt):
-    """A part that is then changed until it explains the scan."""
+    """A part that is then changed until it explains the scan, or without one the pictures."""
 
-    scan: UploadId
     seconds: float = Field(default=10.0, gt=0, description="So long at most.")
     builds: int | None = Field(
         default=None, ge=1, description="So many programs at most: the same result on any machine."

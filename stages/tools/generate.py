@@ -65,7 +65,10 @@ Candidates = Annotated[
 SearchS = Annotated[
     float | None,
     typer.Option(
-        "--search", min=0.0, metavar="SECONDS", help="Then change them until they explain the cloud, so long at most."
+        "--search",
+        min=0.0,
+        metavar="SECONDS",
+        help="Then change them until they explain the cloud or pictures, so long at most.",
     ),
 ]
 Builds = Annotated[
@@ -208,8 +211,8 @@ def _check_given(
     check_writable(out)
     if not caption and points is None and not images and start is None:
         raise UserError("what is to be built? Give a caption, --points, --image or --start")
-    if searched and points is None:
-        raise UserError("--search and --builds change programs until they explain a cloud; give --points too")
+    if searched and points is None and not images:
+        raise UserError("--search and --builds change programs until they explain a cloud or pictures; give either")
     if steps is not None and start is None:
         raise UserError("--steps says how much of --start is taken; give --start too")
     if points is not None:

@@ -223,7 +223,12 @@ def test_generate_writes_files_from_every_input(done, tmp_path):
     assert "misfit to the cloud" in output
     assert b"ISO-10303-21" in made.read_bytes()[:100]
     command = ("generate", "a plate", "--image", str(picture), "--candidates", "8", "--temperature", "1")
-    assert "misfit to the pictures" in done.call(*command, "--max-tokens", "16", "--out", str(made))
+    command = (*command, "--max-tokens", "16", "--out", str(made))
+    before, after = (
+        float(re.search(r"misfit to the pictures: ([\d.]+)", done.call(*command, *more))[1])
+        for more in ((), ("--builds", "200"))
+    )
+    assert after < before
 
 
 def test_a_caption_that_is_cut_is_told(done, tmp_path):

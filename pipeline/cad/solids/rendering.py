@@ -5,6 +5,7 @@ frame, so that sizes can be read from the images.
 """
 
 import functools
+import hashlib
 import io
 import itertools
 import struct
@@ -65,9 +66,9 @@ def view_order(num_views: int) -> list[int]:
     return list(range(8)) if num_views == 8 else [0, 7, 3, 4, 5, 2, 6, 1][:num_views]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Pictures:
-    """Pictures that solids are compared with.
+    """Pictures that solids are compared with. Two of the same are equal.
 
     Attributes:
         grey: (P, ``COMPARED``, ``COMPARED``) uint8, of the first views.
@@ -81,6 +82,17 @@ class Pictures:
     def of(cls, images: "Sequence[Image.Image]", num_views: int) -> "Pictures":
         """Grey pictures of any size."""
         return cls(np.stack([_small(image) for image in images]), num_views)
+
+    @property
+    def source(self) -> str:
+        """Sha256 of all of it."""
+        return hashlib.sha256(f"{self.num_views}/".encode() + self.grey.tobytes()).hexdigest()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Pictures) and self.source == other.source
+
+    def __hash__(self) -> int:
+        return hash(self.source)
 
     def misfit(self, mesh: Mesh) -> float:
         """How badly a solid in the normalised frame explains them: 0 where they show it, 1 at most.

@@ -8,12 +8,13 @@ from functools import lru_cache
 
 import numpy as np
 
+from pipeline.cad.language.codec import Codec
 from pipeline.cad.language.layout import Prism
 from pipeline.generation.search.form import Form
 from pipeline.generation.search.judge import Judge, Score
 from pipeline.generation.search.moves import Numbers
 from pipeline.generation.search.proposals import Proposer, crosses
-from pipeline.generation.search.structure import Structure
+from pipeline.generation.search.structure import Redrawing, Structure
 
 Mover = Callable[[Form, np.random.Generator], Form | None]
 READING = 40  # judgements that a proposal from the cloud costs
@@ -62,14 +63,27 @@ class Chain:
 
 
 class Searcher:
-    """Moves and judges for one cloud."""
+    """Moves and the judge for what is to be explained.
 
-    def __init__(self, judge: Judge, thorough: Judge, proposer: Proposer, shares: dict[str, float] = SHARES) -> None:
-        self.judge, self.thorough, self.proposer, self.codec = judge, thorough, proposer, judge.codec
-        numbers, structure = Numbers(proposer), Structure(proposer, thorough)
-        movers = {name: getattr(numbers, name, None) or getattr(structure, name) for name in shares}
-        self.movers: dict[str, Mover] = movers
-        self.shares = shares
+    Args:
+        proposer: reads steps off a cloud, where there is one.
+        thorough: judges by more of it.
+    """
+
+    def __init__(
+        self,
+        judge: Callable[[Form], Score],
+        codec: Codec,
+        proposer: Proposer | None = None,
+        thorough: Judge | None = None,
+    ) -> None:
+        self.judge, self.codec, self.proposer, self.thorough = judge, codec, proposer, thorough
+        known: list[object] = [Numbers(codec, proposer), Structure(codec)]
+        if proposer is not None and thorough is not None:
+            known.append(Redrawing(proposer, thorough))
+        self.movers: dict[str, Mover] = {
+            name: getattr(moves, name) for name in SHARES for moves in known if hasattr(moves, name)
+        }
         self._crosses = lru_cache(4096)(lambda region: crosses(region, self.codec))
 
     def run(
@@ -103,7 +117,7 @@ class Searcher:
 
     def _weight(self, name: str, chain: Chain) -> float:
         tally = chain.tallies.setdefault(name, Tally())
-        return self.shares[name] * (0.2 + (tally.helped + 1) / (tally.tried + 5))
+        return SHARES[name] * (0.2 + (tally.helped + 1) / (tally.tried + 5))
 
     def _try(self, name: str, chain: Chain, temperature: float, rng: np.random.Generator) -> None:
         tally = chain.tallies.setdefault(name, Tally())

@@ -5,9 +5,10 @@ from dataclasses import replace
 
 import numpy as np
 
+from pipeline.cad.language.codec import Codec
 from pipeline.cad.language.layout import WORLD_AXES, Prism, Ring, Shape
 from pipeline.cad.language.tokens import FINE
-from pipeline.generation.search.form import Form, Region
+from pipeline.generation.search.form import Form, Range, Region
 from pipeline.generation.search.judge import NAMES
 from pipeline.generation.search.proposals import Proposer, outline_of
 
@@ -54,11 +55,17 @@ def keep(number: int) -> int:
 
 
 class Numbers:
-    """Moves of numbers; each gives a form that differs, or None."""
+    """Moves of numbers; each gives a form that differs, or None.
 
-    def __init__(self, proposer: Proposer) -> None:
-        self.range = proposer.range
+    Args:
+        proposer: that knows the levels at which a cloud has faces, where there is one.
+    """
+
+    def __init__(self, codec: Codec, proposer: Proposer | None) -> None:
+        self.range = Range(codec)
         self.levels: dict[Axis, list[int]] = {}
+        if proposer is None:
+            return
         for plane in proposer.axial:
             axis = (WORLD_AXES[NAMES[plane[0]]][2],)
             self.levels[axis] = [self.range.place(height / proposer.fine) for height in proposer.levels(plane)]

@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import numpy as np
 
+from pipeline.cad.language.codec import Codec
 from pipeline.cad.language.layout import Outline, Prism, Ring, Shape
 from pipeline.cad.language.program import Operation
-from pipeline.generation.search.form import Form, first_is_new, rectangle
+from pipeline.generation.search.form import Form, Range, first_is_new, rectangle
 from pipeline.generation.search.judge import Judge
 from pipeline.generation.search.moves import change_shape, keep, map_shape, middle, with_region
 from pipeline.generation.search.proposals import Proposer, outline_of
@@ -17,8 +18,8 @@ OPERATIONS = (Operation.JOIN, Operation.CUT, Operation.INTERSECT)
 class Structure:
     """Moves of structure; each gives a form that differs, or None."""
 
-    def __init__(self, proposer: Proposer, thorough: Judge) -> None:
-        self.proposer, self.thorough, self.range = proposer, thorough, proposer.range
+    def __init__(self, codec: Codec) -> None:
+        self.range = Range(codec)
 
     def drop(self, form: Form, rng: np.random.Generator) -> Form | None:
         """A step, a profile or a hole less."""
@@ -136,6 +137,13 @@ class Structure:
             replace(prism, profiles=tuple((change(o), tuple(map(change, hs))) for o, hs in prism.profiles))
             for prism in form
         )
+
+
+class Redrawing:
+    """Moves that draw what a cloud has."""
+
+    def __init__(self, proposer: Proposer, thorough: Judge) -> None:
+        self.proposer, self.thorough = proposer, thorough
 
     def redraw(self, form: Form, rng: np.random.Generator) -> Form | None:
         """A step's profiles drawn anew from the cloud, more or less finely."""

@@ -149,7 +149,7 @@
 
   async function generate(signal, start) {
     const asked = { ...prompt(), ...(start && { start }) };
-    if (number("seconds") > 0 && asked.scan) return search({ ...asked, seconds: number("seconds") }, signal);
+    if (number("seconds") > 0 && (asked.scan || asked.images.length)) return search({ ...asked, seconds: number("seconds") }, signal);
     $("doing").textContent = health && health.status === "ok" ? "writing" : "waiting for the model";
     const answer = await (await post(start ? "v1/complete" : "v1/generate", asked, signal)).json();
     choose(answer.parts, 0, answer.notes);
