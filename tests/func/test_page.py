@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.cad.exchange.files import ConvertTask, convert
+from pipeline.cad.exchange.files import ConvertTask, WriteOptions, convert
 from pipeline.cad.exchange.formats import Library
 from pipeline.cad.exchange.scripts import read_script, script
 from pipeline.cad.omnicad import documents
@@ -49,10 +49,11 @@ def page(server, browser):
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """A part as a scan, and as programs."""
+    """A part as a scan, as programs and in a picture."""
     folder = tmp_path_factory.mktemp("files")
     for suffix in ("stl", "json", "py"):
         convert(ConvertTask(CLEVIS.program, folder / f"clevis.{suffix}"))
+    convert(ConvertTask(CLEVIS.program, folder / "view.png", WriteOptions(num_views=1)))
     return folder
 
 
@@ -117,6 +118,15 @@ def test_a_scan_is_explained_while_one_watches(page, files):
     assert page.locator("#legend").is_visible()
     page.get_by_role("button", name="remove clevis.stl").click()
     assert page.get_attribute("#view", "data-shown") == "solid"
+
+
+def test_pictures_are_searched_for(page, files):
+    send(page, files / "view.png")
+    page.wait_for_selector("#given li:has-text('picture: view.png')")
+    page.get_by_label("Search, seconds").fill("3")
+    page.get_by_role("button", name="Generate").click()
+    page.wait_for_selector("#facts:has-text('search is over')", timeout=60_000)
+    assert re.search(r"[\d.]+% unlike the pictures", page.inner_text("#facts"))
 
 
 def test_a_search_is_stopped(page, files):
