@@ -30,8 +30,9 @@ from pipeline.execution.workers import Workers
 from pipeline.generation.candidates import decodings
 from pipeline.generation.inputs import UserInputs, read_inputs
 from pipeline.generation.likelihood import score
+from pipeline.generation.likeness import search_for
 from pipeline.generation.prompt import Encoders, make_prompt
-from pipeline.generation.search.search import Budget, search, silent
+from pipeline.generation.search.search import Budget, silent
 from pipeline.generation.search.state import Found
 from pipeline.generation.select import Candidate, Shown, build_candidate, select
 from pipeline.model.cad_mllm import CadMllmModel
@@ -207,7 +208,7 @@ class CadMllm:
     ) -> list[Generated]:
         """``generate`` for inputs that were read before.
 
-        With ``search_s`` or ``builds`` a search (``generation.search``) begins at the candidates; its find is first.
+        With ``search_s`` or ``builds`` a search (``generation.likeness``) begins at the candidates; its find is first.
 
         Args:
             start: extrusions that are given, in metres; the program goes on after them.
@@ -215,37 +216,33 @@ class CadMllm:
             temperature: of sampling; 0: greedy, one candidate. None: the first is greedy, the others sampled at 0.7.
             top_p: sampling keeps to the likeliest tokens that have this probability together.
             num_beams: above 1, candidates are the likeliest that a beam search finds, nothing is sampled.
-            max_new_tokens: every program ends within it.
-            num_workers: processes that build candidates, and search.
+            max_new_tokens: every program ends within it; num_workers: processes that build candidates, and search.
             search_s, builds: seconds of search and programs judged, at most; ``builds`` and seed decide the result.
             show: gets what search has found, each time that it is better; scratch: folder that keeps it, to go on from.
 
         Raises:
-            UserError: a search without a cloud or pictures, or the numbers do not go together.
+            UserError: a search without a cloud or whole pictures, or the numbers do not go together.
         """
         searched = search_s is not None or builds is not None
-        if searched and given.points is None and not given.images:
-            raise UserError("search changes programs until they explain a cloud or pictures: it needs some")
+        shown = self._pictures(given, start) if given.points is None else given.points
+        if searched and shown is None:
+            raise UserError("search needs a cloud, or pictures without a start: they show the whole part")
         ways = decodings(num_candidates, max_new_tokens, temperature, top_p, num_beams, seed)
         codec, frame = Codec(self.model.grammar.bits), _frame_of(given, start, size_mm)
         first = [] if start is None else _without_end(codec.encode(start.normalised(frame)).tolist())
         prompt = make_prompt(self.model, self.encoders, given, first)
         programs = [tokens for way in ways for tokens in generate_tokens(self.model, [prompt], way)[0]]
-        chosen = self._chosen(prompt, programs, self._compared(given), num_workers)
-        if searched:
-            budget, whole = Budget.of(search_s, builds), self._pictures(given) if given.points is None else given.points
-            found = search(whole, codec.bits, programs, seed, Workers(num_workers), budget, show, scratch)
+        chosen = self._chosen(prompt, programs, _compared(shown), num_workers)
+        if searched and shown is not None:
+            budget = Budget.of(search_s, builds)
+            found = search_for(shown, codec.bits, programs, seed, Workers(num_workers), budget, show, scratch)
             chosen = self._with_found(found, prompt, chosen)
         return [Generated(each, codec.decode(each.tokens).restored(frame), codec.bits) for each in chosen]
 
-    def _compared(self, given: UserInputs) -> Shown:
-        """What candidates are compared with: some points of the cloud, or the pictures."""
-        if given.points is not None:
-            few = len(given.points) <= CLOUD_POINTS
-            return given.points if few else draw_points(given.points, CLOUD_POINTS, generator("compared"))
-        return self._pictures(given) if given.images else None
-
-    def _pictures(self, given: UserInputs) -> Pictures:
+    def _pictures(self, given: UserInputs, start: CadProgram | None) -> Pictures | None:
+        """What programs are compared with where there is no cloud; how large a start is beside them, nobody knows."""
+        if given.points is not None or not given.images or start is not None:
+            return None
         return Pictures.of(given.images, self.model.feature_shapes["image"][0])
 
     def _chosen(self, prompt: Inputs, programs: list[list[int]], shown: Shown, num_workers: int) -> list[Candidate]:
@@ -278,6 +275,13 @@ def _found(path: str | Path) -> Path:
         return Path(snapshot_download(str(path)))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise UserError(f"{path} is no folder here, and could not be had from the Hugging Face hub: {error}") from error
+
+
+def _compared(shown: Shown) -> Shown:
+    """What candidates are compared with: of a cloud some points."""
+    if not isinstance(shown, np.ndarray) or len(shown) <= CLOUD_POINTS:
+        return shown
+    return draw_points(shown, CLOUD_POINTS, generator("compared"))
 
 
 def _frame_of(given: UserInputs, start: CadProgram | None, size_mm: float) -> Frame:

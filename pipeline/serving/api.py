@@ -262,7 +262,7 @@ def _add_model_routes(app: FastAPI, service: Service, figures: Figures) -> None:
         responses={200: {"model": words.Event, "content": {"application/x-ndjson": {}}}},
     )
     async def search(prompt: words.SearchPrompt, request: Request) -> Response:
-        """Write a part, and change it until it explains the scan: one JSON object a line, as soon as it is known."""
+        """Write a part, and change it until it explains the scan or pictures: a JSON object a line, as it is known."""
         events = service.search(prompt, request.is_disconnected)
         first = await anext(events)  # what is wrong is told by the status
 

@@ -6,6 +6,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from pipeline.cad.solids.rendering import Pictures
 from pipeline.generation.candidates import WARM
 from pipeline.generation.inputs import UserInputs
 
@@ -31,6 +32,7 @@ class Job:
         num_candidates: the first is greedy, the others are sampled, each by a seed of its own.
         result: programs, in the order of the candidates.
         gone: set when nobody waits any more.
+        pictures: that programs are compared with.
         prompt: the inputs, encoded; found: tokens, by candidate: both are the batcher's own.
     """
 
@@ -42,6 +44,7 @@ class Job:
     max_new_tokens: int
     result: Future[list[Written]] = field(default_factory=Future)
     gone: threading.Event = field(default_factory=threading.Event)
+    pictures: Pictures | None = None
     prompt: "Inputs | None" = None
     found: dict[int, list[int]] = field(default_factory=dict)  # by candidate
 

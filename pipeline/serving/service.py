@@ -22,7 +22,8 @@ from pipeline.cad.parts.captions import count
 from pipeline.cad.solids.rendering import Pictures
 from pipeline.execution.workers import Workers
 from pipeline.generation.inputs import UserInputs
-from pipeline.generation.search.search import Budget, search
+from pipeline.generation.likeness import search_for
+from pipeline.generation.search.search import Budget
 from pipeline.generation.search.state import Found
 from pipeline.metrics.compact import MAX_POINTS, packed
 from pipeline.model.checkpoint_folder import CheckpointConfig
@@ -242,10 +243,9 @@ class Service:
         job, frame = await asyncio.to_thread(self._job, prompt)
         written = await self._written(job, is_gone)
         programs = [self.codec.decode(each.tokens).restored(frame) for each in written]
-        pictures = self._pictures(job)
 
         def built(program: CadProgram, own: Written) -> asyncio.Future[words.Part]:
-            call = functools.partial(self.part, program, prompt.scan, own, frame, job.gone.is_set, pictures)
+            call = functools.partial(self.part, program, prompt.scan, own, frame, job.gone.is_set, job.pictures)
             return asyncio.ensure_future(asyncio.to_thread(call))
 
         futures = asyncio.gather(*(built(p, own) for p, own in zip(programs, written, strict=True)))
@@ -265,8 +265,8 @@ class Service:
         Raises:
             As ``generate``, before the first event.
         """
-        if prompt.scan is None and not prompt.images:
-            raise UserError("what is searched for? Give a scan or images")
+        if prompt.scan is None and (not prompt.images or prompt.start is not None):
+            raise UserError("what is searched for? Give a scan, or images without a start: they show the whole part")
         if self._searching >= self.limits.searches:
             raise BusyError(f"{self._searching} searches wait already")
         self._searching += 1
@@ -305,7 +305,7 @@ class Service:
     ) -> words.Event:
         assert found.tokens is not None, "it was found"
         program, written = self.codec.decode(found.tokens).restored(frame), Written(list(found.tokens), None)
-        part = await asyncio.to_thread(self.part, program, prompt.scan, written, frame, pictures=self._pictures(job))
+        part = await asyncio.to_thread(self.part, program, prompt.scan, written, frame, pictures=job.pictures)
         fit = found.score.value if math.isfinite(found.score.value) else None
         return words.Event(event=event, fit=fit, judged=found.judged, part=part)
 
@@ -326,9 +326,9 @@ class Service:
             tell(words.Event(event="started"))
             seconds = min(prompt.seconds, self.limits.search_s)
             budget = replace(Budget.of(seconds, prompt.builds), stopped=job.gone.is_set)
-            shown = self._pictures(job) or job.given.points
+            shown = job.pictures if job.given.points is None else job.given.points
             assert shown is not None, "a search has a scan or pictures"
-            tell(_End(search(shown, self.codec.bits, starts, prompt.seed, Workers(self.num_workers), budget, tell)))
+            tell(_End(search_for(shown, self.codec.bits, starts, prompt.seed, Workers(self.num_workers), budget, tell)))
         except Exception as error:
             tell(_End(error))
         finally:
@@ -345,11 +345,6 @@ class Service:
             if not job.result.done():
                 job.gone.set()
         return job.result.result()
-
-    def _pictures(self, job: Job) -> Pictures | None:
-        """What parts are compared with, where there is no scan."""
-        images = () if job.given.points is not None else job.given.images
-        return Pictures.of(images, self.config.features["image"].shape[0]) if images else None
 
     def _job(self, prompt: words.Prompt) -> tuple[Job, Frame]:
         """A prompt's inputs and the frame of what is written."""
@@ -380,6 +375,8 @@ class Service:
             raise UserError(f"`start` has {len(tokens):,} tokens; {MAX_START:,} are gone on from at most")
         once = prompt.temperature == 0
         job = Job(given, tokens, 1 if once else prompt.candidates, prompt.seed, prompt.temperature, prompt.max_tokens)
+        if pictures and scan is None and start is None and (known := self.config.features.get("image")):
+            job.pictures = Pictures.of(pictures, known.shape[0])
         return job, frame
 
     def _start(self, prompt: words.Prompt) -> CadProgram:

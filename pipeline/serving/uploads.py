@@ -12,7 +12,7 @@ from typing import Literal
 
 from PIL import Image
 
-from pipeline.cad.exchange.formats import PROGRAMS, SCANS, SOLIDS, Unit
+from pipeline.cad.exchange.formats import GLTF, PROGRAMS, SCANS, SOLIDS, Unit
 from pipeline.cad.exchange.scans import Scan
 from pipeline.cad.language.program import CadProgram
 from pipeline.cad.solids.rendering import KINDS, UNREADABLE, read_image
@@ -71,7 +71,7 @@ class Uploads:
 
         Args:
             name: of the file; its suffix says what it is.
-            unit: of the numbers in a cloud or a mesh.
+            unit: of the numbers in a cloud or a mesh; glTF and STEP have their own.
             is_gone: whether nobody waits for it any more.
 
         Raises:
@@ -88,7 +88,7 @@ class Uploads:
                 self._kept.move_to_end(upload_id)
                 return replace(self._kept[upload_id], name=PurePath(name).name)  # another may have called it otherwise
         content = self._read(name, suffix, data, is_gone)
-        if isinstance(content, Scan) and suffix not in SOLIDS:
+        if isinstance(content, Scan) and suffix not in SOLIDS + GLTF:
             content = content.measured_in(unit)
         size = max(len(data), _size(content))
         upload = Upload(upload_id, PurePath(name).name, content, size)

@@ -197,7 +197,7 @@ class Event(BaseModel):
     """One line of a search's answer."""
 
     event: Literal["waiting", "started", "found", "done", "failed"]
-    fit: float | None = Field(default=None, description="How well the scan is explained; 1 is most.")
+    fit: float | None = Field(default=None, description="How well the scan, or the pictures, are explained; 1 is most.")
     judged: int | None = Field(default=None, description="Programs judged until then.")
     part: Part | None = None
     notes: list[str] = []

@@ -73,9 +73,7 @@ SearchS = Annotated[
 ]
 Builds = Annotated[
     int | None,
-    typer.Option(
-        min=1, help="Search so many programs at most: the same result on any machine. Each is built in a quick way."
-    ),
+    typer.Option(min=1, help="Search so many programs at most: the same result on any machine."),
 ]
 Checkpoint = Annotated[Path | None, typer.Option(help="Default: that of the last curriculum stage.")]
 SizeMm = Annotated[
@@ -139,7 +137,7 @@ def generate(
         num_workers=params.num_workers() if searched else min(candidates, params.num_workers()),
         search_s=search,
         builds=builds,
-        show=_show,
+        show=_show if given.points is not None else _show_likeness,
         scratch=SCRATCH / "search",
     )
     _write_best(found, given, model.model.grammar.bits, out, p, candidates > 1 and not searched, as_json)
@@ -174,6 +172,11 @@ def _show(found: "Found") -> None:
         f"fit {score.value:.3f} (volume {score.volume:.3f}, surface {score.surface:.3f}), "
         f"{len(found.tokens or ())} tokens; {found.judged:,} programs judged"
     )
+
+
+def _show_likeness(found: "Found") -> None:
+    judged = f"{len(found.tokens or ())} tokens; {found.judged:,} programs judged"
+    _say(f"fit {found.score.value:.3f} (likeness {found.score.volume:.3f}), {judged}")
 
 
 def _load(folder: Path, given: "UserInputs", p: "Params", alone: bool) -> "CadMllm":
@@ -211,8 +214,8 @@ def _check_given(
     check_writable(out)
     if not caption and points is None and not images and start is None:
         raise UserError("what is to be built? Give a caption, --points, --image or --start")
-    if searched and points is None and not images:
-        raise UserError("--search and --builds change programs until they explain a cloud or pictures; give either")
+    if searched and points is None and (not images or start is not None):
+        raise UserError("--search and --builds need --points, or --image without --start: pictures show the whole part")
     if steps is not None and start is None:
         raise UserError("--steps says how much of --start is taken; give --start too")
     if points is not None:
@@ -243,7 +246,9 @@ def _write_best(
     facts = {"extrusions": len(best.program.extrudes), **facts}
     misfit = best.candidate.misfit
     if as_json:
-        known = {"file": str(out), "tokens": len(best.candidate.tokens), **facts, "misfit": misfit}
+        of = "cloud" if given.points is not None else "pictures"
+        known = {"file": str(out), "tokens": len(best.candidate.tokens), **facts}
+        known |= {"misfit": misfit, "misfit_to": None if misfit is None else of}
         known |= {"log_likelihood": best.candidate.log_likelihood, "candidates": len(found), "solids": solids}
         typer.echo(json.dumps({**known, "steps": describe(best.program)}))
     else:

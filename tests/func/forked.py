@@ -10,6 +10,7 @@ when it is imported (``OMP_NUM_THREADS``, ``HF_HUB_OFFLINE``) are those of the p
 """
 
 import contextlib
+import errno
 import faulthandler
 import functools
 import gc
@@ -140,7 +141,10 @@ def _server(kind: str) -> str:
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as requests:
         try:
             requests.bind(f"\0{name}")
-        except OSError:  # another process that runs tests has it
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+            time.sleep(0.1)  # another process that runs tests has it, and listens by then
             return name
         requests.listen()
         command = (sys.executable, __file__, kind, str(requests.fileno()), str(owner))

@@ -77,7 +77,7 @@ def test_candidates_are_compared_with_pictures_and_changed_until_they_look_like_
         events = [json.loads(line) for line in answer.iter_lines()]
     assert events[-1]["event"] == "done"
     assert events[-1]["part"]["solid"]["difference"] < found[0]
-    assert "Give a scan or images" in server.post("/v1/search", 400, caption="A plate.")["detail"]
+    assert "Give a scan, or images" in server.post("/v1/search", 400, caption="A plate.")["detail"]
 
 
 def test_a_program_is_gone_on_from(server):

@@ -131,11 +131,11 @@ def test_a_mesh_in_any_unit_is_the_same_part(unit, folder, tmp_path):
 
 
 def test_what_has_a_unit_of_its_own_is_given_none(folder):
-    for name in ("part.step", "part.json"):
+    for name in ("part.step", "part.json", "part.glb"):
         with pytest.raises(UserError, match="has a unit of its own"):
             check_unit(folder / name, Unit.MM)
     for name in ("part.step", "part.json", "part.glb", "part.png"):
-        with pytest.raises(UserError, match="has a unit of its own"):
+        with pytest.raises(UserError, match="always in metres"):
             check_written_unit(folder / name, Unit.MM)
     assert check_unit(folder / "part.stl", None) is check_written_unit(folder / "part.stl", None) is Unit.M
 

@@ -53,7 +53,7 @@ def check_unit(path: Path, unit: Unit | None) -> Unit:
     Raises:
         UserError: one is, for a file that says its own.
     """
-    if unit is not None and path.suffix.lower() in PROGRAMS + SOLIDS:
+    if unit is not None and path.suffix.lower() in PROGRAMS + SOLIDS + GLTF:
         raise UserError(f"--unit {unit}: {path} has a unit of its own; --unit is for clouds and meshes")
     return unit or Unit.M
 
@@ -65,7 +65,7 @@ def check_written_unit(path: Path, unit: Unit | None) -> Unit:
         UserError: one is, for what is no mesh, or is always in metres.
     """
     if unit is not None and path.suffix.lower() not in set(MESHES) - set(GLTF):
-        raise UserError(f"--to-unit {unit}: {path} has a unit of its own; --to-unit is for .stl, .ply and .obj")
+        raise UserError(f"--to-unit {unit}: {path} is no mesh, or always in metres; it is for .stl, .ply and .obj")
     return unit or Unit.M
 
 

@@ -30,6 +30,7 @@ KINDS = ("PNG", "JPEG", "WEBP", "BMP")  # others are never tried: some start pro
 MAX_PIXELS = 50_000_000  # of a picture; the copies that are made of it take 12 bytes each
 UNREADABLE = (OSError, ValueError, SyntaxError, struct.error, IndexError, TypeError, EOFError)  # what Pillow raises
 COMPARED = 64  # pixels along each side of what is compared
+SHOWN = 245  # a grey value below it shows something: JPEG's white is not quite white
 CREASE = np.cos(np.radians(15))  # neighbours on two faces that turn by more are drawn as an edge
 
 
@@ -104,7 +105,7 @@ class Pictures:
         scene, found = RayScene.of(mesh), []
         for shown, view in zip(self.grey, view_order(self.num_views), strict=False):
             seen = _small(Image.fromarray(_view(scene, mesh.faces, view, 2 * COMPARED)))
-            either = (shown < BACKGROUND) | (seen < BACKGROUND)
+            either = (shown < SHOWN) | (seen < SHOWN)
             difference = np.abs(shown.astype(int) - seen)[either].sum()
             found.append(difference / BACKGROUND / max(int(either.sum()), 1))
         return float(np.mean(found))

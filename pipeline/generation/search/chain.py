@@ -62,29 +62,42 @@ class Chain:
     tallies: dict[str, Tally] = field(default_factory=dict)
 
 
-class Searcher:
-    """Moves and the judge for what is to be explained.
+class Moves:
+    """All kinds of moves, of which those are tried more often that help.
 
     Args:
-        proposer: reads steps off a cloud, where there is one.
-        thorough: judges by more of it.
+        redrawing: those that draw what a cloud has, where there is one.
     """
 
-    def __init__(
-        self,
-        judge: Callable[[Form], Score],
-        codec: Codec,
-        proposer: Proposer | None = None,
-        thorough: Judge | None = None,
-    ) -> None:
-        self.judge, self.codec, self.proposer, self.thorough = judge, codec, proposer, thorough
-        known: list[object] = [Numbers(codec, proposer), Structure(codec)]
-        if proposer is not None and thorough is not None:
-            known.append(Redrawing(proposer, thorough))
+    def __init__(self, codec: Codec, proposer: Proposer | None = None, redrawing: Redrawing | None = None) -> None:
+        kinds: list[object] = [Numbers(codec, proposer), Structure(codec), *([redrawing] if redrawing else [])]
+        names = [name for name in SHARES if redrawing or name not in EXPENSIVE]
         self.movers: dict[str, Mover] = {
-            name: getattr(moves, name) for name in SHARES for moves in known if hasattr(moves, name)
+            name: next(getattr(moves, name) for moves in kinds if hasattr(moves, name)) for name in names
         }
-        self._crosses = lru_cache(4096)(lambda region: crosses(region, self.codec))
+        self._crosses = lru_cache(4096)(lambda region: crosses(region, codec))
+
+    def draw(self, chain: Chain, count: int, rng: np.random.Generator) -> list[str]:
+        """The kinds of the next moves."""
+        names = list(self.movers)
+        weights = np.array([self._weight(name, chain) for name in names])
+        return [str(name) for name in rng.choice(names, count, p=weights / weights.sum())]
+
+    def _weight(self, name: str, chain: Chain) -> float:
+        tally = chain.tallies.setdefault(name, Tally())
+        return SHARES[name] * (0.2 + (tally.helped + 1) / (tally.tried + 5))
+
+    def crosses(self, before: Form, after: Form) -> bool:
+        """Whether loops of what is new meet themselves or each other."""
+        return any(self._crosses(region) for prism in changed(before, after) for region in prism.profiles)
+
+
+class Searcher:
+    """Moves and judges for one cloud."""
+
+    def __init__(self, judge: Judge, thorough: Judge, proposer: Proposer) -> None:
+        self.judge, self.thorough, self.proposer = judge, thorough, proposer
+        self.moves = Moves(judge.codec, proposer, Redrawing(proposer, thorough))
 
     def run(
         self,
@@ -103,34 +116,28 @@ class Searcher:
         best = Chain(chain.form, chain.score)
         end = chain.spent + budget
         begin = chain.spent
-        names = list(self.movers)
         while chain.spent < end and time.monotonic() < deadline:
-            weights = np.array([self._weight(name, chain) for name in names])
-            for name in rng.choice(names, 32, p=weights / weights.sum()):
+            for name in self.moves.draw(chain, 32, rng):
                 if chain.spent >= end or time.monotonic() >= deadline:
                     break
                 temperature = warmth * (1 - (chain.spent - begin) / budget)
-                self._try(str(name), chain, temperature, rng)
+                self._try(name, chain, temperature, rng)
                 if chain.score.value > best.score.value:
                     best.form, best.score = chain.form, chain.score
         return Chain(best.form, best.score, chain.spent, chain.tallies)
-
-    def _weight(self, name: str, chain: Chain) -> float:
-        tally = chain.tallies.setdefault(name, Tally())
-        return SHARES[name] * (0.2 + (tally.helped + 1) / (tally.tried + 5))
 
     def _try(self, name: str, chain: Chain, temperature: float, rng: np.random.Generator) -> None:
         tally = chain.tallies.setdefault(name, Tally())
         tally.tried += 1
         chain.spent += READING if name in EXPENSIVE else 1
-        form = self.movers[name](chain.form, rng)
+        form = self.moves.movers[name](chain.form, rng)
         if form is None or form == chain.form:
             return
         score = self.judge(form)
         gain = score.value - chain.score.value
         if gain <= 0 and (temperature <= 0 or rng.random() >= math.exp(gain / temperature)):
             return
-        if any(self._crosses(region) for prism in changed(chain.form, form) for region in prism.profiles):
+        if self.moves.crosses(chain.form, form):
             return
         tally.helped += gain > 0
         tally.gained += max(gain, 0.0)

@@ -1,9 +1,8 @@
-"""Search for the program that explains a cloud, or pictures: several chains in rounds.
+"""Search for the program that explains a cloud: several chains in rounds, and the kernel to vouch for what is best.
 
-The starts are the programs that are given and, of a cloud, the part as stacks of slabs along each axis. Chains go on
-from the best of them, each round in any process; after it the worst begins again from the best. A cloud is explained
-without the kernel, which vouches for what is best; what a program looks like the kernel alone can tell. Budgets count
-judgements: what is found depends on them and on the seed, not on the number of processes.
+The starts are the programs that are given, and the part as stacks of slabs along each axis. Chains go on from the best
+of them, each round in any process; after it the worst begins again from the best. Budgets count judgements: what is
+found depends on them and on the seed, not on the number of processes.
 """
 
 import functools
@@ -16,7 +15,6 @@ import numpy as np
 
 from pipeline.cad.language.codec import Codec
 from pipeline.cad.solids.clouds import draw_points
-from pipeline.cad.solids.rendering import Pictures
 from pipeline.execution.pool import Failure, Pool
 from pipeline.execution.workers import Workers
 from pipeline.generation.search.chain import Chain, Searcher
@@ -26,8 +24,7 @@ from pipeline.generation.search.judge import Judge, Score
 from pipeline.generation.search.polish import polished
 from pipeline.generation.search.proposals import Proposer
 from pipeline.generation.search.state import Found, State, read_state, write_state
-from pipeline.generation.search.vouch import Looks, VouchTask, vouch
-from pipeline.generation.select import BuildTask, build_candidate
+from pipeline.generation.search.vouch import VouchTask, vouch
 from pipeline.runtime import interrupt
 from pipeline.runtime.errors import RejectError
 from pipeline.runtime.fingerprint import fingerprint
@@ -35,7 +32,6 @@ from pipeline.runtime.seeds import digest, generator
 
 CHAINS = 4
 ROUND = 500  # judgements of a chain, after which chains are compared
-ROUND_BY_LOOKS = 40  # where the kernel judges: seconds, too
 WARMTH = (0.0, 0.0, 0.001, 0.003)  # of each chain at the beginning of a round
 PATIENCE = 6  # rounds in which nothing is found: there is no more to be had
 LITTLE = 1e-4  # of the score: what is less is nothing
@@ -44,7 +40,6 @@ JUDGED_VOLUME, JUDGED_SURFACE = 3000, 700  # of what every judgement asks
 COMPARED = 2048  # points of the cloud that solids are compared with
 MOST_POINTS = 8192  # of a cloud, that are looked at
 TIMEOUT_S, MEMORY_MIB = 120.0, 4096  # of a round, and of a solid
-BY_LOOKS_S = 30.0  # of a round where the kernel judges
 ENDLESS = 1 << 62
 ACCIDENTS = ("crash", "out_of_memory", "timeout")  # of a worker: another time it may not have one
 NOTHING = Found(None, Score(-np.inf, 0.0, 0.0), None, 0, 0)
@@ -78,7 +73,7 @@ class Budget:
 class RoundTask:
     """A chain's round."""
 
-    evidence: Evidence | Pictures
+    evidence: Evidence
     bits: int
     chain: Chain
     judgements: int
@@ -87,34 +82,18 @@ class RoundTask:
     deadline: float
 
 
-Task = RoundTask | VouchTask | BuildTask
-
-
 @functools.lru_cache(maxsize=1)
-def searcher_of(evidence: Evidence | Pictures, bits: int) -> Searcher:
-    """Judges, proposals and moves for one cloud or part; kept from round to round with what they remember."""
+def searcher_of(evidence: Evidence, bits: int) -> Searcher:
+    """Judges, proposals and moves for one cloud; kept from round to round with what they remember."""
     codec = Codec(bits)
-    if isinstance(evidence, Pictures):
-        return Searcher(Looks(evidence, codec), codec)
-    return Searcher(Judge(_judged(evidence), codec), codec, Proposer(evidence, codec), Judge(evidence, codec))
+    judge = Judge(evidence.thinned(JUDGED_VOLUME, JUDGED_SURFACE), codec)
+    return Searcher(judge, Judge(evidence, codec), Proposer(evidence, codec))
 
 
-def _judged(evidence: Evidence) -> Evidence:
-    return evidence.thinned(JUDGED_VOLUME, JUDGED_SURFACE)
-
-
-def _evidence(cloud: np.ndarray, seed: int) -> Evidence:
-    if len(cloud) > MOST_POINTS:
-        cloud = draw_points(cloud, MOST_POINTS, generator(seed, "searched"))
-    return Evidence.of(cloud, NUM_VOLUME, NUM_SURFACE, seed)
-
-
-def work(task: Task) -> Chain | float:
+def work(task: RoundTask | VouchTask) -> Chain | float:
     """What a process does for search: a round, or a solid."""
     if isinstance(task, VouchTask):
         return vouch(task)
-    if isinstance(task, BuildTask):
-        return build_candidate(task) or 0.0
     searcher, rng = searcher_of(task.evidence, task.bits), generator(task.seed)
     return searcher.run(task.chain, task.judgements, rng, task.warmth, task.deadline)
 
@@ -123,13 +102,13 @@ def silent(_: Found) -> None:
     """Show nothing."""
 
 
-def pool_for(workers: Workers, timeout_s: float = TIMEOUT_S) -> Pool[Task, Chain | float]:
+def pool_for(workers: Workers) -> Pool[RoundTask | VouchTask, Chain | float]:
     """Workers for ``work``, of which one for each chain has something to do."""
-    return workers.at_most(CHAINS).pool(work, timeout_s, MEMORY_MIB)
+    return workers.at_most(CHAINS).pool(work, TIMEOUT_S, MEMORY_MIB)
 
 
 def search(
-    shown: np.ndarray | Pictures,
+    cloud: np.ndarray,
     bits: int,
     starts: Sequence[Sequence[int]],
     seed: int,
@@ -138,12 +117,12 @@ def search(
     show: Callable[[Found], None] = silent,
     scratch: Path | None = None,
 ) -> Found:
-    """The program that explains what is shown best, as far as the budget goes; arguments are those of ``Search``.
+    """The program that explains a cloud best, as far as the budget goes; arguments are those of ``Search``.
 
     A stop that is asked for (``runtime.interrupt``) ends it with what is found so far.
     """
-    with pool_for(workers, BY_LOOKS_S if isinstance(shown, Pictures) else TIMEOUT_S) as pool:
-        return Search(shown, bits, starts, seed, pool, show, scratch).run(budget)
+    with pool_for(workers) as pool:
+        return Search(cloud, bits, starts, seed, pool, show, scratch).run(budget)
 
 
 def improved(
@@ -174,7 +153,7 @@ class Search:
     """One search.
 
     Args:
-        shown: a cloud, (N, 6) normalised points with normals, or pictures.
+        cloud: (N, 6) normalised points with normals.
         bits: of the codec's values.
         starts: programs to begin with, as tokens.
         seed: of all that is random.
@@ -185,26 +164,27 @@ class Search:
 
     def __init__(
         self,
-        shown: np.ndarray | Pictures,
+        cloud: np.ndarray,
         bits: int,
         starts: Sequence[Sequence[int]],
         seed: int,
-        pool: Pool[Task, Chain | float],
+        pool: Pool[RoundTask | VouchTask, Chain | float],
         show: Callable[[Found], None] = silent,
         scratch: Path | None = None,
     ) -> None:
         self.codec, self.seed, self.pool, self.show = Codec(bits), seed, pool, show
-        self.evidence = shown if isinstance(shown, Pictures) else _evidence(shown, seed)
-        self.each = ROUND_BY_LOOKS if isinstance(shown, Pictures) else ROUND
+        if len(cloud) > MOST_POINTS:
+            cloud = draw_points(cloud, MOST_POINTS, generator(seed, "searched"))
+        self.evidence = Evidence.of(cloud, NUM_VOLUME, NUM_SURFACE, seed)
         searcher = searcher_of(self.evidence, bits)
         self.judge, self.thorough = searcher.judge, searcher.thorough
+        self.compared = self.evidence.cloud[:COMPARED]
         self.file, self.state, self.had_accident = None, State([], NOTHING), False
         if scratch is not None:
             described = {"bits": bits, "seed": seed, "starts": [list(tokens) for tokens in starts]}
             name = fingerprint(__name__, described, {"evidence": self.evidence.source})
             self.file = scratch / f"{name}.json"
-        stacks = searcher.proposer.stacks() if searcher.proposer else []
-        self.starts = self._judged([*stacks, *self._forms(starts)])
+        self.starts = self._judged([*searcher.proposer.stacks(), *self._forms(starts)])
 
     def _forms(self, programs: Sequence[Sequence[int]]) -> list[Form]:
         """Programs in whole steps; those that are none are left out."""
@@ -230,7 +210,7 @@ class Search:
         """
         state = self._begun(budget)
         while state.chains and state.idle < PATIENCE and not budget.is_over and state.judged < budget.judgements:
-            before, is_whole = state.best.score.value, budget.judgements - state.judged >= CHAINS * self.each
+            before, is_whole = state.best.score.value, budget.judgements - state.judged >= CHAINS * ROUND
             state.chains = self._compared(self._round(budget))
             state.idle = 0 if state.best.score.value > before + LITTLE else state.idle + 1
             state.rounds += 1
@@ -257,7 +237,7 @@ class Search:
     def _round(self, budget: Budget) -> list[Chain]:
         """Every chain's round."""
         chains = self.state.chains
-        each = min(self.each, -(-(budget.judgements - self.state.judged) // len(chains)))
+        each = min(ROUND, -(-(budget.judgements - self.state.judged) // len(chains)))
         seeds = [digest(self.seed, "round", self.state.rounds, i) for i in range(len(chains))]
         tasks = [
             RoundTask(self.evidence, self.codec.bits, chain, each, seed, warmth, budget.deadline)
@@ -288,7 +268,7 @@ class Search:
 
     def _polish(self) -> None:
         """Put the best one's numbers where the cloud has them, where that explains it no worse and builds."""
-        if self.state.best.tokens is None or self.thorough is None or isinstance(self.evidence, Pictures):
+        if self.state.best.tokens is None:
             return
         form = form_of(self.codec, self.state.best.tokens)
         try:
@@ -307,18 +287,12 @@ class Search:
     def _built(self, tokens: tuple[int, ...]) -> float | Failure:
         """The misfit of what the kernel builds of a program, which it is asked for once."""
         if tokens not in self.state.built:
-            (result,) = self.pool.map([self._task(tokens)])
+            points = self.judge.evidence.telling
+            (result,) = self.pool.map([VouchTask(tokens, self.codec.bits, points, self.compared)])
             assert not isinstance(result, Chain)
             self.had_accident |= isinstance(result, Failure) and result.reason in ACCIDENTS
             self.state.built[tokens] = result
         return self.state.built[tokens]
-
-    def _task(self, tokens: tuple[int, ...]) -> VouchTask | BuildTask:
-        """A program for the kernel."""
-        if isinstance(self.evidence, Pictures):
-            return BuildTask(tokens, self.codec.bits, self.evidence)
-        judged = _judged(self.evidence)
-        return VouchTask(tokens, self.codec.bits, judged.telling, self.evidence.cloud[:COMPARED])
 
     def _vouch(self, chain: Chain) -> bool:
         """Whether the kernel builds what a chain has; that is the best then, if it is so as it is written."""

@@ -23,7 +23,7 @@ class Found:
     Attributes:
         tokens: of a program that the kernel builds; None while there is none.
         score: of it by the evidence.
-        misfit: of the solid to the cloud; None while there is none.
+        misfit: of the solid to the cloud, or to the pictures; None while there is none.
         judged: judgements so far.
         built: solids that the kernel was asked for so far.
     """

@@ -71,8 +71,7 @@
         if (health && file.size > health.limits.upload_mib * 2 ** 20)
           throw new Error(`${file.name} is larger than ${health.limits.upload_mib} MiB.`);
         $("doing").textContent = `reading ${file.name}`;
-        const unit = /\.glb$/i.test(file.name) ? "m" : $("unit").value; // glTF has a unit of its own
-        const sent = await ask(`v1/uploads?name=${encodeURIComponent(file.name)}&unit=${unit}`, {
+        const sent = await ask(`v1/uploads?name=${encodeURIComponent(file.name)}&unit=${$("unit").value}`, {
           method: "POST", body: file, headers: { "Content-Type": "application/octet-stream" },
         });
         use({ ...(await sent.json()), file });
