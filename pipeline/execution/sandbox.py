@@ -15,7 +15,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
@@ -207,19 +207,20 @@ def _serve(function: Callable[[Any], Any], connection: Connection, memory_mib: i
     limit = (memory_mib + IDLE_MIB) << 20
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    connection.send(READY)
-    while True:
-        try:
-            item = connection.recv()
-        except (EOFError, ConnectionError):
-            return
-        try:
-            answer = function(item)
-        except RejectError as error:
-            answer = Failure(error.reason, error.detail)
-        except MemoryError:
-            answer = Failure("out_of_memory", f"more than {memory_mib} MiB")
-        except Exception as error:  # a fault in one item must not end the worker
-            text = f"{type(error).__name__}: {error}"
-            answer = Failure("out_of_memory" if "bad_alloc" in text else "kernel_failed", text[:200])
-        connection.send(answer)
+    with suppress(EOFError, ConnectionError):  # who asks is gone
+        connection.send(READY)
+        while True:
+            connection.send(_answer(function, connection.recv(), memory_mib))
+
+
+def _answer(function: Callable[[Any], Any], item: Any, memory_mib: int) -> Any:
+    """A result; a fault in one item must not end the worker."""
+    try:
+        return function(item)
+    except RejectError as error:
+        return Failure(error.reason, error.detail)
+    except MemoryError:
+        return Failure("out_of_memory", f"more than {memory_mib} MiB")
+    except Exception as error:
+        text = f"{type(error).__name__}: {error}"
+        return Failure("out_of_memory" if "bad_alloc" in text else "kernel_failed", text[:200])

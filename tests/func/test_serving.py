@@ -68,12 +68,12 @@ def test_words_become_a_part(server):
 def test_candidates_are_compared_with_pictures_and_changed_until_they_look_like_them(server):
     (view,) = render_views(normalised_mesh(CLEVIS.program), 1, 224)
     shown = server.upload("view.png", encode_png(view))["id"]
-    parts = server.post("/v1/generate", images=[shown], candidates=6, temperature=1.0, max_tokens=48)["parts"]
+    prompt = {"images": [shown], "candidates": 6, "temperature": 1.0, "max_tokens": 48}
+    parts = server.post("/v1/generate", **prompt)["parts"]
     found = [part["solid"]["difference"] for part in parts if part["solid"]]
     assert 0 < found[0] <= found[-1] < 1
     assert found == sorted(found)
-    body = {"images": [shown], "builds": 200, "seconds": 60, "max_tokens": 48, "caption": ""}
-    with server.client.stream("POST", "/v1/search", json=body) as answer:
+    with server.client.stream("POST", "/v1/search", json={**prompt, "builds": 200, "seconds": 60}) as answer:
         events = [json.loads(line) for line in answer.iter_lines()]
     assert events[-1]["event"] == "done"
     assert events[-1]["part"]["solid"]["difference"] < found[0]

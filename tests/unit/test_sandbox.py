@@ -1,14 +1,17 @@
 """Kernel work that hangs, crashes or eats memory costs one task."""
 
+import multiprocessing
 import os
 import subprocess
 import sys
+import time
+from multiprocessing import forkserver
 
 import psutil
 import pytest
 
 from pipeline.execution.pool import Failure
-from pipeline.execution.sandbox import Sandbox
+from pipeline.execution.sandbox import Sandbox, _serve
 from tests.conftest import ROOT
 from tests.unit.sandboxed import build, doze, fails_at_first, work
 
@@ -143,3 +146,26 @@ def test_a_worker_that_hangs_dies_with_the_process_that_started_it(tmp_path):
         worker = psutil.Process(int(process.stdout.readline()))
         process.kill()
     assert psutil.wait_procs([worker], timeout=30)[1] == []
+
+
+@pytest.mark.parametrize("asked", [0, 1])
+def test_a_worker_whose_command_is_gone_ends_without_a_word(monkeypatch, asked):
+    """Before it is asked for anything, and while it works."""
+    alive, _ = os.pipe()
+    monkeypatch.setattr(forkserver._forkserver, "_forkserver_alive_fd", alive)
+    ours, theirs = multiprocessing.Pipe()
+    for _ in range(asked):
+        ours.send(1)
+    if (worker := os.fork()) == 0:
+        ours.close()
+        try:
+            time.sleep(0.2 * (1 - asked))  # until the other end is closed
+            _serve(lambda _: time.sleep(0.3), theirs, 100_000)
+            os._exit(0)
+        finally:
+            os._exit(1)
+    theirs.close()
+    if asked:
+        ours.recv()  # it is ready
+    ours.close()
+    assert os.waitpid(worker, 0)[1] == 0
