@@ -291,7 +291,7 @@
       ? [`${solid.size.map(short).join(" x ")} mm`, `${volume(solid.volume)}`,
           ...(solid.bodies > 1 ? [`${solid.bodies} bodies that touch nowhere`] : []),
           ...(solid.misfit != null ? [`${short(solid.misfit * solid.frame.scale * 1000)} mm off the scan in the mean`] : []),
-          ...(solid.difference != null ? [`${short(solid.difference * 100)}% unlike the pictures`] : []),
+          ...(solid.difference != null ? [`${(solid.difference * 100).toFixed(1)}% unlike the pictures`] : []),
           ...(solid.mesh ? [] : ["too many faces to be shown"])]
       : [`no solid: ${part.failure}`];
     $("facts").textContent = [...facts, ...history[at].notes].join("; ");
