@@ -241,7 +241,7 @@ class CadMllm:
 
     def _pictures(self, given: UserInputs, start: CadProgram | None) -> Pictures | None:
         """What programs are compared with where there is no cloud; how large a start is beside them, nobody knows."""
-        if given.points is not None or not given.images or start is not None:
+        if not given.images or start is not None:
             return None
         return Pictures.of(given.images, self.model.feature_shapes["image"][0])
 

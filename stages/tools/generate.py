@@ -244,9 +244,9 @@ def _write_best(
     solids = sum(candidate.is_valid for candidate in found)
     shown = f" (best of {count(len(found), 'different candidate')}, {solids} of them solid)" if best_of else ""
     facts = {"extrusions": len(best.program.extrudes), **facts}
-    misfit = best.candidate.misfit
+    misfit, of_cloud = best.candidate.misfit, given.points is not None
     if as_json:
-        of = "cloud" if given.points is not None else "pictures"
+        of = "cloud" if of_cloud else "pictures"
         known = {"file": str(out), "tokens": len(best.candidate.tokens), **facts}
         known |= {"misfit": misfit, "misfit_to": None if misfit is None else of}
         known |= {"log_likelihood": best.candidate.log_likelihood, "candidates": len(found), "solids": solids}
@@ -254,7 +254,6 @@ def _write_best(
     else:
         typer.echo(f"{out}: {len(best.candidate.tokens)} tokens{shown}{facts_text(facts)}")
     if misfit is not None:
-        of_cloud = given.points is not None
         what = "the cloud: {:.4f} of its longest half-side" if of_cloud else "the pictures: {:.4f} of their grey values"
         if not as_json:
             typer.echo(f"misfit to {what.format(misfit)}")

@@ -290,9 +290,9 @@ def _write_surface(surface: Surface, task: ConvertTask) -> dict[str, Any]:
     if suffix in PICTURES:
         write_bytes(task.target, _picture(flat_mesh(surface), surface.frame, task.options))
     else:
-        vertices = surface.vertices
-        upward = vertices[:, [0, 2, 1]] * (1, 1, -1)  # glTF: y is up, metres
-        vertices = upward if suffix in GLTF else vertices / task.options.unit.metres
+        vertices = surface.vertices / (1.0 if suffix in GLTF else task.options.unit.metres)
+        if suffix in GLTF:  # y is up
+            vertices = vertices[:, [0, 2, 1]] * (1, 1, -1)
         made: Any = trimesh.Trimesh(vertices, surface.triangles, process=False).export(file_type=suffix[1:])
         write_bytes(task.target, made.encode() if isinstance(made, str) else made)  # OBJ is text
     return {

@@ -3,9 +3,9 @@
 Two points of a circle, or of a sphere, are level along the mean of their normals. So neighbours are compared along it:
 round walls stay where they are, as local planes would not leave them.
 
-Normals that nobody measured, of a rough mesh's triangles, are laid first: by planes through
-neighbours, and beside an edge by the flattest plane nearby that the point lies in (as Kuwahara et al. 1976 smooth
-pictures, "Processing of RI-angiocardiographic images").
+Normals that nobody measured, of a rough mesh's triangles, are laid first: by planes through neighbours, and beside an
+edge by the flattest plane nearby that the point lies in (as Kuwahara et al. 1976 smooth pictures, "Processing of
+RI-angiocardiographic images").
 """
 
 from collections.abc import Callable

@@ -67,9 +67,9 @@ def view_order(num_views: int) -> list[int]:
     return list(range(8)) if num_views == 8 else [0, 7, 3, 4, 5, 2, 6, 1][:num_views]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True)
 class Pictures:
-    """Pictures that solids are compared with. Two of the same are equal.
+    """Pictures that solids are compared with.
 
     Attributes:
         grey: (P, ``COMPARED``, ``COMPARED``) uint8, of the first views.
@@ -88,12 +88,6 @@ class Pictures:
     def source(self) -> str:
         """Sha256 of all of it."""
         return hashlib.sha256(f"{self.num_views}/".encode() + self.grey.tobytes()).hexdigest()
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Pictures) and self.source == other.source
-
-    def __hash__(self) -> int:
-        return hash(self.source)
 
     def misfit(self, mesh: Mesh) -> float:
         """How badly a solid in the normalised frame explains them: 0 where they show it, 1 at most.
