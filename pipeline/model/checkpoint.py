@@ -37,16 +37,21 @@ from pipeline.settings.resolved import model_sha256
 TensorFiles = dict[str, dict[str, Tensor]]
 
 
-def trained_tensors(model: CadMllmModel) -> TensorFiles:
-    """All that training changes, by file; whole tensors on the CPU. All processes must ask at once."""
-    files = {
+def trained_parts(model: CadMllmModel) -> TensorFiles:
+    """All that training changes, by file; of a sharded model, shards."""
+    return {
         ADAPTER: model.adapter(),
         PROJECTORS: dict(model.projectors.state_dict()),
         VOCABULARY: dict(model.vocabulary()),
         TEXT_EMBEDDINGS: model.text_rows(),
     }
+
+
+def trained_tensors(model: CadMllmModel) -> TensorFiles:
+    """All that training changes, by file; whole tensors on the CPU. All processes must ask at once."""
     return {
-        file: {name: whole(tensor).cpu().contiguous() for name, tensor in part.items()} for file, part in files.items()
+        file: {name: whole(tensor).cpu().contiguous() for name, tensor in part.items()}
+        for file, part in trained_parts(model).items()
     }
 
 

@@ -21,7 +21,7 @@ from pipeline.runtime.device import autocast
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.prefetch import prefetch
 from pipeline.runtime.seeds import digest
-from pipeline.training.state import Position, collect_moments, latest_state, read_state, save_state, set_moments
+from pipeline.training.state import Position, collect_moments, latest_state, load_moments, read_state, save_state
 
 B = TypeVar("B")
 LOG = "log.jsonl"
@@ -99,9 +99,9 @@ class Pretrainer(Generic[B]):
         state = latest_state(scratch, lambda text: show(0, recipe.steps, text))
         at = Position()
         if state is not None:
-            at, files, moments = read_state(state)
+            at, files = read_state(state)
             module.load_state_dict(files["module"])
-            set_moments(self.optimizer, moments)
+            load_moments(state, self.optimizer)
             show(at.step, recipe.steps, f"resuming after step {at.step} from {state}")
         self.done, self.started = at.step, time.perf_counter()
         self.log = StageLog(scratch / LOG, at.log_bytes, speed, True, lambda _: None)
@@ -165,6 +165,5 @@ class Pretrainer(Generic[B]):
         self.show(self.done, self.recipe.steps, text)
 
     def _save(self) -> None:
-        tensors: dict[str, Any] = {key: value.cpu().contiguous() for key, value in self.module.state_dict().items()}
-        position = Position(step=self.done, log_bytes=self.log.sync())
-        save_state(self.scratch, position, {"module": tensors}, collect_moments(self.optimizer), KEPT_STATES)
+        position, tensors = Position(step=self.done, log_bytes=self.log.sync()), {"module": self.module.state_dict()}
+        save_state(self.scratch, position, tensors, collect_moments(self.optimizer), KEPT_STATES)

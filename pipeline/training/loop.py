@@ -21,7 +21,7 @@ from pipeline.curriculum.plan import Example, StagePlan, Step
 from pipeline.curriculum.schedule import Course, course, expected_shares, learning_rate_factor, validation_objective
 from pipeline.curriculum.settings import CurriculumStage, Training
 from pipeline.model.cad_mllm import Batch, CadMllmModel
-from pipeline.model.checkpoint import TensorFiles, trained_tensors
+from pipeline.model.checkpoint import TensorFiles, trained_parts, trained_tensors
 from pipeline.runtime import interrupt
 from pipeline.runtime.device import autocast
 from pipeline.runtime.errors import UserError
@@ -31,7 +31,7 @@ from pipeline.training.complexity import adaptations
 from pipeline.training.meters import Outcome, RunningLoss, Speed, Tally
 from pipeline.training.optimizer import clip_gradients, make_optimizer, set_learning_rates
 from pipeline.training.parallel import Parallel
-from pipeline.training.state import Position, collect_moments, latest_state, load_state, save_state, set_moments
+from pipeline.training.state import Position, collect_moments, latest_state, load_moments, load_state, save_state
 from pipeline.training.validation import validate
 
 VALIDATION = {"loss": "validation", "reward": "reward in validation"}  # as its figures are told
@@ -85,14 +85,14 @@ class Trainer:
         new_rows = stage.text_embeddings == "all" and state is None  # a state has its own
         text_ids = parallel.from_main(job.train.text_ids) if new_rows else set()
         free_trained_parts(model, stage, training, text_ids, parallel.device)
-        at, moments = (Position(), {}) if state is None else load_state(state, model, parallel)
+        at = Position() if state is None else load_state(state, model, parallel)
         self.factors = adaptations(model, job.train, training.projector_lr_adaptation, job.seed)
         self.wrapped = parallel.wrap(model)
         self.optimizer = make_optimizer(model, stage, training, self.factors)
         self.trained = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.scaler = torch.amp.GradScaler(model.device.type, enabled=training.dtype == "float16")
         if state is not None:
-            set_moments(self.optimizer, moments)
+            load_moments(state, self.optimizer, parallel)
             self.scaler.load_state_dict(at.scaler)
             job.say(f"resuming after step {at.step} of {self.plan.num_steps} from {state}")
 
@@ -210,17 +210,16 @@ class Trainer:
             self.log.write("epoch", self.done, epoch=int(self.plan.epochs_done(self.done)), loss=loss)
 
     def save(self) -> None:
-        """Write a resumable state; the first process does."""
+        """Write a resumable state; the first process does, or of shards each its own."""
         with self.speed.paused():
             position = Position(self.done, self.losses.state(), self.scaler.state_dict(), self.log.sync())
             if not all(math.isfinite(total) for total, _ in position.sums.values()):
                 raise UserError(
                     f"the loss is not finite by step {self.done}; lower curriculum.*.lr, or train in bfloat16"
                 )
-            tensors, moments = trained_tensors(self.model), collect_moments(self.optimizer)
-            if self.job.parallel.is_main:
-                save_state(self.job.scratch, position, tensors, moments, self.job.training.keep_states)
-            self.job.parallel.wait()
+            tensors, moments, parallel = trained_parts(self.model), collect_moments(self.optimizer), self.job.parallel
+            save_state(self.job.scratch, position, tensors, moments, self.job.training.keep_states, parallel)
+            parallel.wait()
             self.saved = self.done
 
     def lengths(self, examples: Sequence[Example]) -> list[int]:

@@ -1,6 +1,7 @@
 """One process or several: the same steps, shared out by DDP or FSDP2; torchrun starts the processes.
 
-Every process plans the same steps and computes its share of each; what is kept, the first process reads and writes.
+Every process plans the same steps and computes its share of each; what is kept, the first process reads and writes, but
+for shards.
 """
 
 import itertools
@@ -33,6 +34,9 @@ class Parallel:
     Args:
         training: which device, and whether the model is replicated or sharded.
 
+    Attributes:
+        control: the processes, for what they agree on beside the steps.
+
     Raises:
         UserError: the device is not there, or processes that torchrun starts again could not find each other.
     """
@@ -60,7 +64,7 @@ class Parallel:
             world = {"store": self._store, "rank": self.rank, "world_size": self.size, "timeout": timeout}
             distributed.init_process_group(backend, **world)
             # What is agreed on beside the steps does without the GPU, which would have to be waited for.
-            self._control = distributed.new_group(backend="gloo", timeout=timeout)
+            self.control = distributed.new_group(backend="gloo", timeout=timeout)
 
     @property
     def is_main(self) -> bool:
@@ -108,7 +112,7 @@ class Parallel:
         """What the first process reads, in every process: elsewhere files may be late, or not there at all."""
         box: list[T | None] = [read() if self.is_main else None]
         if self.size > 1:
-            distributed.broadcast_object_list(box, src=0, group=self._control)
+            distributed.broadcast_object_list(box, src=0, group=self.control)
         return box[0]  # type: ignore[return-value]
 
     def tensors_from_main(self, read: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
@@ -117,7 +121,7 @@ class Parallel:
         layout = self.from_main(lambda: {name: (tensor.shape, tensor.dtype) for name, tensor in own.items()})
         found = {name: own[name] if self.is_main else torch.empty(s, dtype=t) for name, (s, t) in layout.items()}
         for tensor in found.values() if self.size > 1 else ():
-            distributed.broadcast(tensor, src=0, group=self._control)
+            distributed.broadcast(tensor, src=0, group=self.control)
         return found
 
     def total(self, value: Tensor) -> Tensor:
@@ -135,7 +139,7 @@ class Parallel:
         if self.size == 1:
             return list(own)
         parts: list[Any] = [None] * self.size
-        distributed.all_gather_object(parts, own, group=self._control)
+        distributed.all_gather_object(parts, own, group=self.control)
         items = itertools.chain.from_iterable(itertools.zip_longest(*parts))
         return [item for item in items if item is not None]
 
@@ -144,13 +148,13 @@ class Parallel:
         if self.size == 1:
             return flag
         raised = torch.tensor(int(flag))
-        distributed.all_reduce(raised, distributed.ReduceOp.MAX, group=self._control)
+        distributed.all_reduce(raised, distributed.ReduceOp.MAX, group=self.control)
         return bool(raised)
 
     def wait(self) -> None:
         """Until every process has come here."""
         if self.size > 1:
-            distributed.barrier(group=self._control)
+            distributed.barrier(group=self.control)
 
     def __enter__(self) -> Self:
         return self
@@ -222,12 +226,3 @@ def _check_restarts() -> None:
             "torchrun --max-restarts needs --rdzv-backend c10d, and TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in its "
             "environment: else processes that are started again wait for those before them"
         )
-
-
-def sharded_like(tensor: Tensor, parameter: Tensor) -> Tensor:
-    """A whole tensor cut into shards as a parameter is."""
-    from torch.distributed.tensor import DTensor, distribute_tensor
-
-    if not isinstance(parameter, DTensor) or tensor.shape != parameter.shape:
-        return tensor
-    return distribute_tensor(tensor.to(parameter.device), parameter.device_mesh, parameter.placements)

@@ -2,7 +2,9 @@
 
 import hashlib
 import shutil
+import warnings
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,15 +14,18 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from pipeline.model.cad_mllm import CadMllmModel
-from pipeline.model.checkpoint import TensorFiles, load_trained, read_tensors, whole
+from pipeline.model.checkpoint import TensorFiles, load_trained
 from pipeline.model.checkpoint_folder import LOG, TENSOR_FILES
 from pipeline.runtime.atomic import atomic_folder
+from pipeline.runtime.errors import UserError
 from pipeline.runtime.fingerprint import sha256_file
 from pipeline.runtime.scratch import keep as keep_json
 from pipeline.runtime.scratch import read_kept
-from pipeline.training.parallel import Parallel, sharded_like
+from pipeline.runtime.state_dicts import damage_told
+from pipeline.training.parallel import Parallel
 
 TENSORS, POSITION = "state.safetensors", "position.json"
+OPTIMIZER = "optimizer"  # what names of moments begin with
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,25 +46,70 @@ class Position:
 
 
 def collect_moments(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimizer's moments in whole tensors. All processes must ask at once."""
+    """The optimizer's moments by name; of a sharded model, shards."""
     return {
-        f"optimizer/{number}/{key}": whole(value).cpu().contiguous()
+        f"{OPTIMIZER}/{number}/{key}": value
         for number, state in optimizer.state_dict()["state"].items()
         for key, value in state.items()
     }
 
 
 def save_state(
-    folder: Path, position: Position, tensors: TensorFiles, moments: Mapping[str, Tensor], keep: int
+    folder: Path,
+    position: Position,
+    tensors: TensorFiles,
+    moments: Mapping[str, Tensor],
+    keep: int,
+    parallel: Parallel | None = None,
 ) -> None:
-    """Write a state, and keep the last few."""
-    flat = {f"{file}/{key}": value for file, part in tensors.items() for key, value in part.items()}
-    with atomic_folder(state_folder(folder, position.step)) as temporary:
-        save_file({**flat, **moments}, temporary / TENSORS)
-        digests = {"tensors": sha256_file(temporary / TENSORS), "log": _sha256_of_log(folder, position.log_bytes)}
-        keep_json(temporary / POSITION, {"position": asdict(position), **digests})
-    for old in saved_states(folder)[:-keep]:
+    """Write a state, and keep the last few.
+
+    Args:
+        tensors, moments: whole, or shards of which each process writes its own.
+        parallel: the processes, all of which must ask at once; the first one writes what is not in shards.
+
+    Raises:
+        UserError: not all processes that have shards see the folder.
+    """
+    flat = {f"{file}/{key}": value for file, part in tensors.items() for key, value in part.items()} | dict(moments)
+    is_main, sharded = (True, False) if parallel is None else (parallel.is_main, parallel.sharded)
+    if not is_main and not sharded:
+        return
+    with atomic_folder(state_folder(folder, position.step)) if is_main else nullcontext(folder) as temporary:
+        if parallel is not None and sharded:
+            _write_shards(parallel.from_main(lambda: temporary), flat, parallel)
+        else:
+            save_file({name: value.detach().cpu().contiguous() for name, value in flat.items()}, temporary / TENSORS)
+        if is_main:
+            log = _sha256_of_log(folder, position.log_bytes)
+            keep_json(temporary / POSITION, {"position": asdict(position), "files": _digests(temporary), "log": log})
+    for old in saved_states(folder)[:-keep] if is_main else ():
         shutil.rmtree(old)
+
+
+def _write_shards(folder: Path, tensors: Mapping[str, Tensor], parallel: Parallel) -> None:
+    """One safetensors file for each process, whose header says which part of each tensor is in it. No pickle."""
+    from torch.distributed.checkpoint.api import CheckpointException
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
+    from torch.distributed.checkpoint.state_dict_saver import save
+
+    if not folder.is_dir():
+        raise UserError(
+            f"{folder} is not there for process {parallel.rank}: training.distributed fsdp2 saves its state in shards, "
+            "so scratch/ has to be a folder that all machines see"
+        )
+    try:
+        save(
+            dict(tensors),
+            storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True),
+            process_group=parallel.control,
+        )
+    except CheckpointException as error:  # which every process gets, whoever failed
+        raise next(fault for fault, _ in error.failures.values()) from error
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    return {path.name: sha256_file(path) for path in sorted(folder.glob("*.safetensors"))}
 
 
 def state_folder(folder: Path, step: int) -> Path:
@@ -91,7 +141,7 @@ def _is_whole(path: Path) -> bool:
     try:
         known = read_kept(path / POSITION)
         log = _sha256_of_log(path.parent, known["position"]["log_bytes"])
-        return (known["tensors"], known["log"]) == (sha256_file(path / TENSORS), log)
+        return (known["files"], known["log"]) == (_digests(path), log)
     except (FileNotFoundError, ValueError):
         return False
 
@@ -102,51 +152,70 @@ def _sha256_of_log(folder: Path, length: int) -> str:
     return hashlib.sha256(log.read_bytes()[:length] if log.is_file() else b"").hexdigest()
 
 
-def read_state(
-    path: Path, parallel: Parallel | None = None
-) -> tuple[Position, TensorFiles, dict[int, dict[str, Tensor]]]:
-    """What ``save_state`` wrote: where training was, its tensors, and the optimizer's moments for ``set_moments``.
+def read_state(path: Path, parallel: Parallel | None = None) -> tuple[Position, TensorFiles]:
+    """Where training was, and its tensors, whole, however they were written.
 
     Args:
         parallel: where given, the first process reads it for all.
     """
+    parts: TensorFiles = {}
+    for name, value in _whole(path, parallel, moments=False).items():
+        file, _, key = name.partition("/")
+        parts.setdefault(file, {})[key] = value
 
     def position() -> Position:
         return Position(**read_kept(path / POSITION)["position"])
 
-    def tensors() -> dict[str, Tensor]:
-        return read_tensors(path / TENSORS)
-
-    if parallel is None:
-        return position(), *_by_part(tensors())
-    return parallel.from_main(position), *_by_part(parallel.tensors_from_main(tensors))
+    return position() if parallel is None else parallel.from_main(position), parts
 
 
-def _by_part(tensors: Mapping[str, Tensor]) -> tuple[TensorFiles, dict[int, dict[str, Tensor]]]:
-    files: TensorFiles = {}
-    moments: dict[int, dict[str, Tensor]] = {}
-    for name, value in tensors.items():
-        file, _, key = name.partition("/")
-        if file == "optimizer":
-            number, _, moment = key.partition("/")
-            moments.setdefault(int(number), {})[moment] = value
-        else:
-            files.setdefault(file, {})[key] = value
-    return files, moments
-
-
-def load_state(path: Path, model: CadMllmModel, parallel: Parallel) -> tuple[Position, dict[int, dict[str, Tensor]]]:
-    """Put a saved state's weights into the model; where it was, and the optimizer's moments for ``set_moments``."""
-    position, files, moments = read_state(path, parallel)
+def load_state(path: Path, model: CadMllmModel, parallel: Parallel) -> Position:
+    """Put a saved state's weights into the model; where it was."""
+    position, files = read_state(path, parallel)
     load_trained(model, {name: files.get(name, {}) for name in TENSOR_FILES}, path)
-    return position, moments
+    return position
 
 
-def set_moments(optimizer: torch.optim.Optimizer, moments: dict[int, dict[str, Tensor]]) -> None:
-    """Give the optimizer its moments back, cut into shards as its parameters are."""
+def load_moments(path: Path, optimizer: torch.optim.Optimizer, parallel: Parallel | None = None) -> None:
+    """Give the optimizer the moments of a saved state; where its parameters are shards, each process reads its own."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    state = {
-        number: {key: sharded_like(value, parameters[number]) for key, value in found.items()}
-        for number, found in moments.items()
-    }
+
+    def shard(name: str, size: torch.Size, dtype: torch.dtype) -> Tensor:
+        own = parameters[int(name.split("/")[1])]
+        return torch.empty_like(own) if own.shape == size else torch.empty(size, dtype=dtype)
+
+    sharded = parallel is not None and parallel.sharded
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in (_read(path, True, shard) if sharded else _whole(path, parallel, moments=True)).items():
+        _, number, moment = name.split("/")
+        state.setdefault(int(number), {})[moment] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _whole(path: Path, parallel: Parallel | None, moments: bool) -> dict[str, Tensor]:
+    def read() -> dict[str, Tensor]:
+        return _read(path, moments, lambda _, size, dtype: torch.empty(size, dtype=dtype))
+
+    return read() if parallel is None else parallel.tensors_from_main(read)
+
+
+def _read(path: Path, moments: bool, like: Callable[[str, torch.Size, torch.dtype], Tensor]) -> dict[str, Tensor]:
+    """The moments of a state, or all else; of each tensor the part that ``like`` makes room for.
+
+    Args:
+        like: by name, shape and dtype of the whole tensor.
+    """
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+    from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+    from torch.distributed.checkpoint.state_dict_loader import load
+
+    reader = HuggingFaceStorageReader(str(path))
+    with damage_told(path), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is")  # not there, so it reads alone: as it is asked to
+        found = {
+            name: like(name, about.size, about.properties.dtype)
+            for name, about in reader.read_metadata().state_dict_metadata.items()
+            if isinstance(about, TensorStorageMetadata) and name.startswith(f"{OPTIMIZER}/") == moments
+        }
+        load(found, storage_reader=reader, no_dist=True)
+    return found

@@ -91,13 +91,18 @@ class Project:
         return (self.folder / name).read_bytes()
 
 
-def ranks(projects: list[Project], *command: str, code: int = 0) -> list[str]:
-    """One process in each project, which work together; what each of them said."""
+def start_ranks(projects: list[Project], *command: str) -> list[Forked]:
+    """One process in each project, which work together."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     world = {"WORLD_SIZE": str(len(projects)), "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
-    processes = [project.start(*command, RANK=str(rank), **world) for rank, project in enumerate(projects)]
+    return [project.start(*command, RANK=str(rank), **world) for rank, project in enumerate(projects)]
+
+
+def ranks(projects: list[Project], *command: str, code: int = 0) -> list[str]:
+    """What processes that work together said."""
+    processes = start_ranks(projects, *command)
     outputs = [each.communicate(timeout=240)[0] for each in processes]
     if any(each.returncode != code for each in processes):
         ended = (f"{each.returncode}:\n{output}" for each, output in zip(processes, outputs, strict=True))

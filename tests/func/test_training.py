@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 
 from pipeline.curriculum.log import read_log
 from tests.conftest import nightly
-from tests.func.conftest import Project, ranks
+from tests.func.conftest import Project, ranks, start_ranks
 from tests.func.forked import Forked
 
 LONG = pytest.mark.xdist_group("long")  # tests of a minute, which begin early: while they run, `held_up` waits
@@ -83,6 +83,7 @@ def held_up(done, tmp_path_factory):
     project = Project(shutil.copytree(done.folder, tmp_path_factory.mktemp("held_up") / "copy", symlinks=True))
     project.change("vocabulary_lr_multiplier: 5.0", "vocabulary_lr_multiplier: 1.0")
     project.change("epochs: 3", "epochs: 12", after="stage3_all:")
+    project.change("distributed: ddp", "distributed: fsdp2")
     project.run("cadmllm", "train", "stage3_all")
     before = tensors(project.folder / "checkpoints/stage3_all")
     process = project.start("cadmllm", "train", "stage3_all", "--nproc", "2")
@@ -132,6 +133,44 @@ def wait_for_state(project):
     deadline = time.monotonic() + 120
     while not list(project.folder.glob("scratch/train-stage3_all/*/state-*")) and time.monotonic() < deadline:
         time.sleep(0.01)
+
+
+def shards(project):
+    """Files of the last state, each with the shape of its part of a matrix that is in all of them."""
+    files = sorted(max(project.folder.glob("scratch/train-stage3_all/*/state-*")).glob("*.safetensors"))
+    return {file.name: load_file(file)["vocabulary.safetensors/input"].shape for file in files}
+
+
+@pytest.mark.parametrize("num_processes", [2, nightly(3)])
+def test_shards_that_are_saved_are_gone_on_from_with_the_same_bytes(copy, num_processes):
+    """Each process writes its own rows, and reads them again; of three some have fewer, or none."""
+    copy.change("distributed: ddp", "distributed: fsdp2")
+    command, checkpoint = ("cadmllm", "train", "stage3_all"), copy.folder / "checkpoints/stage3_all"
+    ranks([copy] * num_processes, *command)
+    expected = {path.name: path.read_bytes() for path in checkpoint.glob("*.safetensors")}
+    shutil.rmtree(checkpoint)
+    processes = start_ranks([copy] * num_processes, *command)
+    wait_for_state(copy)
+    for process in processes:
+        process.kill()
+        process.communicate()
+    shapes = shards(copy)
+    assert len(shapes) == num_processes
+    assert sum(rows for rows, _ in shapes.values()) == len(
+        load_file(copy.folder / "checkpoints/stage2_text_pc/vocabulary.safetensors")["input"]
+    )
+    assert "resuming after step" in ranks([copy] * num_processes, *command)[0]
+    assert {path.name: path.read_bytes() for path in checkpoint.glob("*.safetensors")} == expected
+
+
+def test_shards_need_a_folder_that_all_see(copy, tmp_path):
+    copy.change("distributed: ddp", "distributed: fsdp2")
+    elsewhere = Project(shutil.copytree(copy.folder, tmp_path / "elsewhere", symlinks=True))
+    outputs = ranks([copy, elsewhere], "cadmllm", "train", "stage3_all", code=1)
+    assert "is not there for process 1" in "".join(outputs)
+    assert "a folder that all machines see" in "".join(outputs)
+    assert not list(copy.folder.glob("scratch/train-stage3_all/*/*state-*"))
+    assert not list(elsewhere.folder.glob("scratch/**/*.safetensors"))
 
 
 def test_who_does_not_see_the_scratch_folder_is_told_where_training_was(copy, done, tmp_path):
@@ -254,6 +293,7 @@ def test_two_processes_stop_together_and_one_goes_on(held_up):
     assert output.count("stopping after the work at hand") == 1
     said = "stopped by SIGTERM; what is finished is kept. Go on with: cadmllm train stage3_all --nproc 2"
     assert output.splitlines().count(said) == output.count("Go on with") == 1, output
+    assert len(shards(project)) == 2  # which a single process puts together
     assert "resuming after step" in project.run("cadmllm", "train", "stage3_all")
     for name, value in tensors(project.folder / "checkpoints/stage3_all").items():
         np.testing.assert_allclose(value, held_up.before[name], rtol=1e-3, atol=1e-4, err_msg=name)

@@ -23,7 +23,7 @@ from pipeline.runtime.errors import RejectError, UserError
 from pipeline.runtime.fingerprint import sha256_folder
 from pipeline.training.optimizer import make_optimizer
 from pipeline.training.parallel import Parallel
-from pipeline.training.state import Position, collect_moments, load_state, save_state, set_moments
+from pipeline.training.state import Position, collect_moments, load_moments, load_state, save_state
 from pipeline.weights.resolve import build_models
 from tests.unit.conftest import DETAILS, GRAMMAR, inputs
 
@@ -228,8 +228,8 @@ def test_a_saved_state_goes_on_to_the_same_weights(llm_folder, smoke, tmp_path):
     save_state(tmp_path, position, trained_tensors(model), collect_moments(optimizer), keep=1)
     step(model, optimizer, 2)
     again, other_optimizer = fresh()
-    found, moments = load_state(tmp_path / "state-00000002", again, Parallel(smoke.training))
-    set_moments(other_optimizer, moments)
+    found = load_state(tmp_path / "state-00000002", again, Parallel(smoke.training))
+    load_moments(tmp_path / "state-00000002", other_optimizer)
     assert found == position
     step(again, other_optimizer, 2)
     for file, tensors in trained_tensors(model).items():

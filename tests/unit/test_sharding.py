@@ -95,8 +95,15 @@ def test_no_gpu_ever_holds_all_of_a_7b_model(model, rank):
     assert local + groups["rest"] + sum(layers[-2:]) < whole / 3
 
 
-def test_what_is_saved_is_small_beside_the_model(model):
-    """Which is why the first process gathers and writes it: float32 weights and two moments of what is trained."""
+def test_what_is_saved_is_small_beside_the_model_and_shared_out(model):
+    """Float32 weights and two moments of what is trained, of which each process writes what it holds."""
     trained = [p for p in model.parameters() if p.requires_grad]
     assert {p.dtype for p in trained} == {torch.float32}
-    assert 3 * weigh(trained) < weigh(model.parameters()) / 8
+    state = 3 * weigh(trained)
+    assert state < weigh(model.parameters()) / 8
+    with process(0) as parallel:
+        parallel.wrap(model)
+        written = [*model.adapter().values(), *model.projectors.parameters(), *model.vocabulary().values()]
+        whole = weigh(written)
+        assert whole > 0.7 * weigh(trained)  # what is left are the rows of captions' words
+        assert weigh(tensor.to_local() for tensor in written) < 1.01 * whole / SIZE
