@@ -28,20 +28,18 @@ def main() -> None:
     args.work.mkdir(parents=True, exist_ok=True)
     results = args.work / "results.jsonl"
     last = {line["seed"]: line for line in _read(results)}
-    quiet = reference(args.work)
+    due = {seed: draw(seed) for seed in args.seeds if args.again or not last.get(seed, {}).get("survived")}
+    quiet = reference(args.work, max((each.first + each.count for each in due.values()), default=0))
 
     def run(schedule: Schedule) -> dict:
         return Run(schedule, quiet, args.work, mounts).result()
 
-    due = [seed for seed in args.seeds if args.again or not last.get(seed, {}).get("survived")]
     print(f"{len(due)} of {len(args.seeds)} schedules are due, {'with' if mounts else 'without'} mounts", flush=True)
-    for seed in due:
-        schedule = draw(seed)
-        if args.only is not None:
-            schedule = schedule.only(args.only)
-        found = {**run(schedule), "code": code_version()}
+    for seed, schedule in due.items():
+        meant = schedule if args.only is None else schedule.only(args.only)
+        found = {**run(meant), "code": code_version()}
         if not found["survived"] and args.only is None and not args.as_drawn:
-            kept = shrink(schedule, lambda fewer: not run(fewer)["survived"])
+            kept = shrink(meant, lambda fewer: not run(fewer)["survived"])
             found["shortest"] = f"python -m tests.faults --seeds {seed} --only {','.join(map(str, kept))}"
         last[seed] = found
         if args.only is None:

@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -174,32 +174,34 @@ class Reference:
     changed: dict[str, dict[str, str]]
 
 
-def reference(work: Path) -> Reference:
-    """The quiet run of this version of the code: made once, and kept in ``work``."""
-    base = work / f"quiet-{code_version()}"
+def reference(work: Path, count: int) -> Reference:
+    """The quiet run of this version of the code, of the first so many stages: made once, and kept in ``work``."""
+    base = work / f"quiet-{code_version()}-{count}"
     record = base / "reference.json"
     if not record.is_file():
         shutil.rmtree(base, ignore_errors=True)
         record.parent.mkdir(parents=True)
-        record.write_text(json.dumps(_run_quietly(base)))
+        record.write_text(json.dumps(_run_quietly(base, STAGES[:count])))
     return Reference(base / "project", **json.loads(record.read_text()))
 
 
-def _run_quietly(base: Path) -> dict[str, Any]:
+def _run_quietly(base: Path, stages: Sequence[Stage]) -> dict[str, Any]:
     project = make(base / "project")
     seconds, digests = {}, {}
-    for stage in STAGES:
+    for stage in stages:
         begun = time.monotonic()
         project.run("cadmllm", *stage.command)
         seconds[stage.name] = time.monotonic() - begun
         digests |= {out: digest(project.folder / out) for out in stage.outs}
     seconds["models"] = min(seconds["models"], 3.0)  # the first start has waited for the fork server
-    project.run("dvc", "commit", "-f", "dvc.yaml")
+    project.run("dvc", "commit", "-f", *(stage.name for stage in stages))
     lock = plain(yaml_parser().load(project.folder / "dvc.lock"))["stages"].values()
     assert {out["path"] for entry in lock for out in entry["outs"]} == digests.keys(), "these are all outs"
     changed = {}
     for name, (data, change) in CHANGES.items():
-        (stage,) = (each for each in STAGES if each.name == name)
+        stage = next((each for each in stages if each.name == name), None)
+        if stage is None:
+            continue
         copy = base / "copy"
         copy_before(project.folder, copy, STAGES.index(stage))
         change(copy / data)

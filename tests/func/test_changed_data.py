@@ -94,10 +94,8 @@ CHANGES = {
 EXPERIMENTS = [
     ("corpus", "added"),
     *(nightly("corpus", change) for change in ("removed", "changed", "caption changed")),
-    ("geometry", "changed"),
-    *(nightly("geometry", change) for change in ("added", "removed", "cloud changed")),
-    ("features", "removed"),
-    *(nightly("features", change) for change in ("added", "changed")),
+    *(nightly("geometry", change) for change in ("added", "removed", "changed", "cloud changed")),
+    *(nightly("features", change) for change in ("added", "removed", "changed")),
     ("train", "changed"),
     *(nightly("train", change) for change in ("added", "removed")),
 ]

@@ -14,10 +14,12 @@ from pipeline.cad.exchange.files import ConvertTask, WriteOptions, convert
 from pipeline.cad.exchange.scans import read_scan
 from pipeline.cad.parts import synthesis
 from pipeline.shards.reader import CorpusReader
+from tests.conftest import nightly
 from tests.func.forked import for_dvc
 from tests.unit.test_docs import DOCS, FENCE, ROOT
 
 PAGES = [*sorted(DOCS.glob("*.md")), ROOT / "README.md"]
+READ_FIRST = ("README", "tour", "generating", "scans")  # the other pages' commands are run at night
 # Lines that are not run, by their beginnings, and why.
 NOT_RUN = {
     r"git clone|make |apt-get |(PIP_\S+ )?make|source |docker ": "sets a machine up, as CI's own does",
@@ -117,7 +119,9 @@ def bash(project, commands):
 
 
 @pytest.mark.parametrize(
-    "page", [page for page in PAGES if page.stem != "service" and runs(page)], ids=lambda p: p.stem
+    "page",
+    [page if page.stem in READ_FIRST else nightly(page) for page in PAGES if page.stem != "service" and runs(page)],
+    ids=lambda page: page.stem,
 )
 def test_commands(copy, given, page):
     if any("| jq" in line for line in runs(page)) and shutil.which("jq") is None:

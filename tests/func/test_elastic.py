@@ -14,7 +14,8 @@ import pytest
 from tests.func.conftest import Project
 from tests.func.test_training import losses, tensors
 
-pytestmark = pytest.mark.xdist_group("elastic")  # what they compare with is trained once
+# What they compare with is trained once.
+pytestmark = [pytest.mark.nightly, pytest.mark.xdist_group("elastic")]
 
 STAGE = "stage1_text"
 # A second that torchrun waits for more machines, and seconds without a word after which one is lost.
@@ -141,7 +142,6 @@ def test_two_machines_train_as_two_processes_of_one(machines, expected):
     assert "resuming" not in machines.said(0)
 
 
-@pytest.mark.nightly
 @pytest.mark.parametrize("lost", ["last", "first"])
 def test_who_is_left_goes_on_from_the_last_saved_step(machines, expected, lost):
     """Also where the one is lost that wrote states: whoever is the first of the rest writes the next."""
@@ -160,7 +160,6 @@ def test_who_is_left_goes_on_from_the_last_saved_step(machines, expected, lost):
         assert_trained_as(machines.project, each)
 
 
-@pytest.mark.nightly
 def test_a_process_that_is_killed_is_started_again(machines, expected):
     machines.start(is_host=True)
     machines.start(is_host=False)
@@ -171,7 +170,6 @@ def test_a_process_that_is_killed_is_started_again(machines, expected):
     assert_trained_as(machines.project, expected[0])
 
 
-@pytest.mark.nightly
 def test_a_machine_that_answers_no_more_is_noticed(machines, expected):
     for is_host in (True, False):
         machines.start(is_host, CADMLLM_PEER_TIMEOUT_S="15")
@@ -182,7 +180,6 @@ def test_a_machine_that_answers_no_more_is_noticed(machines, expected):
     assert_trained_as(machines.project, expected[1])
 
 
-@pytest.mark.nightly
 def test_a_machine_that_comes_later_takes_part(machines, expected):
     """Torchrun stops who is at work, which is no stop of the user's: all go on together from the step at hand."""
     machines.start(is_host=True)
@@ -199,7 +196,6 @@ def test_a_machine_that_comes_later_takes_part(machines, expected):
     assert_trained_as(machines.project, expected[1])
 
 
-@pytest.mark.nightly
 def test_a_stop_of_all_machines_keeps_the_step_at_hand(machines, expected):
     for is_host in (True, False):
         machines.start(is_host)
@@ -213,7 +209,6 @@ def test_a_stop_of_all_machines_keeps_the_step_at_hand(machines, expected):
     assert_trained_as(machines.project, expected[1])
 
 
-@pytest.mark.nightly
 def test_where_one_machine_is_stopped_the_other_goes_on(machines, expected):
     for is_host in (True, False):
         machines.start(is_host)
@@ -225,7 +220,6 @@ def test_where_one_machine_is_stopped_the_other_goes_on(machines, expected):
     assert_trained_as(machines.project, expected[1])
 
 
-@pytest.mark.nightly
 def test_who_hosts_the_rendezvous_is_not_to_be_lost(machines):
     """What torchrun's c10d cannot do: the rest ends; started again, it goes on."""
     machines.start(is_host=True)
@@ -237,7 +231,6 @@ def test_who_hosts_the_rendezvous_is_not_to_be_lost(machines):
     assert "resuming after step" in machines.project.run("cadmllm", "train", STAGE)
 
 
-@pytest.mark.nightly
 def test_a_mistake_is_told_once_at_each_start(machines):
     """This one is to leave out what lets processes that are started again find each other."""
     machines.start(True, nodes="1", processes="2", restarts="1", TORCH_DISABLE_SHARE_RDZV_TCP_STORE="0")

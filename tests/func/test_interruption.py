@@ -79,6 +79,7 @@ def test_an_evaluation_that_is_killed_repeats_the_batch_at_hand_alone(copy):
     assert not list((copy.folder / "scratch/evaluation-stage2_text_pc").glob("[!.]*"))
 
 
+@pytest.mark.nightly
 def test_transfer_that_is_killed_repeats_neither_the_first_stages_loss_nor_a_batch(copy):
     copy.change("path: data/raw ", f"path: {shared('omnicad/json').parent} ")
     command, out = ("cadmllm", "transfer"), copy.folder / "evaluations/transfer"
@@ -96,7 +97,7 @@ def test_transfer_that_is_killed_repeats_neither_the_first_stages_loss_nor_a_bat
     assert copy.read("metrics/transfer.json") == figures
 
 
-@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM, nightly(signal.SIGINT)])
+@pytest.mark.parametrize("signum", [signal.SIGKILL, nightly(signal.SIGTERM), nightly(signal.SIGINT)])
 def test_training_killed_between_steps_ends_with_the_same_bytes(copy, signum):
     copy.change("log_every: 1", "log_every: 3")  # a line of the log is about steps before and after the kill
     command = ("cadmllm", "train", "stage2_text_pc")

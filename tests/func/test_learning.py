@@ -15,10 +15,10 @@ from pipeline.planning.params import Params
 from pipeline.shards.reader import ShardReader
 from pipeline.training.loop import Job, Trainer
 from pipeline.training.parallel import Parallel
-from tests.conftest import nightly
 from tests.func.conftest import make_project
 
-pytestmark = pytest.mark.xdist_group("learning")  # one process makes the project that these tests share
+# One process makes the project that these tests share.
+pytestmark = [pytest.mark.nightly, pytest.mark.xdist_group("learning")]
 NUM_MODELS = 32
 EPOCHS = {"text": 50, "point_cloud": 50, "image": 100}
 LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -122,7 +122,7 @@ def predicted(model, data, combination):
     return right / total, whole / NUM_MODELS
 
 
-@pytest.mark.parametrize("combination", [nightly("text"), nightly("point_cloud"), "image"])
+@pytest.mark.parametrize("combination", ["text", "point_cloud", "image"])
 def test_models_are_learnt_by_heart_from_one_source(features, combination, monkeypatch, tmp_path):
     tokens, programs, (before, after, short, ending) = learn(features, combination, monkeypatch, tmp_path)
     assert tokens > 0.99

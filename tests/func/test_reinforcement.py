@@ -79,6 +79,7 @@ def test_frozen_weights_in_four_bits(reinforced):
     assert len(lines(reinforced)) == 7
 
 
+@pytest.mark.nightly
 def test_it_is_evaluated_and_reported_as_any_stage(reinforced):
     reinforced.leave_inputs_alone()
     output = reinforced.run("dvc", "repro")

@@ -140,6 +140,7 @@ def test_a_tar_that_was_damaged_there_is_made_again(copy, served, monkeypatch):
     assert contents(copy.folder / "data/features/point_cloud") == before
 
 
+@pytest.mark.nightly
 def test_dvc_pushes_to_and_pulls_from_the_same_server(done, copy, served):
     copy.env |= environment(served[1])
     copy.run("dvc", "remote", "add", "--default", "store", f"s3://{BUCKET}/dvc")
