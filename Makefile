@@ -12,7 +12,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --co
 
 PYTEST := PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4
 
-.PHONY: repro study test unit shapes nightly fuzz faults libraries docs lint types check machine doctor lock audit clean
+.PHONY: repro study test unit shapes longer nightly fuzz faults libraries docs lint types check machine doctor lock audit clean
 
 repro: doctor
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/dvc repro
@@ -26,17 +26,18 @@ test: $(TOOLS) machine
 	$(PYTEST) --dist loadgroup --no-loadscope-reorder --durations 10
 
 unit: $(TOOLS)
-	$(PYTEST) --dist worksteal -m 'not slow and not nightly' tests/unit
+	$(PYTEST) --dist worksteal -m 'not slow and not longer' tests/unit
 
 # What the features stage writes, for every encoder and setting.
 shapes: $(TOOLS)
 	$(BIN)/python -m pytest tests/unit/test_feature_shapes.py
 
-# What takes longer than a change is waited for: tests of machines that train together, thousands of damaged files, two
-# hundred schedules of faults.
-nightly: $(TOOLS)
-	$(PYTEST) --dist loadgroup -m nightly
-	$(MAKE) fuzz faults
+# More of what other tests try, and what takes a minute each, such as machines that train together.
+longer: $(TOOLS)
+	$(PYTEST) --dist loadgroup -m longer
+
+# What takes longer than a change is waited for: these, thousands of damaged files, two hundred schedules of faults.
+nightly: longer fuzz faults
 
 # Readers of foreign files, with thousands of damaged ones each: half an hour. `make test` gives them a dozen.
 INPUTS ?= 2500

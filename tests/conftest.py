@@ -50,9 +50,9 @@ def shared(path: str) -> Path:
     return place
 
 
-def nightly(*values):
-    """Values of a parametrised test for `make nightly`: in `make test` others of the same kind stand for them."""
-    return pytest.param(*values, marks=pytest.mark.nightly)
+def longer(*values):
+    """Values of a parametrised test for `make longer`: in `make test` others of the same kind stand for them."""
+    return pytest.param(*values, marks=pytest.mark.longer)
 
 
 @pytest.fixture(scope="session")

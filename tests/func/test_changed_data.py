@@ -17,7 +17,7 @@ from pipeline.evaluation.setup import measuring
 from pipeline.planning.params import Params
 from pipeline.shards.manifest import Manifest, read_rejects
 from pipeline.shards.reader import ShardReader
-from tests.conftest import nightly, shared
+from tests.conftest import longer, shared
 from tests.func.conftest import Project, make_project
 from tests.func.test_interruption import contents, has_records, kill_when, scratch_has
 
@@ -93,11 +93,11 @@ CHANGES = {
 }
 EXPERIMENTS = [
     ("corpus", "added"),
-    *(nightly("corpus", change) for change in ("removed", "changed", "caption changed")),
-    *(nightly("geometry", change) for change in ("added", "removed", "changed", "cloud changed")),
-    *(nightly("features", change) for change in ("added", "removed", "changed")),
+    *(longer("corpus", change) for change in ("removed", "changed", "caption changed")),
+    *(longer("geometry", change) for change in ("added", "removed", "changed", "cloud changed")),
+    *(longer("features", change) for change in ("added", "removed", "changed")),
     ("train", "changed"),
-    *(nightly("train", change) for change in ("added", "removed")),
+    *(longer("train", change) for change in ("added", "removed")),
 ]
 
 
@@ -157,7 +157,7 @@ def contained(folder):
     return samples, [reject.id.replace("/", "") for reject in read_rejects(folder)]
 
 
-@pytest.mark.nightly
+@pytest.mark.longer
 def test_forty_real_models_are_added_after_a_kill(project, tmp_path):
     source = shared("omnicad")
     shutil.copytree(project.folder, tmp_path / "copy", symlinks=True)

@@ -69,7 +69,7 @@ def test_one_worker_process_for_each_pretended_gpu(workers):
     assert {gpu for _, _, gpu in seen} == {"0", "1"}
 
 
-@pytest.mark.nightly
+@pytest.mark.longer
 def test_what_a_lost_machine_was_at_is_done_by_another(raylets, workers):
     with workers.pool(doze, timeout_s=20.0, memory_mib=256) as pool:
         list(pool.map([0.0] * 4))  # both are up
@@ -113,7 +113,7 @@ def test_stages_make_the_same_bytes_also_where_a_machine_is_lost(raylets, copy):
     assert {name: contents(copy.folder / name) for name in before} == before
 
 
-@pytest.mark.nightly
+@pytest.mark.longer
 def test_the_other_stages_make_the_same_bytes(raylets, copy):
     worse = ("metrics/robustness.json", "plots/robustness.csv")
     evaluated = ("evaluations/stage3_all", "metrics/evaluate/stage3_all.json")

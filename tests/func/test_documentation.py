@@ -14,7 +14,7 @@ from pipeline.cad.exchange.files import ConvertTask, WriteOptions, convert
 from pipeline.cad.exchange.scans import read_scan
 from pipeline.cad.parts import synthesis
 from pipeline.shards.reader import CorpusReader
-from tests.conftest import nightly
+from tests.conftest import longer
 from tests.func.forked import for_dvc
 from tests.unit.test_docs import DOCS, FENCE, ROOT
 
@@ -120,7 +120,7 @@ def bash(project, commands):
 
 @pytest.mark.parametrize(
     "page",
-    [page if page.stem in READ_FIRST else nightly(page) for page in PAGES if page.stem != "service" and runs(page)],
+    [page if page.stem in READ_FIRST else longer(page) for page in PAGES if page.stem != "service" and runs(page)],
     ids=lambda page: page.stem,
 )
 def test_commands(copy, given, page):

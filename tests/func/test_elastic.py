@@ -15,7 +15,7 @@ from tests.func.conftest import Project
 from tests.func.test_training import losses, tensors
 
 # What they compare with is trained once.
-pytestmark = [pytest.mark.nightly, pytest.mark.xdist_group("elastic")]
+pytestmark = [pytest.mark.longer, pytest.mark.xdist_group("elastic")]
 
 STAGE = "stage1_text"
 # A second that torchrun waits for more machines, and seconds without a word after which one is lost.

@@ -13,7 +13,7 @@ from pipeline.shards.building import write_manifest
 from pipeline.shards.manifest import Manifest
 from pipeline.shards.reader import ShardReader
 from pipeline.shards.writer import encode_array, write_shard
-from tests.conftest import nightly
+from tests.conftest import longer
 from tests.func.test_interruption import contents
 
 NAME = "train-000001.tar"
@@ -96,7 +96,7 @@ def test_rebuild_wants_the_encoder_that_was_used(copy):
     assert "was made with another encoder" in output
 
 
-@pytest.mark.parametrize("dtype", [nightly("bfloat16"), "int8"])
+@pytest.mark.parametrize("dtype", [longer("bfloat16"), "int8"])
 def test_other_dtypes_go_through_the_whole_pipeline(copy, dtype):
     truth = ShardReader(copy.folder / "data/features/image", "features/image")
     name = truth.manifest.shards[0].name

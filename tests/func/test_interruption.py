@@ -13,7 +13,7 @@ from pipeline.cad.parts import synthesis
 from pipeline.cad.solids.boundary import sample_boundary
 from pipeline.curriculum.log import read_log
 from pipeline.runtime.seeds import generator
-from tests.conftest import nightly, shared
+from tests.conftest import longer, shared
 from tests.func.conftest import ranks
 from tests.func.wandb_files import wandb_runs
 
@@ -79,7 +79,7 @@ def test_an_evaluation_that_is_killed_repeats_the_batch_at_hand_alone(copy):
     assert not list((copy.folder / "scratch/evaluation-stage2_text_pc").glob("[!.]*"))
 
 
-@pytest.mark.nightly
+@pytest.mark.longer
 def test_transfer_that_is_killed_repeats_neither_the_first_stages_loss_nor_a_batch(copy):
     copy.change("path: data/raw ", f"path: {shared('omnicad/json').parent} ")
     command, out = ("cadmllm", "transfer"), copy.folder / "evaluations/transfer"
@@ -97,7 +97,7 @@ def test_transfer_that_is_killed_repeats_neither_the_first_stages_loss_nor_a_bat
     assert copy.read("metrics/transfer.json") == figures
 
 
-@pytest.mark.parametrize("signum", [signal.SIGKILL, nightly(signal.SIGTERM), nightly(signal.SIGINT)])
+@pytest.mark.parametrize("signum", [signal.SIGKILL, longer(signal.SIGTERM), longer(signal.SIGINT)])
 def test_training_killed_between_steps_ends_with_the_same_bytes(copy, signum):
     copy.change("log_every: 1", "log_every: 3")  # a line of the log is about steps before and after the kill
     command = ("cadmllm", "train", "stage2_text_pc")
@@ -182,7 +182,7 @@ def at(line):
     return [json.loads(line).get(name) for name in ("event", "step", "epochs", "lr")]
 
 
-@pytest.mark.parametrize("shell", ["/bin/sh", nightly("/bin/bash")])  # bash becomes the stage, sh waits for it
+@pytest.mark.parametrize("shell", ["/bin/sh", longer("/bin/bash")])  # bash becomes the stage, sh waits for it
 def test_dvc_repro_goes_on_after_a_kill(copy, shell):
     copy.env["SHELL"] = shell
     before = contents(copy.folder / "checkpoints/stage3_all")
@@ -204,7 +204,7 @@ def test_corpus_and_geometry_are_the_same_with_any_number_of_workers(copy):
     assert {name: contents(copy.folder / name) for name in before} == before
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, nightly(signal.SIGINT)])
+@pytest.mark.parametrize("signum", [signal.SIGTERM, longer(signal.SIGINT)])
 def test_a_search_that_is_stopped_writes_the_best_that_it_has(done, tmp_path, signum):
     part, out = synthesis.make_part(0, 4, ("stepped_shaft",)).program, tmp_path / "made.tokens"
     np.save(tmp_path / "cloud.npy", sample_boundary(part, 2048, generator(0)))

@@ -18,7 +18,7 @@ from pipeline.training.parallel import Parallel
 from tests.func.conftest import make_project
 
 # One process makes the project that these tests share.
-pytestmark = [pytest.mark.nightly, pytest.mark.xdist_group("learning")]
+pytestmark = [pytest.mark.longer, pytest.mark.xdist_group("learning")]
 NUM_MODELS = 32
 EPOCHS = {"text": 50, "point_cloud": 50, "image": 100}
 LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]

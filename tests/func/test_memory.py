@@ -6,7 +6,7 @@ import time
 import psutil
 import pytest
 
-from tests.conftest import nightly
+from tests.conftest import longer
 from tests.func.wandb_files import wandb_runs
 
 ABSURD = "10000000000000"  # more than any address space holds
@@ -54,7 +54,7 @@ def test_training_that_runs_out_of_memory_says_what_helps_and_keeps_its_state(co
     assert died.summary["end/step"] == len(died.series("train/loss")) == 2
 
 
-@pytest.mark.parametrize("num_processes", ["1", nightly("2")])
+@pytest.mark.parametrize("num_processes", ["1", longer("2")])
 def test_a_model_that_does_not_fit_is_told_once(copy, num_processes):
     copy.change("r: 4", f"r: {ABSURD}")
     copy.change("dtype: float32", "dtype: bfloat16", after="training:")

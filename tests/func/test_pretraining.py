@@ -21,7 +21,7 @@ from pipeline.serving.examples import SHOWN, held_out, read_examples
 from pipeline.shards.reader import CorpusReader, ShardReader
 from pipeline.shards.seen import read_seen
 from pipeline.weights.projectors import take_projectors
-from tests.conftest import nightly
+from tests.conftest import longer
 from tests.func.conftest import make_project
 from tests.func.test_interruption import contents, kill_when, scratch_has
 
@@ -90,7 +90,7 @@ def weights(folder):
     return (folder / "model.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize("lessons", ["text", nightly("captions")])
+@pytest.mark.parametrize("lessons", ["text", longer("captions")])
 def test_a_language_model_can_learn_from_less(project, lessons):
     project.run("cadmllm", "pretrain", "language-model", "--from", lessons)
     folder = project.folder / f"pretrained/language_model_{lessons}"
@@ -104,7 +104,7 @@ def test_a_language_model_can_learn_from_less(project, lessons):
         assert not seen
 
 
-@pytest.mark.parametrize("signum", [signal.SIGKILL, nightly(signal.SIGTERM)])
+@pytest.mark.parametrize("signum", [signal.SIGKILL, longer(signal.SIGTERM)])
 def test_killed_pretraining_goes_on_to_the_same_bytes(project, signum):
     before = contents(project.folder / "pretrained/aligned")
     command = ("cadmllm", "pretrain", "shape-encoder")

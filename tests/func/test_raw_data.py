@@ -11,7 +11,7 @@ from pipeline.cad.omnicad import documents
 from pipeline.cad.parts import synthesis
 from pipeline.settings.yaml_files import read_yaml
 from pipeline.shards.reader import CorpusReader, ShardReader
-from tests.conftest import nightly
+from tests.conftest import longer
 from tests.func.conftest import Project, make_project
 
 pytestmark = pytest.mark.xdist_group("raw_data")  # one process makes the project that these tests share
@@ -94,7 +94,7 @@ def cloud(project, entry):
     return reader.array(reader.row(entry.replace("/", "")), "points.npy")
 
 
-@pytest.mark.parametrize("arrange", [as_zip, *map(nightly, (as_folder, as_link, as_linked_parts))])
+@pytest.mark.parametrize("arrange", [as_zip, *map(longer, (as_folder, as_link, as_linked_parts))])
 def test_what_changes_in_the_dataset_runs_what_reads_it(tmp_path, arrange):
     project = make_project(tmp_path / "project")
     path, made, changed = arrange(project.folder / "data/raw", add_models(tmp_path / "made", 0))

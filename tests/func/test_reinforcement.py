@@ -60,7 +60,7 @@ def test_a_stage_that_is_killed_ends_with_the_same_bytes(reinforced):
     assert contents(reinforced.folder / f"checkpoints/{STAGE}") == before
 
 
-@pytest.mark.nightly
+@pytest.mark.longer
 def test_two_processes_write_and_learn_what_one_does(reinforced):
     reinforced.run(*COMMAND)
     one = lines(reinforced)
@@ -79,7 +79,7 @@ def test_frozen_weights_in_four_bits(reinforced):
     assert len(lines(reinforced)) == 7
 
 
-@pytest.mark.nightly
+@pytest.mark.longer
 def test_it_is_evaluated_and_reported_as_any_stage(reinforced):
     reinforced.leave_inputs_alone()
     output = reinforced.run("dvc", "repro")

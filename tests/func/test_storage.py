@@ -99,7 +99,7 @@ def test_a_server_that_is_killed_and_comes_back_costs_nothing(done, copy, served
     back.join()
 
 
-@pytest.mark.nightly
+@pytest.mark.longer
 def test_a_server_that_stays_away_is_told_and_finished_work_kept(done, copy, served, monkeypatch):
     server, _ = served
     use(copy, served)
@@ -140,7 +140,7 @@ def test_a_tar_that_was_damaged_there_is_made_again(copy, served, monkeypatch):
     assert contents(copy.folder / "data/features/point_cloud") == before
 
 
-@pytest.mark.nightly
+@pytest.mark.longer
 def test_dvc_pushes_to_and_pulls_from_the_same_server(done, copy, served):
     copy.env |= environment(served[1])
     copy.run("dvc", "remote", "add", "--default", "store", f"s3://{BUCKET}/dvc")

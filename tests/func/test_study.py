@@ -15,7 +15,7 @@ variants: {another_rate: {curriculum: {stage3_all: {lr: 5e-4, epochs: 8}}}}
 """
 
 
-@pytest.mark.nightly
+@pytest.mark.longer
 def test_variants_become_experiments_and_the_workspace_stays(copy):
     for line in ("config user.name someone", "config user.email someone@example.com", "add -A", "commit -qm begin"):
         copy.run("git", *line.split())

@@ -108,7 +108,7 @@ def test_a_stage_whose_loss_is_not_a_number_is_there_with_its_end(copy):
     assert died.group != before.group  # another rate is another experiment
 
 
-@pytest.mark.nightly
+@pytest.mark.longer
 def test_what_ended_another_process_is_the_reason(copy):
     """Not what that did to the one that writes: its neighbour did not answer."""
     copy.change("lr: 0.001", "lr: 9e-4")

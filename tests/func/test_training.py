@@ -13,7 +13,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from pipeline.curriculum.log import read_log
-from tests.conftest import nightly
+from tests.conftest import longer
 from tests.func.conftest import Project, ranks, start_ranks
 from tests.func.forked import Forked
 
@@ -104,12 +104,12 @@ def held_up(done, tmp_path_factory):
 @pytest.mark.parametrize(
     ("distributed", "weights", "rel"),
     [
-        nightly("ddp", "float32", 1e-4),
-        nightly("ddp", "bfloat16", 2e-3),
-        nightly("ddp", "nf4", 1e-4),
+        longer("ddp", "float32", 1e-4),
+        longer("ddp", "bfloat16", 2e-3),
+        longer("ddp", "nf4", 1e-4),
         ("fsdp2", "float32", 1e-4),
-        nightly("fsdp2", "bfloat16", 2e-3),
-        nightly("fsdp2", "nf4", 1e-4),
+        longer("fsdp2", "bfloat16", 2e-3),
+        longer("fsdp2", "nf4", 1e-4),
     ],
 )
 def test_two_processes_train_as_one(copy, alone, distributed, weights, rel):
@@ -141,7 +141,7 @@ def shards(project):
     return {file.name: load_file(file)["vocabulary.safetensors/input"].shape for file in files}
 
 
-@pytest.mark.parametrize("num_processes", [2, nightly(3)])
+@pytest.mark.parametrize("num_processes", [2, longer(3)])
 def test_shards_that_are_saved_are_gone_on_from_with_the_same_bytes(copy, num_processes):
     """Each process writes its own rows, and reads them again; of three some have fewer, or none."""
     copy.change("distributed: ddp", "distributed: fsdp2")
@@ -263,7 +263,7 @@ def test_all_options_of_a_stage_work_together(copy):
     ("old", "new", "rel"),
     [
         ("gradient_checkpointing: false", "gradient_checkpointing: true", 1e-5),
-        nightly("compile: false", "compile: true", 1e-4),
+        longer("compile: false", "compile: true", 1e-4),
         ("dtype: float32", "dtype: bfloat16", 0.02),
         ("dtype: float32", "dtype: float16", 0.02),
         ("quantization: none", "quantization: nf4", 0.01),
@@ -327,7 +327,7 @@ def test_a_curriculum_of_one_stage_needs_no_code(copy):
 
 
 @pytest.mark.parametrize(
-    "architecture", [nightly("model_type: qwen2"), "model_type: qwen3\n      head_dim: 24"], ids=["2", "3"]
+    "architecture", [longer("model_type: qwen2"), "model_type: qwen3\n      head_dim: 24"], ids=["2", "3"]
 )
 def test_qwen_learns_goes_on_from_its_checkpoint_and_writes_programs(copy, architecture):
     copy.change("model_type: llama", architecture)

@@ -24,7 +24,7 @@ from pipeline.settings.resolved import ENCODERS, read_models
 from pipeline.training.optimizer import clip_gradients, make_optimizer
 from pipeline.training.parallel import Parallel
 from pipeline.weights.resolve import SHIPPED
-from tests.conftest import nightly
+from tests.conftest import longer
 from tests.unit.conftest import DETAILS, GRAMMAR, inputs
 from tests.unit.test_model import save
 
@@ -159,7 +159,7 @@ EACH_ONCE = dict(zip(DECODINGS, ("qwen3 tied", "llama tied", "qwen2 untied"), st
 @pytest.mark.parametrize(
     ("llm_folder", "decoding"),
     [
-        (kind, name) if EACH_ONCE[name] == kind else nightly(kind, name)
+        (kind, name) if EACH_ONCE[name] == kind else longer(kind, name)
         for name in DECODINGS
         for kind in EACH_ONCE.values()
     ],

@@ -19,7 +19,7 @@ from pipeline.model.checkpoint import load_checkpoint, trained_tensors
 from pipeline.model.checkpoint_folder import ADAPTER, CheckpointConfig
 from pipeline.model.inputs import Inputs, tokenise_prompts
 from pipeline.runtime.errors import UserError
-from tests.conftest import nightly
+from tests.conftest import longer
 from tests.unit.conftest import GRAMMAR, ROOT, inputs
 from tests.unit.test_model import save
 
@@ -74,8 +74,8 @@ def both(checkpoint, llm_folder):
         ("tied", PART),
         ("untied", {}),
         ("grouped", {}),
-        nightly("tied", {}),
-        *(nightly(kind, PART) for kind in KINDS[1:]),
+        longer("tied", {}),
+        *(longer(kind, PART) for kind in KINDS[1:]),
     ],
     indirect=["llama"],
 )
@@ -169,7 +169,7 @@ def test_what_is_no_configuration_is_left_to_transformers(built, smoke, tmp_path
     assert not fits(config, llm_folder, CPU)
 
 
-@pytest.mark.parametrize("llama", ["tied", *map(nightly, KINDS[1:])], indirect=True)
+@pytest.mark.parametrize("llama", ["tied", *map(longer, KINDS[1:])], indirect=True)
 def test_it_needs_neither_transformers_nor_peft(llama, smoke, tmp_path):
     """Which is what it is for: also to load and to write."""
     checkpoint = make_checkpoint(llama, smoke, tmp_path / "c")

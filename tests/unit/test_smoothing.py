@@ -16,10 +16,10 @@ from pipeline.cad.solids.sampling import sample_surface
 from pipeline.geometry.draw import normalised_mesh
 from pipeline.pretraining.scans import scan
 from pipeline.runtime.seeds import generator
-from tests.conftest import nightly
+from tests.conftest import longer
 
 FAMILIES = ("flange", "l_bracket", "stepped_shaft")
-FINE = (FAMILIES[0], *map(nightly, FAMILIES[1:]))  # what takes seconds each
+FINE = (FAMILIES[0], *map(longer, FAMILIES[1:]))  # what takes seconds each
 NUM_POINTS = 4096
 
 
