@@ -3,8 +3,8 @@
 import hashlib
 import shutil
 import warnings
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from pipeline.model.cad_mllm import CadMllmModel
-from pipeline.model.checkpoint import TensorFiles, load_trained
+from pipeline.model.checkpoint import TensorFiles, load_trained, read_tensors
 from pipeline.model.checkpoint_folder import LOG, TENSOR_FILES
 from pipeline.runtime.atomic import atomic_folder
 from pipeline.runtime.errors import UserError
@@ -89,22 +89,31 @@ def save_state(
 
 def _write_shards(folder: Path, tensors: Mapping[str, Tensor], parallel: Parallel) -> None:
     """One safetensors file for each process, whose header says which part of each tensor is in it. No pickle."""
-    from torch.distributed.checkpoint.api import CheckpointException
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
     from torch.distributed.checkpoint.state_dict_saver import save
 
+    _check_seen(folder, parallel)
+    writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
+    with _own_errors():
+        save(dict(tensors), storage_writer=writer, process_group=parallel.control)
+
+
+def _check_seen(folder: Path, parallel: Parallel) -> None:
     if not folder.is_dir():
         raise UserError(
             f"{folder} is not there for process {parallel.rank}: training.distributed fsdp2 saves its state in shards, "
             "so scratch/ has to be a folder that all machines see"
         )
+
+
+@contextmanager
+def _own_errors() -> Iterator[None]:
+    """What went wrong, in place of torch's word that something did; every process gets it, whoever failed."""
+    from torch.distributed.checkpoint.api import CheckpointException
+
     try:
-        save(
-            dict(tensors),
-            storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True),
-            process_group=parallel.control,
-        )
-    except CheckpointException as error:  # which every process gets, whoever failed
+        yield
+    except CheckpointException as error:
         raise next(fault for fault, _ in error.failures.values()) from error
 
 
@@ -184,23 +193,35 @@ def load_moments(path: Path, optimizer: torch.optim.Optimizer, parallel: Paralle
         own = parameters[int(name.split("/")[1])]
         return torch.empty_like(own) if own.shape == size else torch.empty(size, dtype=dtype)
 
-    sharded = parallel is not None and parallel.sharded
+    if parallel is not None and parallel.sharded:
+        _check_seen(path, parallel)
+        found = _read(path, True, shard)
+    else:
+        found = _whole(path, parallel, moments=True)
     state: dict[int, dict[str, Tensor]] = {}
-    for name, value in (_read(path, True, shard) if sharded else _whole(path, parallel, moments=True)).items():
+    for name, value in found.items():
         _, number, moment = name.split("/")
         state.setdefault(int(number), {})[moment] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 def _whole(path: Path, parallel: Parallel | None, moments: bool) -> dict[str, Tensor]:
+    """The moments of a state, or all else."""
+
     def read() -> dict[str, Tensor]:
+        if (path / TENSORS).is_file():
+            return {name: value for name, value in read_tensors(path / TENSORS).items() if _is_moment(name) == moments}
         return _read(path, moments, lambda _, size, dtype: torch.empty(size, dtype=dtype))
 
     return read() if parallel is None else parallel.tensors_from_main(read)
 
 
+def _is_moment(name: str) -> bool:
+    return name.startswith(f"{OPTIMIZER}/")
+
+
 def _read(path: Path, moments: bool, like: Callable[[str, torch.Size, torch.dtype], Tensor]) -> dict[str, Tensor]:
-    """The moments of a state, or all else; of each tensor the part that ``like`` makes room for.
+    """The same from shards; of each tensor the part that ``like`` makes room for.
 
     Args:
         like: by name, shape and dtype of the whole tensor.
@@ -210,12 +231,12 @@ def _read(path: Path, moments: bool, like: Callable[[str, torch.Size, torch.dtyp
     from torch.distributed.checkpoint.state_dict_loader import load
 
     reader = HuggingFaceStorageReader(str(path))
-    with damage_told(path), warnings.catch_warnings():
+    with damage_told(path), _own_errors(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "torch.distributed is")  # not there, so it reads alone: as it is asked to
         found = {
             name: like(name, about.size, about.properties.dtype)
             for name, about in reader.read_metadata().state_dict_metadata.items()
-            if isinstance(about, TensorStorageMetadata) and name.startswith(f"{OPTIMIZER}/") == moments
+            if isinstance(about, TensorStorageMetadata) and _is_moment(name) == moments
         }
         load(found, storage_reader=reader, no_dist=True)
     return found

@@ -52,7 +52,8 @@ Points = Annotated[
     ),
 ]
 PointsUnit = Annotated[
-    Unit | None, typer.Option("--unit", help="Of the numbers in --points; STEP has its own.", show_default="m")
+    Unit | None,
+    typer.Option("--unit", help="Of the numbers in --points; STEP and GLB have their own.", show_default="m"),
 ]
 Images = Annotated[list[Path] | None, typer.Option(help="A picture; repeat for more views, in their order.")]
 Start = Annotated[

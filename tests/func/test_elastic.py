@@ -142,9 +142,13 @@ def test_two_machines_train_as_two_processes_of_one(machines, expected):
     assert "resuming" not in machines.said(0)
 
 
-@pytest.mark.parametrize("lost", ["last", "first"])
-def test_who_is_left_goes_on_from_the_last_saved_step(machines, expected, lost):
-    """Also where the one is lost that wrote states: whoever is the first of the rest writes the next."""
+@pytest.mark.parametrize(("lost", "distributed"), [("last", "ddp"), ("first", "ddp"), ("first", "fsdp2")])
+def test_who_is_left_goes_on_from_the_last_saved_step(machines, expected, lost, distributed):
+    """Also where the one is lost that wrote states: whoever is the first of the rest writes the next.
+
+    Of shards each has written its own: who is left puts them together.
+    """
+    machines.project.change("distributed: ddp", f"distributed: {distributed}")
     machines.start(is_host=lost == "last")
     machines.start(is_host=lost == "first")
     wait_for_state(machines.project)

@@ -47,7 +47,7 @@ def test_a_row_of_sequences_is_each_of_them_alone(kind):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("kind", IN_A_ROW)
-def test_a_gpu_that_does_all_at_once_gives_what_it_gives_one_by_one(kind, monkeypatch):
+def test_on_cuda_all_at_once_gives_what_one_by_one_does(kind, monkeypatch):
     torch.manual_seed(0)
     llm = (
         AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **IN_A_ROW[kind])).eval().to("cuda", torch.bfloat16)

@@ -1,10 +1,13 @@
 """FSDP2 on a 7B model without its weights: what each of eight GPUs would hold, counted on the meta device."""
 
 from contextlib import contextmanager
+from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 import torch
 from torch import distributed, nn
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from torch.testing._internal.distributed.fake_pg import FakeStore
@@ -12,7 +15,9 @@ from transformers import AutoModelForCausalLM, Qwen2Config
 
 from pipeline.model.cad_mllm import CadMllmModel
 from pipeline.planning.sizes import LLMS, image_shape, points_shape
+from pipeline.runtime.errors import UserError
 from pipeline.training.parallel import Parallel
+from pipeline.training.state import _read, _write_shards
 from pipeline.weights.resolve import SHIPPED
 from tests.unit.conftest import DETAILS, GRAMMAR, preset
 
@@ -107,3 +112,32 @@ def test_what_is_saved_is_small_beside_the_model_and_shared_out(model):
         written = [*model.adapter().values(), *model.projectors.parameters(), *model.vocabulary().values(), rows]
         assert weigh(written) == weigh(trained)
         assert weigh(tensor.to_local() for tensor in written) < 1.01 * weigh(trained) / SIZE
+
+
+@pytest.fixture
+def alone(monkeypatch):
+    """The only process that trains, without the pretended GPU that other tests have brought."""
+    monkeypatch.delattr(torch, torch._C._get_privateuse1_backend_name(), raising=False)
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    yield SimpleNamespace(rank=0, control=distributed.group.WORLD)
+    distributed.destroy_process_group()
+
+
+def test_what_a_disk_or_the_memory_does_to_a_shard_is_told_as_of_any_file(alone, tmp_path, monkeypatch):
+    def read():
+        return _read(tmp_path, False, lambda _, size, dtype: torch.empty(size, dtype=dtype))
+
+    _write_shards(tmp_path, {"whole": torch.arange(3)}, alone)
+    assert read()["whole"].tolist() == [0, 1, 2]
+    with monkeypatch.context() as patch:
+        patch.setattr(HuggingFaceStorageReader, "read_data", mock.Mock(side_effect=MemoryError))
+        with pytest.raises(MemoryError):
+            read()
+    (written,) = tmp_path.iterdir()
+    written.write_bytes(written.read_bytes()[:-4])
+    with pytest.raises(UserError, match="is damaged"):
+        read()
+    written.unlink()
+    written.mkdir()
+    with pytest.raises(IsADirectoryError, match=written.name):
+        _write_shards(tmp_path, {"whole": torch.arange(3)}, alone)
