@@ -1,6 +1,6 @@
 """The same recipe with more and more synthetic parts: prints one JSON object.
 
-    python benchmarks/scaling.py [DATASET] [--limit N] [--parts 100,1000,5000] [--steps 400] [--folder DIR]
+    python benchmarks/scaling.py [DATASET] [--limit N] [--parts 100,1000,5000] [--steps 600] [--folder DIR]
 
 Corpora as the preset ``pretraining`` has them; a part follows from seed and number alone, so the larger ones begin with
 the smaller. On each, ``cadmllm pretrain reconstruction`` trains the shipped encoder of clouds on, with a new language
@@ -188,9 +188,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_dataset(parser)
     parser.add_argument("--parts", default="100,1000,5000", help="of each corpus, the smallest first")
-    parser.add_argument("--steps", type=int, default=400, help="of each training")
+    parser.add_argument("--steps", type=int, default=600, help="of each training")
     parser.add_argument("--folder", type=Path, help="keep what is made here, and go on with it the next time")
-    options = parse(parser, models=2, parts="8,10", steps=2)
+    options = parse(parser, models=1, parts="8,10", steps=2)
     sizes = sorted(map(int, options.parts.split(",")))
     os.chdir(ROOT)  # where the presets are
     with tempfile.TemporaryDirectory() as name:
