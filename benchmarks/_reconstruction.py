@@ -1,6 +1,7 @@
 """What ``reconstruction.py`` has processes do: real models drawn as they are seen, and programs for them measured."""
 
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,10 @@ from pipeline.cad.solids import kernel
 from pipeline.cad.solids.mesh import Mesh
 from pipeline.cad.solids.rendering import render_views
 from pipeline.cad.solids.sampling import sample_surface
+from pipeline.execution.pool import Failure
+from pipeline.execution.sandbox import Sandbox
 from pipeline.geometry.draw import DEFLECTION, normalised_mesh
-from pipeline.metrics.geometry import Body, compare_shapes
+from pipeline.metrics.geometry import Body, compare_shapes, no_answer_metrics
 from pipeline.pretraining.scans import scan
 from pipeline.runtime.seeds import generator
 
@@ -27,12 +30,16 @@ MESH_NOISE, MESH_EDGE = 0.01, 0.04  # of a simulated scanner's mesh: its corners
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A real model: its file's content, and with how many pictures of what size it is shown."""
+    """A real model: its file's content, with how many pictures of what size it is shown, and whether with faults.
+
+    Faults take seconds: without them ``Shown.scan`` and ``Shown.mesh`` are empty.
+    """
 
     document: bytes
     seed: int
-    num_views: int
-    image_size: int
+    num_views: int = 0
+    image_size: int = 0
+    faulty: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +77,11 @@ def work(task: Part | Answer) -> Shown | dict[str, Any]:
         return measured(task)
     mesh = normalised_mesh(documents.loads(task.document))
     clouds = sample_surface(mesh, 4 * NUM_POINTS, generator(task.seed, "clouds"))
+    views = list(render_views(mesh, task.num_views, task.image_size)) if task.num_views else []
+    if not task.faulty:
+        return Shown(clouds[:NUM_POINTS], clouds[:0], clouds[:0], clouds[-NUM_POINTS:], views)
     faulty = scan(clouds[: 2 * NUM_POINTS], NUM_POINTS, NOISE, MISSING, generator(task.seed, "faults"))
     faulty, _ = smoothed(faulty, generator(task.seed, "smoothed"))
-    views = list(render_views(mesh, task.num_views, task.image_size)) if task.num_views else []
     return Shown(clouds[:NUM_POINTS], faulty, scanned_mesh(mesh, task.seed), clouds[-NUM_POINTS:], views)
 
 
@@ -97,3 +106,11 @@ def measured(answer: Answer) -> dict[str, Any]:
     true = Body.of(normalised_mesh(documents.loads(answer.part.document)))
     found = compare_shapes(body, true, answer.true_points, NUM_POINTS, answer.part.seed)
     return {"metrics": found, "valid": body.is_watertight}
+
+
+def judged(sandbox: Sandbox[Any, Any], answers: Sequence[Answer]) -> list[dict[str, Any]]:
+    """Figures of programs, in order; of one that makes no solid those of no answer."""
+    return [
+        {"metrics": no_answer_metrics(answer.true_points), "valid": False} if isinstance(found, Failure) else found
+        for found, answer in zip(sandbox.map(answers), answers, strict=True)
+    ]

@@ -22,7 +22,7 @@ from unittest import mock
 
 import numpy as np
 from _common import ROOT, add_dataset, parse, read_dataset
-from _reconstruction import Answer, Part, work
+from _reconstruction import Answer, Part, judged, work
 from reconstruction import Ways, summary
 
 from pipeline.cad.omnicad.dataset import open_dataset
@@ -32,7 +32,6 @@ from pipeline.generation.pretrained import CadMllm
 from pipeline.generation.search import search as searching
 from pipeline.generation.search.judge import Judge
 from pipeline.generation.search.proposals import Proposer
-from pipeline.metrics.geometry import no_answer_metrics
 from pipeline.planning.params import Params
 
 VARIANTS = (
@@ -111,12 +110,7 @@ def measure(
     figures: dict[str, list[dict[str, Any]]] = {}
     for name, answers in programs.items():
         asked = [Answer(part, tokens, ways.bits, each.true_points) for part, tokens, each in zip(parts, answers, shown)]
-        figures[name] = [
-            {"metrics": no_answer_metrics(each.true_points), "valid": False, "seconds": 0.0}
-            if isinstance(result, Failure)
-            else {**result, "seconds": 0.0}
-            for result, each in zip(sandbox.map(asked), shown, strict=True)
-        ]
+        figures[name] = [{**result, "seconds": 0.0} for result in judged(sandbox, asked)]
     whole = ious(figures["whole"])
     return {
         name: {**summary(results), "worse": int((ious(results) < whole - 0.02).sum())}
@@ -150,7 +144,7 @@ def main() -> None:
         path, entries = read_dataset(options, Path(folder))
         dataset = open_dataset(path)
         chosen = entries[:: options.every]
-        parts = [Part(dataset.read(f"json/{entry.id}.json"), seed, 0, 0) for seed, entry in enumerate(chosen)]
+        parts = [Part(dataset.read(f"json/{entry.id}.json"), seed) for seed, entry in enumerate(chosen)]
         figures = measure(Ways(model, bits, 0.0), parts, options.builds, sandbox, searchers)
     checkpoint = None if model is None else options.checkpoint.name
     print(json.dumps({"models": len(parts), "builds": options.builds, "checkpoint": checkpoint, **figures}))

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 from _common import ROOT, add_dataset, parse, read_dataset
-from _reconstruction import Answer, Part, Shown, work
+from _reconstruction import Answer, Part, Shown, judged, work
 from PIL import Image
 
 from pipeline.cad.language.program import Frame
@@ -35,7 +35,6 @@ from pipeline.execution.workers import Workers
 from pipeline.generation.inputs import UserInputs
 from pipeline.generation.pretrained import CadMllm
 from pipeline.generation.search.search import Budget, search
-from pipeline.metrics.geometry import no_answer_metrics
 from pipeline.metrics.statistics import interval
 from pipeline.planning.params import Params
 from pipeline.runtime.errors import UserError
@@ -127,9 +126,7 @@ def measure(
                 skipped[name] = str(error)
                 continue
             seconds = time.perf_counter() - started
-            (found,) = sandbox.map([Answer(part, tokens, ways.bits, shown.true_points)])
-            if isinstance(found, Failure):
-                found = {"metrics": no_answer_metrics(shown.true_points), "valid": False}
+            (found,) = judged(sandbox, [Answer(part, tokens, ways.bits, shown.true_points)])
             results[name].append({**found, "seconds": seconds})
         ious = {name: found[-1]["metrics"]["volumetric_iou"] for name, found in results.items() if found}
         print(f"{number}/{len(parts)}", ious, file=sys.stderr)
@@ -158,8 +155,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, Sandbox(work, cores(), 60, 4096) as sandbox:
         path, entries = read_dataset(options, Path(folder))
         dataset = open_dataset(path)
+        faulty = any(name.startswith(("scan_", "mesh_")) for name in names)
         parts = [
-            (entry.caption, Part(dataset.read(f"json/{entry.id}.json"), seed, num_views, size))
+            (entry.caption, Part(dataset.read(f"json/{entry.id}.json"), seed, num_views, size, faulty))
             for seed, entry in enumerate(entries)
         ]
         figures = measure(ways, names, parts, sandbox)
