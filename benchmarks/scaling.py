@@ -190,11 +190,12 @@ def main() -> None:
     parser.add_argument("--parts", default="100,1000,5000", help="of each corpus, the smallest first")
     parser.add_argument("--steps", type=int, default=600, help="of each training")
     parser.add_argument("--folder", type=Path, help="keep what is made here, and go on with it the next time")
-    options = parse(parser, models=1, parts="8,10", steps=2)
+    options = parse(parser, models=1, parts="10", steps=2)
     sizes = sorted(map(int, options.parts.split(",")))
-    os.chdir(ROOT)  # where the presets are
+    options.dataset = options.dataset.resolve()
     with tempfile.TemporaryDirectory() as name:
         place = (options.folder or Path(name)).resolve()
+        os.chdir(ROOT)  # where the presets are
         folders = {parts: place / str(parts) for parts in sizes}
         for parts, folder in folders.items():
             make_project(folder, parts, options.steps, options.smoke)
