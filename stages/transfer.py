@@ -62,6 +62,9 @@ def _measure(p: TransferSections, place: Place, show: Display) -> bool:
         dataset = Dataset(real_path(p).absolute())
         return dataset.version(islice(dataset.listing(), p.transfer.limit))
 
+    def unchanged() -> bool:
+        return version() == models
+
     models, first = version(), find_trained(p.curriculum, next(iter(p.curriculum)))
     limits = p.evaluation.model_copy(update={"num_test_models": p.transfer.num_test_models})
     sections: dict[str, Any] = {
@@ -79,7 +82,9 @@ def _measure(p: TransferSections, place: Place, show: Display) -> bool:
     with measuring("transfer", p, place, __name__, sections) as scratch:
         workers = Workers.load()
         device = device_of(workers, p.training.device)
-        folders = prepare_real(p, list(place.features), MODELS, CORPUS, device, scratch, workers, show)
+        folders = prepare_real(p, list(place.features), MODELS, CORPUS, device, scratch, workers, show, unchanged)
+        if folders is None:
+            return False
         first_loss = _first_loss(p, first, place, folders, scratch)  # first, so that one model is in memory at a time
         evaluator, _ = make_evaluator(p, place, scratch / "generated", limits, folders)
         show.say(f"{len(evaluator.rows)} test models, on {evaluator.model.device}")
@@ -90,7 +95,7 @@ def _measure(p: TransferSections, place: Place, show: Display) -> bool:
         figures["corpus"] = Manifest.read(folders.corpus, "corpus").details["counts"]
         both = len(folders.features) == 2
         figures["retrieval"] = retrieval_figures(folders, MODELS, p.seed, num_models=500) if both else {}
-        if version() != models:
+        if not unchanged():
             return False
         publish(evaluator.whole, EVALUATIONS / TRANSFER)
         _write(figures)

@@ -30,15 +30,18 @@ def prepare_real(
     folder: Path,
     workers: Workers,
     show: Step,
-) -> Folders:
+    unchanged: Callable[[], bool],
+) -> Folders | None:
     """Corpus, geometry and features of the models at ``transfer.path``, in ``folder``; what is whole there stays.
 
-    What any network was trained on is left out, whatever ``data.duplicates`` says.
+    What any network was trained on is left out, whatever ``data.duplicates`` says. None where the models have changed
+    while they were read: ``folder`` is for those that there were before, which may be put back.
 
     Args:
         models: folder of the resolved encoders.
         trained: the corpus that the curriculum was trained on.
         show: progress.
+        unchanged: whether the models are still those that ``folder`` is for.
 
     Raises:
         EmptySplitError: nothing is left to measure.
@@ -57,11 +60,15 @@ def prepare_real(
     if not _is_whole(found.corpus):
         scratch, seen = work / "corpus", read_seen(models) | read_seen(trained, "corpus")
         build_corpus(data, p.codec, p.kernel, p.seed, scratch, found.corpus, workers, show, ("test",), seen)
+        if not unchanged():
+            return None
         _keep(found.corpus)
     if not _is_whole(found.geometry):
         drawn = p.geometry.model_copy(update={"num_queries": 0})
         out, scratch = found.geometry, work / "geometry"
         build_geometry(found.corpus, data, drawn, p.kernel, p.seed, scratch, out, workers, show)
+        if not unchanged():
+            return None
         _keep(out)
     for name, out in found.features.items():
         if not _is_whole(out):

@@ -81,7 +81,7 @@ def files(place: Path) -> list[Path]:
 
 
 def digest(place: Path) -> str:
-    """Of the names and contents of all that is at a place; "" where nothing is.
+    """Of the names and contents of all that is at a place; "" where nothing is, or a folder that is being removed.
 
     Tars that are in object storage count as those that the manifest names.
 
@@ -97,7 +97,7 @@ def digest(place: Path) -> str:
     found = hashlib.sha256()
     for name in sorted(held):
         found.update(f"{name}\0".encode() + held[name])
-    return found.hexdigest()
+    return found.hexdigest() if held else ""
 
 
 def put_model(folder: Path, number: int, seed: int, caption: str | None = None) -> None:

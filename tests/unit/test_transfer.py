@@ -1,6 +1,7 @@
 """Real models that nothing was trained on: which those are, and why there are none."""
 
 import re
+import shutil
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from pipeline.evaluation.real_models import no_real_models, real_path
 from pipeline.evaluation.transfer import SPLIT, prepare_real
 from pipeline.execution.workers import Workers
 from pipeline.planning.params import Params
+from pipeline.runtime.fingerprint import sha256_folder
 from pipeline.shards.manifest import Manifest
 from pipeline.shards.reader import CorpusReader
 from pipeline.shards.seen import read_seen, write_seen
@@ -92,9 +94,9 @@ def trained(tmp_path, smoke):
     return p
 
 
-def prepare(p, folder):
+def prepare(p, made, folder, unchanged=lambda: True):
     models, corpus = folder / "models", folder / "corpus"
-    return prepare_real(p, [], models, corpus, torch.device("cpu"), folder / "real", Workers(1), lambda *_: None)
+    return prepare_real(p, [], models, corpus, torch.device("cpu"), made, Workers(1), lambda *_: None, unchanged)
 
 
 def numbers(folder, split):
@@ -108,7 +110,7 @@ def test_a_copy_of_what_was_trained_on_is_measured_without_it(tmp_path, trained,
     write_dataset(tmp_path / "copy", [program(number) for number in range(16)])
     p = changed(trained, data={"duplicates": duplicates})
     assert no_real_models(p) is None
-    found = prepare(p, tmp_path)
+    found = prepare(p, tmp_path / "real", tmp_path)
     learnt = read_seen(tmp_path / "corpus", "corpus")
     hashes = [hash_of(program(number)) for number in range(16)]
     drawn = [drawn_split(f"0000/{number:08d}", SPLIT, p.seed) for number in range(16)]
@@ -125,13 +127,28 @@ def test_where_all_was_trained_on_this_is_why_none_is_measured(tmp_path, trained
     train = numbers(tmp_path / "corpus", "train")
     write_dataset(tmp_path / "copy", [program(number) for number in sorted(train)])
     with pytest.raises(EmptySplitError):
-        prepare(trained, tmp_path)
+        prepare(trained, tmp_path / "real", tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(stage, "find_trained", lambda *_: None)
-    monkeypatch.setattr(stage, "_measure", lambda *_: prepare(trained, tmp_path))
+    monkeypatch.setattr(stage, "_measure", lambda *_: prepare(trained, tmp_path / "real", tmp_path))
     monkeypatch.setattr("pipeline.settings.params.Sections.load", lambda: trained)
     found = CliRunner().invoke(app, ["transfer"])
     assert found.exit_code == 0, found.output
     assert (tmp_path / "metrics/transfer.json").read_text() == "{}\n"
     said = (tmp_path / "evaluations/transfer/skipped.txt").read_text()
     assert re.search(rf"is left to test \({len(train)} entries; rejected: .*\d seen_in_training", said)
+
+
+@pytest.mark.slow
+def test_what_changes_while_it_is_read_is_not_taken_for_what_was_there(tmp_path, trained):
+    """The folder is that of models which were there before, and may be put back."""
+    write_dataset(tmp_path / "copy", [program(number) for number in range(16, 40)])
+    expected = prepare(trained, tmp_path / "apart", tmp_path)
+    (tmp_path / "copy").rename(tmp_path / "before")
+    write_dataset(tmp_path / "copy", [program(number) for number in range(40, 64)])
+    assert prepare(trained, tmp_path / "real", tmp_path, lambda: False) is None
+    shutil.rmtree(tmp_path / "copy")
+    (tmp_path / "before").rename(tmp_path / "copy")
+    found = prepare(trained, tmp_path / "real", tmp_path)
+    assert sha256_folder(found.corpus) == sha256_folder(expected.corpus)
+    assert sha256_folder(found.geometry) == sha256_folder(expected.geometry)
