@@ -1,12 +1,11 @@
 """The ``transfer`` stage: the last checkpoint on real models that nothing was trained on."""
 
 import json
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from pipeline.curriculum.place import Place, find_trained
-from pipeline.evaluation.real_models import TransferSections, no_real_models, real_path
+from pipeline.evaluation.real_models import TransferSections, no_real_models, real_path, real_version
 from pipeline.evaluation.setup import make_evaluator, measuring
 from pipeline.execution.workers import Workers
 from pipeline.runtime.atomic import atomic_folder, publish, write_text
@@ -52,20 +51,15 @@ def _measure(p: TransferSections, place: Place, show: Display) -> bool:
     Raises:
         EmptySplitError: no model is left to measure.
     """
-    from pipeline.cad.omnicad.dataset import Dataset
     from pipeline.evaluation.evaluate import evaluate as measure
     from pipeline.evaluation.retrieval import retrieval_figures
     from pipeline.evaluation.transfer import prepare_real
     from pipeline.features.build import device_of
 
-    def version() -> str:
-        dataset = Dataset(real_path(p).absolute())
-        return dataset.version(islice(dataset.listing(), p.transfer.limit))
-
     def unchanged() -> bool:
-        return version() == models
+        return real_version(p) == models
 
-    models, first = version(), find_trained(p.curriculum, next(iter(p.curriculum)))
+    models, first = real_version(p), find_trained(p.curriculum, next(iter(p.curriculum)))
     limits = p.evaluation.model_copy(update={"num_test_models": p.transfer.num_test_models})
     sections: dict[str, Any] = {
         "evaluation": limits,

@@ -1,10 +1,11 @@
 """The real models that ``transfer`` measures on: where they are, and whether they are others than training's."""
 
 import os
+from itertools import islice
 from pathlib import Path
 
 from pipeline.cad.language.settings import Codec
-from pipeline.cad.omnicad.dataset import open_dataset
+from pipeline.cad.omnicad.dataset import Dataset, open_dataset
 from pipeline.cad.omnicad.raw_files import NoDatasetError
 from pipeline.corpus.settings import Data
 from pipeline.evaluation.settings import Transfer
@@ -29,6 +30,12 @@ def real_path(p: TransferSections) -> Path:
     place = Path(p.transfer.path)
     named = (place / name for name in ("Omni-CAD", "Omni-CAD.zip"))
     return next((path for path in named if os.path.lexists(path)), place)
+
+
+def real_version(p: TransferSections) -> str:
+    """Sha256 that changes with the models that are measured."""
+    dataset = Dataset(real_path(p).absolute())
+    return dataset.version(islice(dataset.listing(), p.transfer.limit))
 
 
 def no_real_models(p: TransferSections) -> str | None:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from pipeline.corpus.build import build_corpus
-from pipeline.corpus.settings import Split
+from pipeline.corpus.settings import Data, Split
 from pipeline.evaluation.real_models import TransferSections, real_path
 from pipeline.execution.workers import Workers
 from pipeline.features.build import build_features
@@ -47,15 +47,7 @@ def prepare_real(
         EmptySplitError: nothing is left to measure.
     """
     found = Folders(folder / "corpus", folder / "geometry", {name: folder / "features" / name for name in modalities})
-    taken: dict[str, Any] = {
-        "source": "omnicad",
-        "path": str(real_path(p)),
-        "limit": p.transfer.limit,
-        "prefixes": 0,
-        "duplicates": "drop",
-        "split": SPLIT,
-    }
-    data = p.data.model_copy(update=taken)
+    data = _real_data(p)
     work = folder / "work"
     if not _is_whole(found.corpus):
         scratch, seen = work / "corpus", read_seen(models) | read_seen(trained, "corpus")
@@ -76,6 +68,19 @@ def prepare_real(
             build_features(name, found.geometry, models, settings, device, scratch, out, workers, show)
             _keep(out)
     return found
+
+
+def _real_data(p: TransferSections) -> Data:
+    """The parameters of a corpus of real models alone, nearly all for testing."""
+    taken: dict[str, Any] = {
+        "source": "omnicad",
+        "path": str(real_path(p)),
+        "limit": p.transfer.limit,
+        "prefixes": 0,
+        "duplicates": "drop",
+        "split": SPLIT,
+    }
+    return p.data.model_copy(update=taken)
 
 
 def _keep(out: Path) -> None:
