@@ -27,12 +27,6 @@ import torch  # noqa: E402 - it has to find the number of threads above
 from tests import pretended  # noqa: E402
 
 
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_auto_num_workers():
-    """One more than cores: a test waits now and then, for a server or a process that it has started."""
-    return (os.cpu_count() or 1) + 1
-
-
 @pytest.fixture(params=["pretended", "cuda"])
 def gpu(request):
     """A GPU, while the test lasts: the first of this machine, or a pretended one where there is none."""

@@ -79,6 +79,7 @@ def both(checkpoint, llm_folder):
     ],
     indirect=["llama"],
 )
+@pytest.mark.slow
 def test_programs_and_likelihoods_are_those_of_transformers(llama, smoke, tmp_path, lora):
     checkpoint = make_checkpoint(llama, smoke, tmp_path / "c", **lora)
     known, plain = both(checkpoint, llama)
@@ -170,6 +171,7 @@ def test_what_is_no_configuration_is_left_to_transformers(built, smoke, tmp_path
 
 
 @pytest.mark.parametrize("llama", ["tied", *map(longer, KINDS[1:])], indirect=True)
+@pytest.mark.slow
 def test_it_needs_neither_transformers_nor_peft(llama, smoke, tmp_path):
     """Which is what it is for: also to load and to write."""
     checkpoint = make_checkpoint(llama, smoke, tmp_path / "c")

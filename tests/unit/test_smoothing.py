@@ -91,6 +91,7 @@ def errors(points, mesh):
 
 
 @pytest.mark.parametrize("family", FINE)
+@pytest.mark.slow
 def test_a_noisy_mesh_is_smoothed_though_its_triangles_look_anywhere(meshes, family, tmp_path):
     noisy_mesh = fine(meshes[family], 0.01)
     noisy_mesh.export(tmp_path / "scan.stl")
@@ -105,6 +106,7 @@ def test_a_noisy_mesh_is_smoothed_though_its_triangles_look_anywhere(meshes, fam
 
 @pytest.mark.parametrize("noise", [0.0, 0.003])
 @pytest.mark.parametrize("family", FINE)
+@pytest.mark.slow
 def test_a_fine_mesh_that_is_not_rough_stays(meshes, family, noise, tmp_path):
     fine(meshes[family], noise).export(tmp_path / "scan.stl")
     said = []
