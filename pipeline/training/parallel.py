@@ -68,7 +68,7 @@ class Parallel:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process is the one that reads and writes files."""
+        """Whether this process is the one that reads and writes files, but for shards."""
         return self.rank == 0
 
     @property

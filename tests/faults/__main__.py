@@ -29,7 +29,7 @@ def main() -> None:
     results = args.work / "results.jsonl"
     last = {line["seed"]: line for line in _read(results)}
     due = {seed: draw(seed) for seed in args.seeds if args.again or not last.get(seed, {}).get("survived")}
-    quiet = reference(args.work, max((each.first + each.count for each in due.values()), default=0))
+    quiet = reference(args.work, max(each.first + each.count for each in due.values())) if due else None
 
     def run(schedule: Schedule) -> dict:
         return Run(schedule, quiet, args.work, mounts).result()

@@ -19,7 +19,7 @@ from tests.func.forked import for_dvc
 from tests.unit.test_docs import DOCS, FENCE, ROOT
 
 PAGES = [*sorted(DOCS.glob("*.md")), ROOT / "README.md"]
-READ_FIRST = ("README", "tour", "generating", "scans")  # the other pages' commands are run at night
+READ_FIRST = ("README", "tour", "generating", "scans")  # the other pages' commands `make longer` runs
 # Lines that are not run, by their beginnings, and why.
 NOT_RUN = {
     r"git clone|make |apt-get |(PIP_\S+ )?make|source |docker ": "sets a machine up, as CI's own does",
