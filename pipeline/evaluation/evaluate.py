@@ -53,7 +53,7 @@ def evaluate(
     found["syntax"] = {"combination": free.combination, "well_formed_rate": sum(well_formed) / len(well_formed)}
     evaluator.finish(lines)
     progress(total, total, "solids built and measured")
-    return {**found, "chamfer_l1_mean_bounds": chamfer_bounds(list(evaluator.clouds.values()), limits.num_points)}
+    return {**found, "chamfer_l1_mean_bounds": chamfer_bounds(list(evaluator.cases.clouds.values()), limits.num_points)}
 
 
 Planned = tuple[list[Measurement], list[Measurement], list[Measurement], Measurement]
@@ -71,7 +71,7 @@ def planned(evaluator: Evaluator) -> Planned:
     ]
     completed = []
     if limits.completion:
-        completed = [Measurement(COMPLETION, tuple(evaluator.completable()), names[-1], "completed")]
+        completed = [Measurement(COMPLETION, tuple(evaluator.cases.completable()), names[-1], "completed")]
     return shown, swapped, completed, Measurement("syntax", rows, names[0], "free")
 
 

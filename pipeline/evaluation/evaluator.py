@@ -5,21 +5,18 @@ import functools
 import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
-
-import numpy as np
 
 from pipeline.cad.language.codec import Codec
 from pipeline.cad.language.program import CadProgram
 from pipeline.cad.solids.settings import Kernel
 from pipeline.curriculum.data import TrainingData
-from pipeline.curriculum.plan import Example
-from pipeline.curriculum.schedule import draw_views
 from pipeline.curriculum.settings import CurriculumStage, Training
 from pipeline.decoding.generate import generate_tokens
 from pipeline.decoding.options import Decoding
+from pipeline.evaluation.cases import Case, Cases
 from pipeline.evaluation.lines import published
 from pipeline.evaluation.settings import Evaluation
 from pipeline.execution.pool import Failure
@@ -32,12 +29,11 @@ from pipeline.metrics.compact import MAX_POINTS, packed, packed_mesh
 from pipeline.metrics.geometry import no_answer_metrics
 from pipeline.metrics.sequence import sequence_accuracy
 from pipeline.model.cad_mllm import CadMllmModel
-from pipeline.model.inputs import Inputs
 from pipeline.runtime import interrupt
 from pipeline.runtime.atomic import atomic_open
 from pipeline.runtime.errors import RejectError, UserError
 from pipeline.runtime.scratch import clean, keep, kept_or, read_kept
-from pipeline.runtime.seeds import digest, shuffled
+from pipeline.runtime.seeds import digest
 from pipeline.shards.reader import ShardReader
 from pipeline.training.parallel import Parallel
 from pipeline.training.validation import validate
@@ -59,23 +55,6 @@ class Setting:
     evaluation: Evaluation
     kernel: Kernel
     seed: int
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """One test model, as it is shown and measured.
-
-    Attributes:
-        row: of the test data.
-        inputs: the prompt, with the start of the program where it is to be completed.
-        cloud: what the model is shown, (N, 6), or None.
-        true_points: (N, 6) on the true surface.
-    """
-
-    row: int
-    inputs: Inputs
-    cloud: np.ndarray | None
-    true_points: np.ndarray
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +88,8 @@ class Evaluator:
         elsewhere: gives what makes such an evaluator's ``made`` on a machine of a cluster; None: there is none.
 
     Attributes:
-        rows: of the test models in ``test``; ``drawn`` has those in ``geometry``.
-        views: that each is shown by.
+        rows: of the test models in ``test``.
+        cases: how they are shown.
         whole: the folder of all results, once they are there.
 
     Raises:
@@ -131,16 +110,8 @@ class Evaluator:
         self.model, self.test, self.geometry, self.setting, self.folder = model, test, geometry, setting, folder
         self.workers, limits = workers, (setting.kernel.timeout_s, setting.kernel.memory_mib)
         self.builders, self.assessors = workers.pool(build_candidate, *limits), workers.pool(assess, *limits)
-        places = geometry.find(test.corpus.index["key"][test.rows])
-        order = shuffled(test.names, setting.seed, "test")
-        self.rows: list[int] = order[places[order] >= 0][: setting.evaluation.num_test_models].tolist()
-        if not self.rows:
-            raise UserError("the test split is empty: raise data.split.test, or take more models")
-        self.drawn = {row: int(places[row]) for row in self.rows}
-        self.clouds = {row: geometry.array(drawn, "points.npy") for row, drawn in self.drawn.items()}
-        num_views, shown = model.feature_shapes.get("image", (0,))[0], model.params.views_per_sample
-        views = draw_views(num_views, shown, setting.seed, -1, test.names[self.rows])
-        self.views = dict(zip(self.rows, views, strict=True))
+        self.cases = Cases(model, test, geometry, setting.evaluation, setting.seed)
+        self.rows = self.cases.rows
         self.whole = folder / "whole"
         folder.mkdir(parents=True, exist_ok=True)
 
@@ -150,52 +121,6 @@ class Evaluator:
     def __exit__(self, *raised: object) -> None:
         for pool in (self.builders, self.assessors):
             pool.__exit__(*raised)
-
-    def cases(self, combination: str, rows: Sequence[int]) -> list[Case]:
-        """Test models, shown by a combination."""
-        views = self.views if "image" in combination else dict.fromkeys(rows, ())
-        examples = [Example(row, combination, views[row], 0) for row in rows]
-        found = []
-        for row, inputs in zip(rows, self.test.load(examples, with_programs=False), strict=True):
-            cloud = self.clouds[row] if "point_cloud" in combination else None
-            found.append(Case(row, inputs, cloud, self.clouds[row]))
-        return found
-
-    def completable(self) -> list[int]:
-        """Test models of several extrusions."""
-        return [row for row in self.rows if len(self._begins(row)) > 1]
-
-    def completions(self, combination: str, rows: Sequence[int]) -> list[Case]:
-        """Test models of several extrusions, with the first half of these given."""
-        found = []
-        for case in self.cases(combination, rows):
-            begins = self._begins(case.row)
-            start = self.test.program(case.row).tolist()[: begins[len(begins) // 2]]
-            found.append(replace(case, inputs=replace(case.inputs, program=self.test.notation.start(start))))
-        return found
-
-    def _begins(self, row: int) -> list[int]:
-        """Where the extrusions of a true program begin."""
-        tokens = self.test.program(row).tolist()
-        return [at for at, token in enumerate(tokens) if self.model.grammar.starts_extrude(token)]
-
-    def swapped(self, combination: str, modality: str, rows: Sequence[int]) -> list[Case]:
-        """Test models, shown by a combination, but with another test model's input of one modality.
-
-        Args:
-            rows: some that follow one another among the test models; each is shown the next one's input.
-        """
-        following = self.rows[(self.rows.index(rows[-1]) + 1) % len(self.rows)]
-        found = []
-        for case, other in itertools.pairwise(self.cases(combination, [*rows, following])):
-            if modality == "text":
-                inputs, cloud = replace(case.inputs, prompt=other.inputs.prompt), case.cloud
-            elif modality == "point_cloud":
-                inputs, cloud = replace(case.inputs, points=other.inputs.points), other.cloud
-            else:
-                inputs, cloud = replace(case.inputs, image=other.inputs.image, views=other.inputs.views), case.cloud
-            found.append(replace(case, inputs=inputs, cloud=cloud))
-        return found
 
     def results(self, measurement: Measurement) -> list[Any]:
         """Generate for test models and measure, batch by batch, each of which is kept in scratch.
@@ -220,13 +145,13 @@ class Evaluator:
         (measurement, start), rows = batch, self.rows_of(batch)
         match measurement.kind:
             case "shown":
-                cases = self.cases(measurement.combination, rows)
+                cases = self.cases.shown(measurement.combination, rows)
             case "swapped":
-                cases = self.swapped(measurement.combination, measurement.modality, rows)
+                cases = self.cases.swapped(measurement.combination, measurement.modality, rows)
             case "completed":
-                cases = self.completions(measurement.combination, rows)
+                cases = self.cases.completions(measurement.combination, rows)
             case "free":
-                return self._well_formed(self.cases(measurement.combination, rows))
+                return self._well_formed(self.cases.shown(measurement.combination, rows))
         return self.measured(measurement.name, cases, start, pictures=measurement.kind != "swapped")
 
     def ahead(self, measurements: Sequence[Measurement], progress: Callable[[int, int, str], None]) -> None:
@@ -301,8 +226,8 @@ class Evaluator:
         sampled = generate_tokens(self.model, prompts, more)
         programs = [[*own, *others] for own, others in zip(programs, sampled)]
         likelihoods = [score(self.model, p, own) for p, own in zip(prompts, programs)]
-        clouds = [None if case.cloud is None else case.cloud[: limits.num_points] for case in cases]
-        return [best[0].tokens for best in select(programs, likelihoods, clouds, bits, self.builders)]
+        shown = [case.pictures if case.cloud is None else case.cloud[: limits.num_points] for case in cases]
+        return [best[0].tokens for best in select(programs, likelihoods, shown, bits, self.builders)]
 
     def _assess(
         self, name: str, cases: Sequence[Case], programs: Sequence[tuple[int, ...]], pictures: bool
@@ -365,12 +290,12 @@ class Evaluator:
         for row in self.rows:
             key = self.test.key(row)
             frame = self.test.corpus.json(self.test.rows[row])["frame"]
-            models[key] = {"cloud": packed(self.clouds[row][:MAX_POINTS, :3]), "frame": frame}
+            models[key] = {"cloud": packed(self.cases.clouds[row][:MAX_POINTS, :3]), "frame": frame}
             shown = [("true", 0)]
             if "image" in self.model.feature_shapes:
-                shown += [(f"view{number}", view) for number, view in enumerate(self.views[row])]
+                shown += [(f"view{number}", view) for number, view in enumerate(self.cases.views[row])]
             for name, view in shown:
-                picture = self.geometry.bytes(self.drawn[row], f"view{view}.png")
+                picture = self.geometry.bytes(self.cases.drawn[row], f"view{view}.png")
                 (self.whole / f"{key}.{name}.png").write_bytes(picture)
         lines = list(itertools.chain(*results.values()))
         for line in lines:

@@ -11,9 +11,11 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
+from pipeline.cad.solids.rendering import Pictures
+from pipeline.evaluation.cases import Case
 from pipeline.evaluation.disturbances import TurnTask, noisy, thinned, turned_views
 from pipeline.evaluation.evaluate import shown_by
-from pipeline.evaluation.evaluator import Batch, Case, Evaluator, Measurement
+from pipeline.evaluation.evaluator import Batch, Evaluator, Measurement
 from pipeline.evaluation.settings import Robustness
 from pipeline.execution.pool import Failure, Pool
 from pipeline.features.memory import remedies
@@ -120,7 +122,7 @@ def _disturbed_cases(
     rows: Sequence[int],
 ) -> list[Case]:
     """Test models with a worse cloud; the truth to measure against is the whole one."""
-    cases, seed, test = evaluator.cases(combination, rows), evaluator.setting.seed, evaluator.test
+    cases, seed, test = evaluator.cases.shown(combination, rows), evaluator.setting.seed, evaluator.test
     generators = [generator(seed, "disturbed", test.key(case.row)) for case in cases]
     clouds = [disturb(case.true_points, level, rng) for case, rng in zip(cases, generators, strict=True)]
     with _encoding(evaluator, "point_cloud"):
@@ -135,7 +137,7 @@ def _turned_cases(
     evaluator: Evaluator, combination: str, encoders: Encoders, turning: Turning, degrees: float, rows: Sequence[int]
 ) -> list[Case]:
     """Test models, turned before they are seen; the truth to measure against is the part as it was."""
-    cases = evaluator.cases(combination, rows)
+    cases = evaluator.cases.shown(combination, rows)
     num_views, size = evaluator.model.feature_shapes["image"][0], encoders.image_size
     tasks = [
         TurnTask(
@@ -150,7 +152,11 @@ def _turned_cases(
             shown.append([Image.fromarray(views[number]) for number in case.inputs.views])
     with _encoding(evaluator, "image"):
         encoded = encoders.images(shown)
-    return [replace(case, inputs=replace(case.inputs, image=image)) for case, image in zip(seen, encoded, strict=True)]
+    found = []
+    for case, images, image in zip(seen, shown, encoded, strict=True):
+        pictures = case.pictures and Pictures.of(images, num_views, case.inputs.views)
+        found.append(replace(case, inputs=replace(case.inputs, image=image), pictures=pictures))
+    return found
 
 
 def _encoding(evaluator: Evaluator, modality: str) -> AbstractContextManager[None]:

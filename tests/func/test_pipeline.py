@@ -12,6 +12,10 @@ from safetensors.numpy import load_file
 
 from pipeline.cad.omnicad import documents
 from pipeline.cad.parts import synthesis
+from pipeline.curriculum.place import find_trained
+from pipeline.evaluation import evaluator
+from pipeline.evaluation.setup import EvaluateSections, make_evaluator, own_folders
+from pipeline.execution.workers import Workers
 from pipeline.metrics.summary import stage_summary
 from pipeline.shards.manifest import Manifest
 from pipeline.shards.reader import CorpusReader, ShardReader
@@ -319,6 +323,37 @@ def test_search_improves_what_a_cloud_is_shown_for_and_that_alone(copy):
     assert ious[1]["mean"] > ious[0]["mean"] + 0.2
     assert after["combinations"]["text"] == before["combinations"]["text"]
     assert after.get("completion") == before.get("completion")
+
+
+def test_candidates_are_compared_with_the_pictures_that_are_shown_where_there_is_no_cloud(done, monkeypatch, tmp_path):
+    monkeypatch.chdir(done.folder)
+    p, place = EvaluateSections.load(), find_trained(EvaluateSections.load().curriculum, "stage3_all")
+    limits = p.evaluation.model_copy(update={"num_test_models": 4})
+    made, _ = make_evaluator(p, place, tmp_path, limits, own_folders(place), Workers(1))
+    with made:
+        programs = {row: made.test.program(row).tolist() for row in made.rows}
+        wrong = dict(zip(made.rows, [*made.rows[1:], made.rows[0]], strict=True))
+        written = {row: [programs[wrong[row]], programs[row]] for row in made.rows}
+
+        def chosen(cases):
+            ways = iter((0, 1))  # the greedy one is wrong
+
+            def generate(model, prompts, way):
+                number = next(ways)
+                return [[written[case.row][number]] for case in cases]
+
+            monkeypatch.setattr(evaluator, "generate_tokens", generate)
+            monkeypatch.setattr(evaluator, "score", lambda model, prompt, own: [0.0, -1.0])
+            return [list(tokens) for tokens in made._generate(cases, 0)]
+
+        true = [programs[row] for row in made.rows]
+        for combination in ("image", "text+image", "text+point_cloud+image"):
+            assert chosen(made.cases.shown(combination, made.rows)) == true, combination
+        swapped = [programs[wrong[row]] for row in made.rows]
+        assert chosen(made.cases.shown("text", made.rows)) == swapped  # the likeliest
+        assert chosen(made.cases.swapped("text+image", "image", made.rows)) == swapped
+        assert chosen(made.cases.swapped("text+image", "text", made.rows)) == true
+    assert made.cases.shown("point_cloud+image", made.rows)[0].pictures is None
 
 
 def real_lines(project, combination):

@@ -33,18 +33,19 @@ def sandbox():
         yield made
 
 
-def pictures_of(tokens, count, num_views=8, size=150):
+def pictures_of(tokens, count, num_views=8, numbers=None, size=150):
     """As a user has them: of any size, and not all of the views."""
     views = render_views(kernel.tessellate(kernel.build(CODEC.decode(tokens)), DEFLECTION), num_views, 224)
-    images = [Image.fromarray(view).resize((size, size), Image.Resampling.BICUBIC) for view in views[:count]]
-    return Pictures.of(images, num_views)
+    shown = views[:count] if numbers is None else views[list(numbers)]
+    images = [Image.fromarray(view).resize((size, size), Image.Resampling.BICUBIC) for view in shown]
+    return Pictures.of(images, num_views, numbers)
 
 
-@pytest.mark.parametrize(("count", "num_views"), [(8, 8), (2, 8), (1, 2)])
-def test_the_candidate_most_like_the_pictures_is_chosen(sandbox, count, num_views):
+@pytest.mark.parametrize(("count", "num_views", "numbers"), [(8, 8, None), (2, 8, (6, 1)), (1, 2, None), (1, 4, (3,))])
+def test_the_candidate_most_like_the_pictures_is_chosen(sandbox, count, num_views, numbers):
     programs = [normalised(number) for number in range(6)]
     for true in (0, 3):
-        shown = pictures_of(programs[true], count, num_views)
+        shown = pictures_of(programs[true], count, num_views, numbers)
         (found,) = select([[[1, 5], *programs]], [[0.0] * 7], [shown], 8, sandbox)
         assert list(found[0].tokens) == programs[true]
         assert found[0].misfit < 0.05 < found[1].misfit < 1

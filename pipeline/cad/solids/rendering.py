@@ -72,22 +72,28 @@ class Pictures:
     """Pictures that solids are compared with.
 
     Attributes:
-        grey: (P, ``COMPARED``, ``COMPARED``) uint8, of the first views.
-        num_views: so many views there are, whose order depends on it.
+        grey: (P, ``COMPARED``, ``COMPARED``) uint8.
+        views: what each shows, as indices into ``VIEW_DIRECTIONS``.
     """
 
     grey: np.ndarray
-    num_views: int
+    views: tuple[int, ...]
 
     @classmethod
-    def of(cls, images: "Sequence[Image.Image]", num_views: int) -> "Pictures":
-        """Grey pictures of any size."""
-        return cls(np.stack([_small(image) for image in images]), num_views)
+    def of(cls, images: "Sequence[Image.Image]", num_views: int, numbers: Sequence[int] | None = None) -> "Pictures":
+        """Grey pictures of any size.
+
+        Args:
+            numbers: of each among ``num_views`` views; None: the first ones.
+        """
+        order = view_order(num_views)
+        views = [order[number] for number in (range(len(images)) if numbers is None else numbers)]
+        return cls(np.stack([_small(image) for image in images]), tuple(views))
 
     @property
     def source(self) -> str:
         """Sha256 of all of it."""
-        return hashlib.sha256(f"{self.num_views}/".encode() + self.grey.tobytes()).hexdigest()
+        return hashlib.sha256(f"{self.views}/".encode() + self.grey.tobytes()).hexdigest()
 
     def misfit(self, mesh: Mesh) -> float:
         """How badly a solid in the normalised frame explains them: 0 where they show it, 1 at most.
@@ -97,7 +103,7 @@ class Pictures:
         from PIL import Image
 
         scene, found = RayScene.of(mesh), []
-        for shown, view in zip(self.grey, view_order(self.num_views), strict=False):
+        for shown, view in zip(self.grey, self.views, strict=True):
             seen = _small(Image.fromarray(_view(scene, mesh.faces, view, 2 * COMPARED)))
             either = (shown < SHOWN) | (seen < SHOWN)
             difference = np.abs(shown.astype(int) - seen)[either].sum()
