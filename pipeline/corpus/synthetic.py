@@ -19,7 +19,7 @@ def make_synthetic_zip(path: Path, data: Data, seed: int) -> None:
 
     Raises:
         UserError: a family that does not exist.
-        Interrupted: a stop was asked for; it is begun anew, half a millisecond a part.
+        Interrupted: a stop was asked for; it is begun anew, some milliseconds a part.
     """
     settings = data.synthetic
     every_family = (*settings.families, *settings.unseen_families)
