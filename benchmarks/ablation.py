@@ -23,12 +23,11 @@ from unittest import mock
 import numpy as np
 from _common import ROOT, add_dataset, parse, read_dataset
 from _reconstruction import Answer, Part, judged, work
-from reconstruction import Ways, summary
+from reconstruction import Ways, checkpoint_at, summary
 
 from pipeline.cad.omnicad.dataset import open_dataset
 from pipeline.execution.pool import Failure
 from pipeline.execution.sandbox import Sandbox, cores, start_server
-from pipeline.generation.pretrained import CadMllm
 from pipeline.generation.search import search as searching
 from pipeline.generation.search.judge import Judge
 from pipeline.generation.search.proposals import Proposer
@@ -134,7 +133,7 @@ def main() -> None:
     start_server("pipeline.generation.search.search", "pipeline.generation.select")
     model = None
     if options.checkpoint.is_dir() and not options.smoke:
-        model = CadMllm.from_pretrained(options.checkpoint, options.checkpoint.parents[1] / "models")
+        model = checkpoint_at(options.checkpoint)
     bits = Params.load(ROOT / "params.yaml").codec.bits if model is None else model.model.grammar.bits
     with (
         tempfile.TemporaryDirectory() as folder,

@@ -133,6 +133,12 @@ def measure(
     return {name: {"skipped": skipped[name]} if name in skipped else summary(found) for name, found in results.items()}
 
 
+def checkpoint_at(folder: Path) -> CadMllm:
+    """A checkpoint with the models of its project; of none, with those of the working directory."""
+    models = folder.resolve().parent.parent / "models"
+    return CadMllm.from_pretrained(folder, models if models.is_dir() else None)
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -144,7 +150,7 @@ def main() -> None:
     start_server("pipeline.generation.search.search", "pipeline.generation.select")
     model = None
     if options.checkpoint.is_dir() and not options.smoke:
-        model = CadMllm.from_pretrained(options.checkpoint, options.checkpoint.parents[1] / "models")
+        model = checkpoint_at(options.checkpoint)
     shapes = {} if model is None else model.model.feature_shapes
     num_views, size = (shapes["image"][0], model.encoders.image_size) if model and "image" in shapes else (0, 0)
     bits = Params.load(ROOT / "params.yaml").codec.bits if model is None else model.model.grammar.bits

@@ -5,16 +5,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from PIL import Image
 
-from pipeline.cad.solids.rendering import Pictures
+from pipeline.cad.solids.rendering import Pictures, read_image
 from pipeline.curriculum.data import TrainingData
 from pipeline.curriculum.plan import Example
 from pipeline.curriculum.schedule import draw_views
-from pipeline.encoders.dinov2 import decode_png
 from pipeline.evaluation.settings import Evaluation
 from pipeline.model.cad_mllm import CadMllmModel
 from pipeline.model.inputs import Inputs
-from pipeline.runtime.errors import UserError
+from pipeline.runtime.errors import RejectError, UserError
 from pipeline.runtime.seeds import shuffled
 from pipeline.shards.reader import ShardReader
 
@@ -27,7 +27,7 @@ class Case:
         row: of the test data.
         inputs: the prompt, with the start of the program where it is to be completed.
         cloud: what the model is shown, (N, 6), or None.
-        pictures: what candidates are compared with where pictures are shown, and no cloud.
+        pictures: what several candidates are compared with where pictures are shown, and no cloud.
         true_points: (N, 6) on the true surface.
     """
 
@@ -80,7 +80,12 @@ class Cases:
         if self.num_candidates == 1:
             return None
         views, drawn = self.views[row], self.drawn[row]
-        images = [decode_png(self.geometry.bytes(drawn, f"view{number}.png")) for number in views]
+        self.geometry.fetch((drawn, f"view{number}.png", None) for number in views)
+        stored = [self.geometry.bytes(drawn, f"view{number}.png") for number in views]
+        try:
+            images = [Image.fromarray(read_image(view, "a stored view", None)) for view in stored]
+        except RejectError as error:
+            raise UserError(f"a stored view is damaged ({error}); run the stage `geometry` again") from error
         return Pictures.of(images, self.model.feature_shapes["image"][0], views)
 
     def completable(self) -> list[int]:

@@ -11,7 +11,6 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
-from pipeline.cad.solids.rendering import Pictures
 from pipeline.evaluation.cases import Case
 from pipeline.evaluation.disturbances import TurnTask, noisy, thinned, turned_views
 from pipeline.evaluation.evaluate import shown_by
@@ -152,11 +151,10 @@ def _turned_cases(
             shown.append([Image.fromarray(views[number]) for number in case.inputs.views])
     with _encoding(evaluator, "image"):
         encoded = encoders.images(shown)
-    found = []
-    for case, images, image in zip(seen, shown, encoded, strict=True):
-        pictures = case.pictures and Pictures.of(images, num_views, case.inputs.views)
-        found.append(replace(case, inputs=replace(case.inputs, image=image), pictures=pictures))
-    return found
+    return [
+        replace(case, inputs=replace(case.inputs, image=image), pictures=None)  # what looks like them is turned, too
+        for case, image in zip(seen, encoded, strict=True)
+    ]
 
 
 def _encoding(evaluator: Evaluator, modality: str) -> AbstractContextManager[None]:

@@ -1,6 +1,7 @@
 """The whole pipeline on a handful of models: what it leaves, and what runs again when something changes."""
 
 import csv
+import io
 import json
 import re
 import subprocess
@@ -8,10 +9,12 @@ import sys
 
 import numpy as np
 import pytest
+from PIL import Image
 from safetensors.numpy import load_file
 
 from pipeline.cad.omnicad import documents
 from pipeline.cad.parts import synthesis
+from pipeline.cad.solids.rendering import Pictures
 from pipeline.curriculum.place import find_trained
 from pipeline.evaluation import evaluator
 from pipeline.evaluation.setup import EvaluateSections, make_evaluator, own_folders
@@ -328,6 +331,8 @@ def test_search_improves_what_a_cloud_is_shown_for_and_that_alone(copy):
 def test_candidates_are_compared_with_the_pictures_that_are_shown_where_there_is_no_cloud(done, monkeypatch, tmp_path):
     monkeypatch.chdir(done.folder)
     p, place = EvaluateSections.load(), find_trained(EvaluateSections.load().curriculum, "stage3_all")
+    assert p.evaluation.num_candidates == 2
+    p = p.model_copy(update={"kernel": p.kernel.model_copy(update={"timeout_s": 60})})
     limits = p.evaluation.model_copy(update={"num_test_models": 4})
     made, _ = make_evaluator(p, place, tmp_path, limits, own_folders(place), Workers(1))
     with made:
@@ -353,7 +358,15 @@ def test_candidates_are_compared_with_the_pictures_that_are_shown_where_there_is
         assert chosen(made.cases.shown("text", made.rows)) == swapped  # the likeliest
         assert chosen(made.cases.swapped("text+image", "image", made.rows)) == swapped
         assert chosen(made.cases.swapped("text+image", "text", made.rows)) == true
-    assert made.cases.shown("point_cloud+image", made.rows)[0].pictures is None
+        for case in (*made.cases.shown("point_cloud+image", made.rows), *made.cases.completions("image", made.rows)):
+            assert case.pictures is None
+        made.cases.views = dict.fromkeys(made.rows, (1,))
+        stored = made.geometry.bytes(made.cases.drawn[made.rows[0]], "view1.png")
+        shown = Pictures.of([Image.open(io.BytesIO(stored))], 2, (1,))
+        assert shown.views == (7,), "the second of two views is from the corner that faces the first one's"
+        assert made.cases.shown("image", made.rows)[0].pictures.source == shown.source
+        made.cases.num_candidates = 1
+        assert made.cases.shown("image", made.rows)[0].pictures is None, "nothing to choose from: nothing is read"
 
 
 def real_lines(project, combination):

@@ -61,14 +61,11 @@ def doze(seconds):
 
 
 def finish_after(task):
-    """Ends once so many others have: their number then."""
-    folder, others = task
-    for _ in range(600):
-        if len(list(folder.iterdir())) >= others:
-            break
+    """Ends once so many files are in a folder, and leaves one more there; how many there were."""
+    folder, files = task
+    while (found := len(list(folder.iterdir()))) < files:
         time.sleep(0.05)
-    found = len(list(folder.iterdir()))
-    (folder / str(os.getpid())).with_suffix(f".{time.monotonic_ns()}").touch()
+    (folder / f"{os.getpid()}-{time.monotonic_ns()}").touch()
     return found
 
 
