@@ -18,7 +18,7 @@ from pipeline.planning.params import Params
 from pipeline.shards.manifest import Manifest, read_rejects
 from pipeline.shards.reader import ShardReader
 from tests.conftest import longer, shared
-from tests.func.conftest import Project, make_project
+from tests.func.conftest import make_project
 from tests.func.test_interruption import contents, has_records, kill_when, scratch_has
 
 pytestmark = pytest.mark.xdist_group("changed_data")  # one process makes the project that these tests share
@@ -121,8 +121,7 @@ def project(tmp_path_factory):
 
 @pytest.mark.parametrize(("stage", "change"), EXPERIMENTS)
 def test_what_was_killed_goes_on_with_the_data_as_they_are_now(project, tmp_path, stage, change):
-    shutil.copytree(project.folder, tmp_path / "copy", symlinks=True)
-    copy = Project(tmp_path / "copy")
+    copy = project.copied(tmp_path / "copy")
     raw, (command, out, unit) = Raw(copy.folder / RAW), STAGES[stage]
     for number in MORE if stage == "corpus" else ():
         raw.put(number)
@@ -160,8 +159,7 @@ def contained(folder):
 @pytest.mark.longer
 def test_forty_real_models_are_added_after_a_kill(project, tmp_path):
     source = shared("omnicad")
-    shutil.copytree(project.folder, tmp_path / "copy", symlinks=True)
-    copy = Project(tmp_path / "copy")
+    copy = project.copied(tmp_path / "copy")
     shutil.rmtree(copy.folder / RAW)
     shutil.copytree(source, copy.folder / RAW)
     models = sorted((copy.folder / RAW).glob("json/*/*.json"))

@@ -60,9 +60,7 @@ def alone(done, tmp_path_factory):
 
     @functools.cache
     def train(weights):
-        folder = tmp_path_factory.mktemp("alone") / weights
-        shutil.copytree(done.folder, folder, symlinks=True)
-        return train_for_long(Project(folder), weights)[:2]
+        return train_for_long(done.copied(tmp_path_factory.mktemp("alone") / weights), weights)[:2]
 
     return train
 
@@ -80,7 +78,7 @@ class HeldUp:
 
 @pytest.fixture(scope="module")
 def held_up(done, tmp_path_factory):
-    project = Project(shutil.copytree(done.folder, tmp_path_factory.mktemp("held_up") / "copy", symlinks=True))
+    project = done.copied(tmp_path_factory.mktemp("held_up") / "copy")
     project.change("vocabulary_lr_multiplier: 5.0", "vocabulary_lr_multiplier: 1.0")
     project.change("epochs: 3", "epochs: 12", after="stage3_all:")
     project.change("distributed: ddp", "distributed: fsdp2")
@@ -165,7 +163,7 @@ def test_shards_that_are_saved_are_gone_on_from_with_the_same_bytes(copy, num_pr
 
 def test_shards_need_a_folder_that_all_see(copy, tmp_path):
     copy.change("distributed: ddp", "distributed: fsdp2")
-    elsewhere = Project(shutil.copytree(copy.folder, tmp_path / "elsewhere", symlinks=True))
+    elsewhere = copy.copied(tmp_path / "elsewhere")
     outputs = ranks([copy, elsewhere], "cadmllm", "train", "stage3_all", code=1)
     assert "is not there for process 1" in "".join(outputs)
     assert "a folder that all machines see" in "".join(outputs)
@@ -176,7 +174,7 @@ def test_shards_need_a_folder_that_all_see(copy, tmp_path):
 def test_who_does_not_see_the_scratch_folder_is_told_where_training_was(copy, done, tmp_path):
     """The second process works elsewhere, as on a machine whose disk is not that of the first."""
     before = losses(done, "stage3_all"), losses(done, "stage3_all", "validation")
-    elsewhere = Project(shutil.copytree(copy.folder, tmp_path / "elsewhere", symlinks=True))
+    elsewhere = copy.copied(tmp_path / "elsewhere")
     shutil.rmtree(elsewhere.folder / "checkpoints/stage3_all")
     shutil.rmtree(elsewhere.folder / "scratch", ignore_errors=True)
     process = copy.start("cadmllm", "train", "stage3_all")

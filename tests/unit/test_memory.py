@@ -100,7 +100,7 @@ def test_encoders_within_a_measurement_name_what_helps_them(smoke, tmp_path, mon
     details = {modality: {"settings": settings.model_dump()}}
     evaluator = SimpleNamespace(
         model=SimpleNamespace(device=cpu, feature_details=details, feature_shapes={"image": (2,)}),
-        cases=lambda *_: [], test=None, workers=Workers(1),
+        cases=SimpleNamespace(shown=lambda *_: []), test=None, workers=Workers(1),
         setting=SimpleNamespace(seed=0, kernel=smoke.kernel),
     )  # fmt: skip
     encoders = SimpleNamespace(points=no_memory, images=no_memory, image_size=56)
