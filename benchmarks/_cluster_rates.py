@@ -23,7 +23,7 @@ from pipeline.cad.omnicad.listing import Entry
 from pipeline.cad.omnicad.rejects import Rejects
 from pipeline.corpus.build import members_of
 from pipeline.corpus.prepare import PrepareTask, read_texts
-from pipeline.encoders.dinov2 import DinoV2Encoder, decode_png
+from pipeline.encoders.dinov2 import DinoV2Encoder
 from pipeline.encoders.michelangelo import MichelangeloEncoder
 from pipeline.evaluation.evaluator import PICTURE_SIZE
 from pipeline.execution.pool import Failure, Pool
@@ -36,6 +36,7 @@ from pipeline.planning.sizes import dinov2_sizes, image_shape, michelangelo_size
 from pipeline.runtime.scratch import Journal
 from pipeline.runtime.seeds import generator
 from pipeline.shards import embeddings
+from pipeline.shards.pictures import decode_png
 from pipeline.shards.writer import write_shard
 
 HASHED = 1 << 26  # bytes that are hashed

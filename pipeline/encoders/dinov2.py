@@ -3,8 +3,6 @@
 Shapes: B images, G patches along a side, T tokens, D width.
 """
 
-import io
-import struct
 from pathlib import Path
 
 import torch
@@ -14,9 +12,6 @@ from torch.nn import functional as F
 
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.state_dicts import damage_told
-
-MAX_PIXELS = 4096 * 4096  # of a stored view
-UNREADABLE = (OSError, ValueError, SyntaxError, IndexError, TypeError, struct.error, Image.DecompressionBombError)
 
 
 class DinoV2Encoder(nn.Module):
@@ -83,19 +78,3 @@ class DinoV2Encoder(nn.Module):
         grid_BDGG = tokens.transpose(1, 2).reshape(len(tokens), -1, self.grid_size, self.grid_size)
         out: Tensor = F.avg_pool2d(grid_BDGG, self.pool).flatten(2).transpose(1, 2)
         return out
-
-
-def decode_png(data: bytes) -> Image.Image:
-    """A stored view.
-
-    Raises:
-        UserError: it is no picture.
-    """
-    try:
-        image = Image.open(io.BytesIO(data), formats=("PNG",))
-        if image.width * image.height > MAX_PIXELS:
-            raise ValueError(f"{image.width} x {image.height} pixels")
-        image.load()
-    except UNREADABLE as error:
-        raise UserError(f"a stored view is damaged ({error}); run the stage `geometry` again") from error
-    return image

@@ -5,17 +5,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from PIL import Image
 
-from pipeline.cad.solids.rendering import Pictures, read_image
+from pipeline.cad.solids.rendering import Pictures
 from pipeline.curriculum.data import TrainingData
 from pipeline.curriculum.plan import Example
 from pipeline.curriculum.schedule import draw_views
 from pipeline.evaluation.settings import Evaluation
 from pipeline.model.cad_mllm import CadMllmModel
 from pipeline.model.inputs import Inputs
-from pipeline.runtime.errors import RejectError, UserError
+from pipeline.runtime.errors import UserError
 from pipeline.runtime.seeds import shuffled
+from pipeline.shards.pictures import decode_png
 from pipeline.shards.reader import ShardReader
 
 
@@ -67,25 +67,21 @@ class Cases:
     def shown(self, combination: str, rows: Sequence[int]) -> list[Case]:
         """Test models, shown by a combination."""
         views = self.views if "image" in combination else dict.fromkeys(rows, ())
+        compared = self.num_candidates > 1 and "image" in combination and "point_cloud" not in combination
+        if compared:
+            self.geometry.fetch((self.drawn[row], f"view{view}.png", None) for row in rows for view in views[row])
         examples = [Example(row, combination, views[row], 0) for row in rows]
         found = []
         for row, inputs in zip(rows, self.test.load(examples, with_programs=False), strict=True):
             cloud = self.clouds[row] if "point_cloud" in combination else None
-            pictures = self._pictures(row) if inputs.views and cloud is None else None
+            pictures = self._pictures(row) if compared else None
             found.append(Case(row, inputs, cloud, self.clouds[row], pictures))
         return found
 
-    def _pictures(self, row: int) -> Pictures | None:
-        """The views that a test model is shown by, where candidates are to be compared with them."""
-        if self.num_candidates == 1:
-            return None
+    def _pictures(self, row: int) -> Pictures:
+        """The views that a test model is shown by."""
         views, drawn = self.views[row], self.drawn[row]
-        self.geometry.fetch((drawn, f"view{number}.png", None) for number in views)
-        stored = [self.geometry.bytes(drawn, f"view{number}.png") for number in views]
-        try:
-            images = [Image.fromarray(read_image(view, "a stored view", None)) for view in stored]
-        except RejectError as error:
-            raise UserError(f"a stored view is damaged ({error}); run the stage `geometry` again") from error
+        images = [decode_png(self.geometry.bytes(drawn, f"view{view}.png")).convert("L") for view in views]
         return Pictures.of(images, self.model.feature_shapes["image"][0], views)
 
     def completable(self) -> list[int]:

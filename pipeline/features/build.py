@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.encoders.dinov2 import DinoV2Encoder, decode_png
+from pipeline.encoders.dinov2 import DinoV2Encoder
 from pipeline.encoders.michelangelo import MichelangeloEncoder
 from pipeline.execution.pool import Failure, Pool
 from pipeline.execution.workers import Workers
@@ -30,6 +30,7 @@ from pipeline.settings.resolved import ENCODERS, read_models
 from pipeline.shards import embeddings
 from pipeline.shards.building import FinishedShard, publish_shards, shard_by_shard
 from pipeline.shards.manifest import reasons
+from pipeline.shards.pictures import decode_png
 from pipeline.shards.reader import ShardReader
 from pipeline.shards.storage.store import Store, StoreError
 from pipeline.shards.writer import write_shard

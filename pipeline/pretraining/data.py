@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.encoders.dinov2 import DinoV2Encoder, decode_png
+from pipeline.encoders.dinov2 import DinoV2Encoder
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.seeds import generator
+from pipeline.shards.pictures import decode_png
 from pipeline.shards.reader import CorpusReader, ShardReader
 
 

@@ -30,7 +30,6 @@ from pipeline.cad.omnicad.dataset import Dataset
 from pipeline.cad.omnicad.published import read_split
 from pipeline.cad.parts import synthesis
 from pipeline.cad.solids.rendering import read_image
-from pipeline.encoders.dinov2 import decode_png
 from pipeline.encoders.tensors import read_tensors
 from pipeline.model.checkpoint_folder import CheckpointConfig
 from pipeline.planning.params import Params
@@ -38,6 +37,7 @@ from pipeline.runtime.errors import RejectError, UserError
 from pipeline.settings.resolved import read_models
 from pipeline.shards.index import INDEX, write_index
 from pipeline.shards.manifest import Manifest
+from pipeline.shards.pictures import decode_png
 from pipeline.shards.reader import CorpusReader
 from pipeline.shards.seen import SEEN, read_seen
 from pipeline.shards.tars import TarFile, decode_array, scan

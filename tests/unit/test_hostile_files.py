@@ -23,13 +23,13 @@ from pipeline.cad.omnicad.published import read_split
 from pipeline.cad.parts import synthesis
 from pipeline.cad.solids import clouds
 from pipeline.cad.solids.rendering import read_image
-from pipeline.encoders.dinov2 import decode_png
 from pipeline.model.checkpoint_folder import CheckpointConfig
 from pipeline.report.charts import line_chart
 from pipeline.runtime.errors import RejectError, UserError
 from pipeline.settings.params import Sections
 from pipeline.shards.index import INDEX
 from pipeline.shards.manifest import Manifest
+from pipeline.shards.pictures import decode_png
 from pipeline.shards.reader import CorpusReader
 from pipeline.shards.seen import SEEN, read_seen
 from pipeline.shards.stream import stream
