@@ -23,7 +23,7 @@ from unittest import mock
 import numpy as np
 from _common import ROOT, add_dataset, parse, read_dataset
 from _reconstruction import Answer, Part, judged, work
-from reconstruction import Ways, checkpoint_at, summary
+from reconstruction import Ways, add_checkpoint, model_of, summary
 
 from pipeline.cad.omnicad.dataset import open_dataset
 from pipeline.execution.pool import Failure
@@ -128,12 +128,10 @@ def main() -> None:
     add_dataset(parser)
     parser.add_argument("--every", type=int, default=3, help="take every so many-th model")
     parser.add_argument("--builds", type=int, default=2000, help="programs that are judged, of each part")
-    parser.add_argument("--checkpoint", type=Path, default=ROOT / "checkpoints" / "stage3_all")
+    add_checkpoint(parser)
     options = parse(parser, models=2, every=1, builds=50)
     start_server("pipeline.generation.search.search", "pipeline.generation.select")
-    model = None
-    if options.checkpoint.is_dir() and not options.smoke:
-        model = checkpoint_at(options.checkpoint)
+    model = model_of(options.checkpoint, options.smoke)
     bits = Params.load(ROOT / "params.yaml").codec.bits if model is None else model.model.grammar.bits
     with (
         tempfile.TemporaryDirectory() as folder,

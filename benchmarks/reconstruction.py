@@ -32,12 +32,15 @@ from pipeline.cad.omnicad.dataset import open_dataset
 from pipeline.execution.pool import Failure
 from pipeline.execution.sandbox import Sandbox, cores, start_server
 from pipeline.execution.workers import Workers
+from pipeline.exporting.shipped import shipped_checkpoint
 from pipeline.generation.inputs import UserInputs
 from pipeline.generation.pretrained import CadMllm
 from pipeline.generation.search.search import Budget, search
 from pipeline.metrics.statistics import interval
 from pipeline.planning.params import Params
 from pipeline.runtime.errors import UserError
+from pipeline.runtime.scratch import SCRATCH
+from stages.tools.checkpoints import SHIPPED
 
 WHOLE = Frame((0.0, 0.0, 0.0), 1.0)  # clouds and programs stay as they are normalised
 
@@ -86,7 +89,7 @@ class Ways:
 
     def _generated(self, given: UserInputs, num_candidates: int = 1, search_s: float | None = None) -> tuple[int, ...]:
         if self.model is None:
-            raise UserError("there is no checkpoint: make one with `dvc repro`, or name its folder with --checkpoint")
+            raise UserError("there is no checkpoint; name its folder with --checkpoint")
         best, *_ = self.model.generate_from(given, num_candidates, num_workers=cores(), search_s=search_s)
         return best.candidate.tokens
 
@@ -133,10 +136,19 @@ def measure(
     return {name: {"skipped": skipped[name]} if name in skipped else summary(found) for name, found in results.items()}
 
 
-def checkpoint_at(folder: Path) -> CadMllm:
-    """A checkpoint with the models of its project; of none, with those of the working directory."""
-    models = folder.resolve().parent.parent / "models"
-    return CadMllm.from_pretrained(folder, models if models.is_dir() else None)
+def add_checkpoint(parser: argparse.ArgumentParser) -> None:
+    """Which one is measured."""
+    parser.add_argument("--checkpoint", type=Path, default=SHIPPED, help="its folder; default: the package's networks")
+
+
+def model_of(checkpoint: Path, is_smoke: bool) -> CadMllm | None:
+    """A checkpoint with the models of its project, else of the working directory; None where it is not there."""
+    if is_smoke:
+        return None
+    if checkpoint == SHIPPED:
+        return CadMllm.from_pretrained(shipped_checkpoint(ROOT / SCRATCH, lambda line: print(line, file=sys.stderr)))
+    models = checkpoint.resolve().parent.parent / "models"
+    return CadMllm.from_pretrained(checkpoint, models if models.is_dir() else None) if checkpoint.is_dir() else None
 
 
 def main() -> None:
@@ -144,13 +156,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_dataset(parser)
     parser.add_argument("--only", help="some of the ways, by name, with commas; all if left out")
-    parser.add_argument("--checkpoint", type=Path, default=ROOT / "checkpoints" / "stage3_all")
+    add_checkpoint(parser)
     parser.add_argument("--search-s", type=float, default=20.0, help="seconds of search for a part")
     options = parse(parser, models=2, search_s=1.0)
     start_server("pipeline.generation.search.search", "pipeline.generation.select")
-    model = None
-    if options.checkpoint.is_dir() and not options.smoke:
-        model = checkpoint_at(options.checkpoint)
+    model = model_of(options.checkpoint, options.smoke)
     shapes = {} if model is None else model.model.feature_shapes
     num_views, size = (shapes["image"][0], model.encoders.image_size) if model and "image" in shapes else (0, 0)
     bits = Params.load(ROOT / "params.yaml").codec.bits if model is None else model.model.grammar.bits

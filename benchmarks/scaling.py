@@ -49,12 +49,12 @@ from pipeline.pretraining.reconstruction import (
     mean_losses,
     new_projector,
 )
-from pipeline.settings.places import CORPUS, MODELS
+from pipeline.settings.places import CORPUS, MODELS, SHIPPED
 from pipeline.shards.reader import CorpusReader
 from pipeline.weights.resolve import build_models
 from pipeline.weights.settings import Model
 from stages.cli import app
-from stages.tools.pretrain.common import ALIGNED, LANGUAGE_MODEL, RECONSTRUCTION, SHAPE_ENCODER, SHIPPED
+from stages.tools.pretrain.common import ALIGNED, LANGUAGE_MODEL, RECONSTRUCTION, SHAPE_ENCODER
 
 SEED = 7  # of corpora that no shipped network was trained on
 NETWORK = {"hidden_size": 128, "intermediate_size": 352, "num_hidden_layers": 4}

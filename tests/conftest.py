@@ -61,6 +61,11 @@ def real_models() -> list[Path]:
     return sorted(shared("omnicad/json").glob("*/*.json"))
 
 
+def pytest_xdist_auto_num_workers():
+    """One more than there are cores: while one waits for a disk or a process, another works."""
+    return int(os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS", (os.cpu_count() or 1) + 1))
+
+
 @pytest.hookimpl(tryfirst=True)  # before xdist takes the groups' names over
 def pytest_collection_modifyitems(items):
     """Fast tests come first, then slow ones of units, each module's in one process, which makes what they share.

@@ -33,7 +33,8 @@ IDLE_MIB = 4096  # address space that the libraries map before any work
 START_TIMEOUT_S = 120.0  # for a worker to come up; a task's own time begins when it has
 READY = "ready"
 LOST = ("timeout", "crash")  # reasons of a task whose worker did not answer
-PRELOADED = {"pipeline.cad.solids.kernel"}  # what the fork server loads when it starts, once for every worker to come
+# What the fork server loads when it starts, once for every worker to come: the kernel, and what looks at its meshes.
+PRELOADED = {"pipeline.cad.solids.kernel", "scipy.sparse.csgraph", "scipy.spatial"}
 
 
 def cores() -> int:

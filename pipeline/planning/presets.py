@@ -8,7 +8,7 @@ from ruamel.yaml.comments import CommentedMap
 from pipeline.planning.params import Params
 from pipeline.runtime.atomic import atomic_open
 from pipeline.runtime.errors import UserError
-from pipeline.settings.yaml_files import plain, read_yaml, yaml_parser
+from pipeline.settings.yaml_files import plain, read_commented, read_yaml, yaml_parser
 
 FOLDER = Path("presets")
 BASE = "quickstart"
@@ -28,7 +28,7 @@ def overlay(name: str) -> dict[str, Any]:
     """What a preset changes."""
     if name not in names():
         raise UserError(f"no preset {name!r}; there are {', '.join(names())}")
-    return {} if name == BASE else dict(plain(read_yaml(FOLDER / f"{name}.yaml")))
+    return {} if name == BASE else dict(read_yaml(FOLDER / f"{name}.yaml"))
 
 
 def compose(name: str) -> CommentedMap:
@@ -37,7 +37,7 @@ def compose(name: str) -> CommentedMap:
     Raises:
         UserError: the preset does not exist or does not make valid parameters.
     """
-    document: CommentedMap = read_yaml(FOLDER / f"{BASE}.yaml")
+    document: CommentedMap = read_commented(FOLDER / f"{BASE}.yaml")
     merge(document, overlay(name), "")
     Params.parse(plain(document), f"preset {name}")
     return document
@@ -77,7 +77,7 @@ def flatten(document: Any, place: str = "") -> dict[str, Any]:
 def own_changes(path: Path) -> list[str]:
     """Keys in which a parameter file differs from the preset that it names; none where it cannot be told."""
     try:
-        document = plain(read_yaml(path))
+        document = read_yaml(path)
         base, current = flatten(plain(compose(document["preset"]))), flatten(document)
     except (UserError, KeyError, TypeError):
         return []

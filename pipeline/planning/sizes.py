@@ -12,8 +12,8 @@ from pipeline.cad.omnicad.published import SPLITS
 from pipeline.encoders.michelangelo import MichelangeloConfig
 from pipeline.planning.params import Params
 from pipeline.runtime.errors import UserError
+from pipeline.settings.places import SHIPPED
 from pipeline.shards.embeddings import fields
-from pipeline.weights.resolve import SHIPPED
 from pipeline.weights.settings import Model
 
 OMNICAD_MODELS = 453_220

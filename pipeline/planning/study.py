@@ -53,7 +53,7 @@ def trials(study: str, num_seeds: int, base: CommentedMap) -> list[Trial]:
     if not path.is_file():
         known = ", ".join(sorted(each.stem for each in FOLDER.glob("*.yaml")))
         raise UserError(f"no study {study!r}; there are {known or 'none'} in {FOLDER}")
-    content = plain(read_yaml(path))
+    content = read_yaml(path)
     if not isinstance(content, dict) or not content.get("variants") or content.keys() - {"common", "variants"}:
         raise UserError(f"{path}: a study holds `variants` and may hold `common`, nothing else")
     found = []

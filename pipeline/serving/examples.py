@@ -21,11 +21,10 @@ from pipeline.runtime.atomic import atomic_folder, write_text
 from pipeline.runtime.fingerprint import sha256_file
 from pipeline.serving import words
 from pipeline.serving.service import Service
-from pipeline.settings.places import CORPUS, GEOMETRY
+from pipeline.settings.places import CORPUS, GEOMETRY, SHIPPED
 from pipeline.shards.manifest import MANIFEST
 from pipeline.shards.reader import CorpusReader, ShardReader
 
-SHIPPED = Path(__file__).resolve().parents[1] / "shipped" / "examples"
 LIST = "examples.json"
 SHOWN = ("text", "point_cloud", "image", "text", "point_cloud", "text")  # one after the other, as many as there are
 # What captions begin with: "Create a CAD model with a ".
@@ -104,7 +103,7 @@ def write_examples(folder: Path, examples: Sequence[HeldOut]) -> None:
         write_text(made / LIST, json.dumps(listed, indent=1) + "\n")
 
 
-def read_examples(folder: Path = SHIPPED) -> list[HeldOut]:
+def read_examples(folder: Path = SHIPPED / "examples") -> list[HeldOut]:
     """What ``write_examples`` wrote."""
     return [
         HeldOut(

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, PrivateAttr
 
 from pipeline.runtime.errors import UserError
 from pipeline.settings.section import validated
-from pipeline.settings.yaml_files import plain, read_yaml
+from pipeline.settings.yaml_files import read_yaml
 
 PARAMS_FILE = Path("params.yaml")
 
@@ -31,7 +31,7 @@ class Sections(BaseModel):
         Raises:
             UserError: all faults at once, each with its key.
         """
-        return cls.parse(plain(read_yaml(path), str(path)), str(path))
+        return cls.parse(read_yaml(path), str(path))
 
     @classmethod
     def parse(cls, document: Any, name: str) -> Self:

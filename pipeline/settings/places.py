@@ -16,6 +16,8 @@ TRANSFER = "transfer"  # real models, among the evaluations
 SKIPPED = "skipped.txt"  # there, where nothing was measured: why
 PRETRAINED = Path("pretrained")
 LOGS = Path("logs")  # how fast things went: part of no result
+SHIPPED = Path(__file__).resolve().parents[1] / "shipped"  # networks that the package carries, with their cards
+SHIPPED_PARAMS = SHIPPED / "params.yaml"  # those of params.yaml that they are used with
 
 
 @dataclass(frozen=True, slots=True)

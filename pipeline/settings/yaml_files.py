@@ -2,6 +2,8 @@
 
 import itertools
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -29,41 +31,21 @@ def yaml_parser() -> YAML:
 
 
 def read_yaml(path: Path) -> Any:
-    """A YAML file with its comments.
+    """A YAML file as plain containers, by the parser that DVC reads it with.
 
     Raises:
         UserError: it is missing or is not YAML.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-        if len(text) > MOST_TEXT:
-            raise UserError(f"{path} has {len(text):,} characters; {MOST_TEXT:,} are read at most")
-        if max(itertools.accumulate(BRACKETS.get(mark, 0) for mark in text), default=0) > MOST_DEPTH:
-            raise ValueError(f"brackets within more than {MOST_DEPTH} others")
-        document = yaml_parser().load(text)
-        if "!" in text:  # it takes as long again
-            YAML(typ="safe", pure=True).load(text)  # tags that ask for objects are no parameters
-        if _num_values(document, {}) > MOST_VALUES:
-            raise UserError(f"{path} names its anchors so often that it would have millions of values")
-        return document
-    except FileNotFoundError as error:
-        raise UserError(
-            f"{path} is not here ({Path.cwd()}); run in the project's folder, or choose a preset with "
-            "`cadmllm preset use NAME`"
-        ) from error
-    except DAMAGE as error:
-        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    with _damage_told(path):
+        return _loaded(_text(path), path)
 
 
-def _num_values(document: Any, known: dict[int, float]) -> float:
-    """How many values a document has where each is written out; infinite where one is within itself."""
-    if not isinstance(document, dict | list):
-        return 1
-    if id(document) not in known:
-        known[id(document)] = math.inf  # as long as it is not done
-        children = document.values() if isinstance(document, dict) else document
-        known[id(document)] = 1 + sum(_num_values(child, known) for child in children)
-    return known[id(document)]
+def read_commented(path: Path) -> Any:
+    """A YAML file with its comments, to be changed; it takes several times as long. Raises as ``read_yaml``."""
+    with _damage_told(path):
+        text = _text(path)
+        _loaded(text, path)  # tags that ask for objects are no parameters
+        return yaml_parser().load(text)
 
 
 def plain(document: Any, name: str = "params.yaml") -> Any:
@@ -76,8 +58,47 @@ def plain(document: Any, name: str = "params.yaml") -> Any:
         UserError: ruamel cannot read what it writes of it.
     """
     stream = StringIO()
-    try:
+    with _damage_told(name):
         yaml_parser().dump(document, stream)
-        return YAML(typ="safe", pure=True).load(stream.getvalue())
+        return _loaded(stream.getvalue(), name)
+
+
+@contextmanager
+def _damage_told(name: Path | str) -> Iterator[None]:
+    try:
+        yield
     except DAMAGE as error:
         raise UserError(f"{name} is not valid YAML: {' '.join(str(error).split())}") from error
+
+
+def _text(path: Path) -> str:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{path} is not here ({Path.cwd()}); run in the project's folder, or choose a preset with "
+            "`cadmllm preset use NAME`"
+        ) from error
+    if len(text) > MOST_TEXT:
+        raise UserError(f"{path} has {len(text):,} characters; {MOST_TEXT:,} are read at most")
+    if max(itertools.accumulate(BRACKETS.get(mark, 0) for mark in text), default=0) > MOST_DEPTH:
+        raise ValueError(f"brackets within more than {MOST_DEPTH} others")
+    return text
+
+
+def _loaded(text: str, name: Path | str) -> Any:
+    document = YAML(typ="safe").load(text)
+    if _num_values(document, {}) > MOST_VALUES:
+        raise UserError(f"{name} names its anchors so often that it would have millions of values")
+    return document
+
+
+def _num_values(document: Any, known: dict[int, float]) -> float:
+    """How many values a document has where each is written out; infinite where one is within itself."""
+    if not isinstance(document, dict | list):
+        return 1
+    if id(document) not in known:
+        known[id(document)] = math.inf  # as long as it is not done
+        children = document.values() if isinstance(document, dict) else document
+        known[id(document)] = 1 + sum(_num_values(child, known) for child in children)
+    return known[id(document)]

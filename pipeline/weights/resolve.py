@@ -31,12 +31,11 @@ from pipeline.runtime.errors import UserError
 from pipeline.runtime.fingerprint import libraries, sha256_file, sha256_folder
 from pipeline.runtime.scratch import keep, kept_or
 from pipeline.runtime.state_dicts import damage_told
+from pipeline.settings.places import SHIPPED
 from pipeline.settings.resolved import ENCODERS, MANIFEST, identity
 from pipeline.shards.seen import SEEN, read_seen, write_seen
 from pipeline.weights.projectors import take_projectors
 from pipeline.weights.settings import Model, Models
-
-SHIPPED = Path(__file__).resolve().parents[1] / "shipped"  # weights that the package carries, with their cards
 
 
 class Made(NamedTuple):

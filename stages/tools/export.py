@@ -6,10 +6,11 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline.model.checkpoint_folder import check_checkpoint
+from pipeline.model.checkpoint_folder import check_checkpoint, models_of
 from pipeline.runtime.commands import command
 from pipeline.runtime.errors import UserError
-from pipeline.settings.places import CHECKPOINTS, CORPUS, FEATURES, GEOMETRY, METRICS, MODELS
+from pipeline.settings.places import CORPUS, FEATURES, GEOMETRY, METRICS
+from stages.tools import checkpoints
 
 export = typer.Typer(no_args_is_help=True, help="Write a model, or the dataset, as a folder that others load.")
 
@@ -22,20 +23,17 @@ Push = Annotated[
 @command
 def export_model_folder(
     out: Annotated[Path, typer.Argument(help="Folder for it.")],
-    checkpoint: Annotated[Path | None, typer.Option(help="Default: that of the last curriculum stage.")] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help=checkpoints.HELP)] = None,
     merged: Annotated[bool, typer.Option("--merged", help="LoRA within the language model's weights.")] = False,
     push: Push = None,
 ) -> None:
     """Write a checkpoint with the models that it needs, and a card: CadMllm.from_pretrained loads it anywhere."""
-    from pipeline.planning.params import Params
-
-    p = Params.load()
-    folder = checkpoint or CHECKPOINTS / list(p.curriculum)[-1]
+    folder, _ = checkpoints.chosen(checkpoint)
     check_checkpoint(folder)
     _check_out(out)
     from pipeline.exporting.model import export_model
 
-    config = export_model(folder, MODELS, out, merged, _figures(folder.name), CORPUS)
+    config = export_model(folder, models_of(folder), out, merged, _figures(folder.name), CORPUS)
     typer.echo(f"{out}: {_mib(out)} MiB, takes {', '.join(config.combinations)}")
     _push(out, push, "model")
 

@@ -15,11 +15,11 @@ from pipeline.model.checkpoint_folder import check_checkpoint, models_of
 from pipeline.runtime import interrupt
 from pipeline.runtime.commands import command, importing
 from pipeline.runtime.errors import RejectError, UserError
-from pipeline.runtime.progress import quiet
 from pipeline.runtime.scratch import SCRATCH
 from pipeline.settings import memory, params
-from pipeline.settings.places import CHECKPOINTS
+from stages.tools import checkpoints
 from stages.tools.cad import facts_text, program_in
+from stages.tools.checkpoints import Beside, say
 
 if TYPE_CHECKING:
     from pipeline.cad.language.program import CadProgram
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from pipeline.generation.pretrained import CadMllm, Generated
     from pipeline.generation.search.state import Found
     from pipeline.model.checkpoint_folder import CheckpointConfig
-    from pipeline.planning.params import Params
 
 FOR_ONE_PROMPT = (  # with what it takes less memory
     "fewer --candidates or --beams, a smaller --max-tokens",
@@ -76,7 +75,7 @@ Builds = Annotated[
     int | None,
     typer.Option(min=1, help="Search so many programs at most: the same result on any machine."),
 ]
-Checkpoint = Annotated[Path | None, typer.Option(help="Default: that of the last curriculum stage.")]
+Checkpoint = Annotated[Path | None, typer.Option(help=checkpoints.HELP)]
 SizeMm = Annotated[
     float, typer.Option(min=0.001, help="Longest side of the result, where no cloud and no start gives it.")
 ]
@@ -119,8 +118,8 @@ def generate(
     caption, images, searched = caption.strip(), image or [], search is not None or builds is not None
     first = _check_given(out, caption, points, unit, images, start, steps, searched)
     decodings(candidates, max_tokens, temperature, top_p, beams, seed)
-    p = _params()
-    config = check_checkpoint(folder := checkpoint or CHECKPOINTS / list(p.curriculum)[-1])
+    folder, p = checkpoints.chosen(checkpoint)
+    config = check_checkpoint(folder)
     given = _read_given(config, folder, caption, points, unit, images, searched)
     model = _load(folder, given, p, alone=beams == 1)
     if searched:
@@ -144,12 +143,6 @@ def generate(
     _write_best(found, given, model.model.grammar.bits, out, p, candidates > 1 and not searched, as_json)
 
 
-def _params() -> "Params":
-    from pipeline.planning.params import Params
-
-    return Params.load()
-
-
 def _read_given(
     config: "CheckpointConfig",
     folder: Path,
@@ -164,12 +157,12 @@ def _read_given(
 
     num_points = check_known(config, models_of(folder), points is not None, len(images))
     start_server("pipeline.cad.exchange.files", "pipeline.generation.select", *[SEARCH] * searched)
-    return read_inputs(caption, points, images, num_points, _say, unit or Unit.M)
+    return read_inputs(caption, points, images, num_points, say, unit or Unit.M)
 
 
 def _show(found: "Found") -> None:
     score = found.score
-    _say(
+    say(
         f"fit {score.value:.3f} (volume {score.volume:.3f}, surface {score.surface:.3f}), "
         f"{len(found.tokens or ())} tokens; {found.judged:,} programs judged"
     )
@@ -177,24 +170,19 @@ def _show(found: "Found") -> None:
 
 def _show_likeness(found: "Found") -> None:
     judged = f"{len(found.tokens or ())} tokens; {found.judged:,} programs judged"
-    _say(f"fit {found.score.value:.3f} (likeness {found.score.volume:.3f}), {judged}")
+    say(f"fit {found.score.value:.3f} (likeness {found.score.volume:.3f}), {judged}")
 
 
-def _load(folder: Path, given: "UserInputs", p: "Params", alone: bool) -> "CadMllm":
+def _load(folder: Path, given: "UserInputs", p: Beside, alone: bool) -> "CadMllm":
     """The checkpoint's model; what a user should know of it and of the inputs is said."""
     with importing():
         from pipeline.generation.pretrained import CadMllm
 
     model = CadMllm.from_pretrained(folder, device=p.training.device, alone=alone)
     for note in _notes(model, given, folder):
-        _say(f"note: {note}")
-    _say(f"writing on {model.model.device}")
+        say(f"note: {note}")
+    say(f"writing on {model.model.device}")
     return model
-
-
-def _say(text: str) -> None:
-    if not quiet():
-        typer.echo(text, err=True)
 
 
 def _check_given(
@@ -230,7 +218,7 @@ def _check_given(
 
 
 def _write_best(
-    found: "list[Generated]", given: "UserInputs", bits: int, out: Path, p: "Params", best_of: bool, as_json: bool
+    found: "list[Generated]", given: "UserInputs", bits: int, out: Path, p: Beside, best_of: bool, as_json: bool
 ) -> None:
     """Write the first of the candidates, and say what it is; after a search that was stopped the command ends so."""
     from pipeline.cad.exchange.files import WriteOptions
@@ -259,12 +247,12 @@ def _write_best(
         if not as_json:
             typer.echo(f"misfit to {what.format(misfit)}")
         if of_cloud and misfit > ANOTHER_SHAPE:
-            _say(
+            say(
                 "note: this is another shape than the cloud's; more --candidates or --search may find it, or a "
                 "caption in the words of the corpus"
             )
     if interrupt.requested():
-        _say(f"stopped before the search was over: {out} has the best that was found until then")
+        say(f"stopped before the search was over: {out} has the best that was found until then")
         raise typer.Exit(130)
 
 

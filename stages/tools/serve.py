@@ -15,7 +15,7 @@ from pipeline.model.checkpoint_folder import check_checkpoint
 from pipeline.runtime.commands import command, importing
 from pipeline.runtime.errors import UserError
 from pipeline.settings import params
-from pipeline.settings.places import CHECKPOINTS
+from stages.tools import checkpoints
 
 if TYPE_CHECKING:
     from pipeline.serving.api import Figures
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 PORT = 8642
 
-Checkpoint = Annotated[Path | None, typer.Option(help="Default: that of the last curriculum stage.")]
+Checkpoint = Annotated[Path | None, typer.Option(help=checkpoints.HELP)]
 Host = Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 for all. There is no password.")]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")]
 Device = Annotated[str | None, typer.Option(help="Default: training.device of params.yaml.")]
@@ -76,10 +76,7 @@ def _run(
     said: str,
     browser: bool = False,
 ) -> None:
-    from pipeline.planning.params import Params
-
-    p = Params.load()
-    folder = checkpoint or CHECKPOINTS / list(p.curriculum)[-1]
+    folder, p = checkpoints.chosen(checkpoint)
     config = check_checkpoint(folder)
     listener = _listen(host, port)
     import uvicorn

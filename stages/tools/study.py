@@ -39,10 +39,10 @@ def study(
     from pipeline.planning.study import collect as figures_of
     from pipeline.planning.study import markdown, trials, write_plot
     from pipeline.settings import params
-    from pipeline.settings.yaml_files import read_yaml
+    from pipeline.settings.yaml_files import read_commented
 
     stop_at_once()
-    wanted = trials(name, seeds, read_yaml(params.PARAMS_FILE))
+    wanted = trials(name, seeds, read_commented(params.PARAMS_FILE))
     known = _finished()
     if not collect:
         if changed := _call("git", "diff", "--name-only", "HEAD", "--", *CODE, capture=True).split():

@@ -16,7 +16,7 @@ import numpy as np
 from pipeline.cad.omnicad import documents
 from pipeline.cad.parts import synthesis
 from pipeline.planning.presets import merge, write
-from pipeline.settings.yaml_files import plain, read_yaml, yaml_parser
+from pipeline.settings.yaml_files import plain, read_commented, read_yaml, yaml_parser
 from pipeline.shards.storage.store import PLACE
 from tests.func.conftest import ROOT, Project, make_project
 
@@ -137,8 +137,8 @@ def make(folder: Path) -> Project:
     """The project with nothing run."""
     folder.mkdir(parents=True)
     project = make_project(folder)
-    document = read_yaml(folder / "params.yaml")
-    merge(document, plain(read_yaml(HERE / "preset.yaml")), "")
+    document = read_commented(folder / "params.yaml")
+    merge(document, read_yaml(HERE / "preset.yaml"), "")
     write(document, folder / "params.yaml")
     for number in range(16):
         put_model(folder / RAW, number, seed=0)

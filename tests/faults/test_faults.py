@@ -14,8 +14,7 @@ from tests.faults.schedule import Planned, draw, shrink
 from tests.faults.watcher import Watcher
 
 
-@pytest.mark.slow
-@pytest.mark.xdist_group("faults")
+@pytest.mark.longer
 def test_a_schedule_is_survived(tmp_path, monkeypatch, capsys):
     """One that needs no mounts: processes that are there already fork what it starts."""
     monkeypatch.setenv(MOUNTS, "0")

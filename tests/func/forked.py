@@ -71,6 +71,9 @@ SANDBOXES = (
     "pipeline.generation.search.search",
     "pipeline.generation.select",
     "pipeline.metrics.assess",
+    "scipy.sparse.csgraph",
+    "scipy.spatial",
+    "trimesh",
 )
 
 

@@ -20,10 +20,10 @@ from pipeline.model.inputs import Inputs, collate
 from pipeline.planning import measure
 from pipeline.runtime.device import DTYPES, autocast, choose_device, matrix_flops, shared_device
 from pipeline.runtime.errors import UserError
+from pipeline.settings.places import SHIPPED
 from pipeline.settings.resolved import ENCODERS, read_models
 from pipeline.training.optimizer import clip_gradients, make_optimizer
 from pipeline.training.parallel import Parallel
-from pipeline.weights.resolve import SHIPPED
 from tests.conftest import longer
 from tests.unit.conftest import DETAILS, GRAMMAR, inputs
 from tests.unit.test_model import save

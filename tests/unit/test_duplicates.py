@@ -20,10 +20,10 @@ from pipeline.execution.workers import Workers
 from pipeline.planning.params import Params
 from pipeline.planning.presets import compose
 from pipeline.runtime.errors import UserError
+from pipeline.settings.places import SHIPPED
 from pipeline.shards.manifest import Manifest, read_rejects
 from pipeline.shards.reader import CorpusReader
 from pipeline.shards.seen import SEEN, read_seen, write_seen
-from pipeline.weights.resolve import SHIPPED
 
 SPLIT = Split(validation=0.25, test=0.25)
 

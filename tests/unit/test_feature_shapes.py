@@ -23,11 +23,12 @@ from pipeline.features.verify import verify_folder
 from pipeline.planning import presets, sizes
 from pipeline.planning.params import Params
 from pipeline.settings import yaml_files
+from pipeline.settings.places import SHIPPED
 from pipeline.shards import embeddings
 from pipeline.shards.building import write_manifest
 from pipeline.shards.manifest import Manifest
 from pipeline.shards.writer import encode_array, write_shard
-from pipeline.weights.resolve import SHIPPED, build_models
+from pipeline.weights.resolve import build_models
 from tests.conftest import ROOT
 from tests.unit.test_encoders import models, quiet
 

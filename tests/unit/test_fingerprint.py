@@ -49,6 +49,27 @@ def test_other_versions_are_told():
     assert other_versions({"torch": "2.12.0", "peft": "0.20.0", "numpy": "2.4.6"}, now) == told
 
 
+def test_imports_are_found_as_they_are_parsed(monkeypatch, tmp_path):
+    lines = (
+        "import os; import pipeline.x",
+        "if True: from pipeline import y",
+        "from pipeline.a import b, \\\n    c",
+        "from pipeline.a import (b,  # )\n    c)",
+        "from pipeline.a import (\n    b,\n    c as d,\n)",
+        "def f():\n    import a as b, c.d",
+        "from pipeline.a import b as c  # noqa",
+        "from pipeline.a import b as c",
+    )
+    ours = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
+    for number, line in enumerate(lines):
+        (path := tmp_path / f"{number}.py").write_text(line)
+        ours.append(path)
+    for path in ours:
+        monkeypatch.setattr(fingerprint, "module_file", lambda _, path=path: path)
+        assert set(fingerprint._imports("")) == set(fingerprint._parsed_imports(path.read_text())), path
+    assert {"pipeline.a", "pipeline.a.b"} <= set(fingerprint._imports(""))
+
+
 @pytest.mark.slow
 def test_every_library_changes_results_or_does_not():
     """On a failure, put the library into ``LIBRARIES`` if its version can change a result, else among those here."""

@@ -16,9 +16,9 @@ from transformers import AutoModelForCausalLM, Qwen2Config
 from pipeline.model.cad_mllm import CadMllmModel
 from pipeline.planning.sizes import LLMS, image_shape, points_shape
 from pipeline.runtime.errors import UserError
+from pipeline.settings.places import SHIPPED
 from pipeline.training.parallel import Parallel
 from pipeline.training.state import _read, _write_shards
-from pipeline.weights.resolve import SHIPPED
 from tests.unit.conftest import DETAILS, GRAMMAR, preset
 
 pytestmark = pytest.mark.slow

@@ -21,7 +21,6 @@ SHAPE_ENCODER, IMAGE_ENCODER, LANGUAGE_MODEL = ("shape_encoder", "image_encoder"
 MADE_BY = {ALIGNED: "shape-encoder", RECONSTRUCTION: "reconstruction", ENCODERS: "image-encoder"}
 MAX_TEST_MODELS = 500
 SCORES = "scores.json"
-SHIPPED = Path(__file__).resolve().parents[3] / "pipeline" / "shipped"
 
 
 def settings() -> "tuple[Params, Pretraining]":

@@ -9,7 +9,7 @@ import typer
 from pipeline.curriculum.log import read_log
 from pipeline.runtime.commands import command
 from pipeline.runtime.errors import UserError
-from pipeline.settings.places import CORPUS, GEOMETRY
+from pipeline.settings.places import CORPUS, GEOMETRY, SHIPPED
 from stages.tools.pretrain.common import (
     ALIGNED,
     ENCODERS,
@@ -19,7 +19,6 @@ from stages.tools.pretrain.common import (
     RECONSTRUCTION,
     SCORES,
     SHAPE_ENCODER,
-    SHIPPED,
     settings,
     speed_log,
 )
