@@ -20,7 +20,7 @@ from pipeline.planning.params import Params
 from pipeline.runtime.seeds import generator
 from pipeline.settings.params import num_workers
 from pipeline.settings.places import CORPUS, FEATURES, GEOMETRY, MODELS
-from pipeline.settings.yaml_files import read_yaml
+from pipeline.settings.yaml_files import read_commented
 from pipeline.shards import embeddings
 from pipeline.shards.building import write_manifest
 from pipeline.shards.index import shard_rows
@@ -129,7 +129,7 @@ def run(folder: Path, *command: str) -> tuple[float, str]:
 
 def first_step(folder: Path, text_embeddings: str) -> float:
     """Seconds from ``cadmllm train`` to the line of its first step; then it is stopped."""
-    document = read_yaml(folder / "params.yaml")
+    document = read_commented(folder / "params.yaml")
     document["curriculum"][STAGE]["text_embeddings"] = text_embeddings
     presets.write(document, folder / "params.yaml")
     started = time.perf_counter()

@@ -44,7 +44,7 @@ from pipeline.planning.params import Params
 from pipeline.runtime.atomic import write_text
 from pipeline.runtime.seeds import generator
 from pipeline.settings.places import CORPUS, FEATURES, GEOMETRY, MODELS
-from pipeline.settings.yaml_files import read_yaml
+from pipeline.settings.yaml_files import read_commented
 from pipeline.shards.manifest import Manifest
 from pipeline.shards.storage.cache import COUNT
 from pipeline.shards.storage.remote import CACHE
@@ -173,7 +173,7 @@ def move(source: Path, folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     ignored = shutil.ignore_patterns("raw", "features", "scratch")
     shutil.copytree(source, folder, copy_function=os.link, ignore=ignored)
-    document = read_yaml(folder / "params.yaml")
+    document = read_commented(folder / "params.yaml")
     presets.merge(document, {"storage": {"shards": URL, "cache_mib": LEAST_MIB}}, "")
     (folder / "params.yaml").unlink()
     presets.write(document, folder / "params.yaml")

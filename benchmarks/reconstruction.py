@@ -32,15 +32,13 @@ from pipeline.cad.omnicad.dataset import open_dataset
 from pipeline.execution.pool import Failure
 from pipeline.execution.sandbox import Sandbox, cores, start_server
 from pipeline.execution.workers import Workers
-from pipeline.exporting.shipped import shipped_checkpoint
 from pipeline.generation.inputs import UserInputs
 from pipeline.generation.pretrained import CadMllm
 from pipeline.generation.search.search import Budget, search
 from pipeline.metrics.statistics import interval
 from pipeline.planning.params import Params
 from pipeline.runtime.errors import UserError
-from pipeline.runtime.scratch import SCRATCH
-from stages.tools.checkpoints import SHIPPED
+from stages.tools.checkpoints import PACKAGED, folder_of
 
 WHOLE = Frame((0.0, 0.0, 0.0), 1.0)  # clouds and programs stay as they are normalised
 
@@ -138,17 +136,13 @@ def measure(
 
 def add_checkpoint(parser: argparse.ArgumentParser) -> None:
     """Which one is measured."""
-    parser.add_argument("--checkpoint", type=Path, default=SHIPPED, help="its folder; default: the package's networks")
+    parser.add_argument("--checkpoint", type=Path, default=PACKAGED, help="its folder; default: the package's networks")
 
 
 def model_of(checkpoint: Path, is_smoke: bool) -> CadMllm | None:
-    """A checkpoint with the models of its project, else of the working directory; None where it is not there."""
-    if is_smoke:
-        return None
-    if checkpoint == SHIPPED:
-        return CadMllm.from_pretrained(shipped_checkpoint(ROOT / SCRATCH, lambda line: print(line, file=sys.stderr)))
-    models = checkpoint.resolve().parent.parent / "models"
-    return CadMllm.from_pretrained(checkpoint, models if models.is_dir() else None) if checkpoint.is_dir() else None
+    """A checkpoint; None where it is not there."""
+    folder = checkpoint if is_smoke else folder_of(checkpoint)
+    return CadMllm.from_pretrained(folder) if folder.is_dir() and not is_smoke else None
 
 
 def main() -> None:

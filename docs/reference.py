@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 from typer.main import get_command
 
 from pipeline.planning.params import Params
-from pipeline.settings.yaml_files import plain, read_yaml
+from pipeline.settings.yaml_files import read_yaml
 from stages.cli import COMMANDS, app
 
 if TYPE_CHECKING:
@@ -178,7 +178,7 @@ def parameters() -> Iterator[tuple[str, dict[str, Any], str]]:
     In the order of the default preset. A stage of the curriculum is ``<stage>``, whatever it is called.
     """
     schema, said = Params.model_json_schema(), comments()
-    order = [*plain(read_yaml(DEFAULT))]
+    order = [*read_yaml(DEFAULT)]
     found = list(_properties(schema, schema["$defs"], ""))
     for key, each, described in sorted(found, key=lambda given: _rank(given[0].partition(".")[0], order)):
         own = _first(each) if "properties" in each or key == "curriculum" else ""
@@ -229,8 +229,8 @@ def comments() -> dict[str, str]:
 
 def parameters_page() -> str:
     """Markdown: all parameters, with default, type and meaning."""
-    document = plain(read_yaml(DEFAULT))
-    document["pretraining"] = plain(read_yaml(PRESETS / "pretraining.yaml"))["pretraining"]
+    document = read_yaml(DEFAULT)
+    document["pretraining"] = read_yaml(PRESETS / "pretraining.yaml")["pretraining"]
     lines = [
         "# Parameters",
         "",

@@ -63,7 +63,7 @@ def real_models() -> list[Path]:
 
 def pytest_xdist_auto_num_workers():
     """One more than there are cores: while one waits for a disk or a process, another works."""
-    return int(os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS", (os.cpu_count() or 1) + 1))
+    return int(os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS") or len(os.sched_getaffinity(0)) + 1)
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist takes the groups' names over

@@ -10,12 +10,13 @@ from pipeline.model.settings import ModelParams
 from pipeline.runtime.atomic import exclusive, publish
 from pipeline.runtime.commands import importing
 from pipeline.runtime.fingerprint import fingerprint, sha256_folder
+from pipeline.runtime.scratch import keep, kept_or
 from pipeline.settings.params import Sections
 from pipeline.settings.places import MODELS, SHIPPED, SHIPPED_PARAMS
 from pipeline.settings.section import Seed
 from pipeline.weights.settings import Models
 
-NAME = "shipped"
+WHOLE = "sha256.json"  # of what was made: what a disk or a user has damaged since is made again
 WAIT_S = 120  # for another process that makes the same
 
 
@@ -40,14 +41,18 @@ def shipped_checkpoint(scratch: Path, say: Callable[[str], None]) -> Path:
         UserError: another process has been making it for two minutes.
     """
     p = ShippedSections.load(SHIPPED_PARAMS)
-    place = scratch / NAME / fingerprint(__name__, dict(p), {"networks": sha256_folder(SHIPPED)})
-    found = place / NAME
-    if not found.is_dir():
+    place = scratch / "shipped" / fingerprint(__name__, dict(p), {"networks": sha256_folder(SHIPPED)})
+    made = place / "shipped"
+    if not _is_whole(made):
         with exclusive(place, WAIT_S):
-            if not found.is_dir():
+            if not _is_whole(made):
                 say(f"making a checkpoint of the package's networks, kept in {place}")
-                _make(p, place, found)
-    return found
+                _make(p, place, made)
+    return made
+
+
+def _is_whole(made: Path) -> bool:
+    return made.is_dir() and kept_or(None, made.with_name(WHOLE)) == sha256_folder(made)
 
 
 def _make(p: ShippedSections, place: Path, out: Path) -> None:
@@ -59,4 +64,5 @@ def _make(p: ShippedSections, place: Path, out: Path) -> None:
     build_models(p.models, p.seed, place / "resolved", models, lambda *_: None)
     write_untrained(p.model, p.codec.bits, p.features, p.geometry, p.seed, models, whole)
     models.rename(whole / MODELS)
+    keep(out.with_name(WHOLE), sha256_folder(whole))
     publish(whole, out)

@@ -8,6 +8,7 @@ from pipeline.model.settings import ModelParams
 from pipeline.runtime.errors import UserError
 from pipeline.settings.computing import Dtype, Quantization
 from pipeline.settings.places import MODELS
+from pipeline.settings.resolved import MANIFEST
 from pipeline.settings.section import Section, validated
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -79,9 +80,10 @@ class CheckpointConfig(Section):
         return validated(cls, document, str(folder / CONFIG))
 
 
-def models_of(folder: Path, default: Path = MODELS) -> Path:
-    """The resolved models that a checkpoint is used with: those in it, where it was exported, else the project's."""
-    return folder / MODELS if (folder / MODELS).is_dir() else default
+def models_of(folder: Path) -> Path:
+    """The resolved models of a checkpoint: in it, where it was exported, else its project's, else those here."""
+    places = (folder / MODELS, folder.parent.parent / MODELS)
+    return next((place for place in places if (place / MANIFEST).is_file()), MODELS)
 
 
 def check_checkpoint(folder: Path) -> CheckpointConfig:

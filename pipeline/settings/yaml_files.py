@@ -1,4 +1,4 @@
-"""YAML files as DVC reads them, with their comments."""
+"""YAML files as DVC reads them; with their comments, where they are to be changed."""
 
 import itertools
 import math
@@ -13,7 +13,7 @@ from ruamel.yaml.error import YAMLError
 
 from pipeline.runtime.errors import UserError
 
-MOST_TEXT = 1 << 15  # characters of a file: ruamel takes a second for 20,000
+MOST_TEXT = 1 << 15  # characters of a file: with comments ruamel takes a second for 20,000
 MOST_DEPTH = 100  # of brackets: ruamel's time grows with their square
 # What ruamel raises, whatever the damage leads to.
 DAMAGE = (YAMLError, ValueError, RecursionError, LookupError, TypeError, AttributeError, AssertionError)

@@ -13,8 +13,8 @@ from pipeline.settings.computing import Device
 from pipeline.settings.params import PARAMS_FILE, Sections
 from pipeline.settings.places import CHECKPOINTS, SHIPPED_PARAMS
 
-SHIPPED = Path("shipped")
-HELP = "Default: that of the last curriculum stage. `shipped`: the package's own networks, with nothing trained."
+PACKAGED = Path("shipped")  # in place of a folder
+HELP = f"Default: that of the last curriculum stage. `{PACKAGED}`: the package's own networks, with nothing trained."
 
 
 class Beside(Sections):
@@ -37,20 +37,23 @@ def chosen(given: Path | None) -> tuple[Path, Beside]:
     Raises:
         UserError: no checkpoint is named and none is trained here, or params.yaml has faults.
     """
-    if PARAMS_FILE.is_file():
-        from pipeline.planning.params import Params
+    if given is not None:
+        return folder_of(given), Beside.load(PARAMS_FILE if PARAMS_FILE.is_file() else SHIPPED_PARAMS)
+    if not PARAMS_FILE.is_file():
+        raise UserError(f"{PARAMS_FILE} is not here: name a --checkpoint (`{PACKAGED}` needs no training), or go there")
+    from pipeline.planning.params import Params
 
-        p = Params.load()
-        folder = given or CHECKPOINTS / list(p.curriculum)[-1]
-        beside = Beside.parse(p.document, str(PARAMS_FILE))
-    else:
-        folder, beside = given or CHECKPOINTS, Beside.load(SHIPPED_PARAMS)
-    if given is None and not folder.is_dir():
-        raise UserError(f"{folder} is missing; `dvc repro` trains it, and `--checkpoint {SHIPPED}` needs no training")
-    return folder if given != SHIPPED or folder.is_dir() else _shipped(), beside
+    p = Params.load()
+    folder = CHECKPOINTS / list(p.curriculum)[-1]
+    if not folder.is_dir():
+        raise UserError(f"{folder} is missing: `dvc repro` trains it, and `--checkpoint {PACKAGED}` needs no training")
+    return folder, Beside.parse(p.document, str(PARAMS_FILE))
 
 
-def _shipped() -> Path:
+def folder_of(given: Path) -> Path:
+    """A checkpoint's folder: the one given, or the package's networks as one, where it is their name alone."""
+    if given != PACKAGED or given.is_dir():
+        return given
     from pipeline.exporting.shipped import shipped_checkpoint
 
     return shipped_checkpoint(SCRATCH, say)

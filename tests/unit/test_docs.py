@@ -11,7 +11,7 @@ import pytest
 from typer.main import get_command
 
 from pipeline.planning import presets
-from pipeline.settings.yaml_files import plain, read_yaml
+from pipeline.settings.yaml_files import read_yaml
 from stages.cli import app
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -70,7 +70,7 @@ def test_every_parameter_is_in_the_reference():
         re.findall(r"^## (\w+)$", page, re.MULTILINE)
     )
     for name in (presets.BASE, "pretraining", "reinforced"):
-        document = plain(read_yaml(ROOT / "presets" / f"{name}.yaml"))
+        document = read_yaml(ROOT / "presets" / f"{name}.yaml")
         for key in presets.flatten(document):
             given = re.sub(r"^curriculum\.\w+", "curriculum.<stage>", key)
             assert any(given == each or given.startswith(f"{each}.") for each in named), key

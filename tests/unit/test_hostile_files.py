@@ -320,10 +320,12 @@ def test_a_script_whose_message_would_be_endless_is_refused():
         "a: !!python/object/new:os.system ['touch {mark}']\n",
         "[" * 5000,
         "a: " * 5000,
+        "- " * 16_000,
+        "? " * 16_000,
         "x" * 100_000,
         "a: \x00",
     ],
-    ids=["laughs", "apply", "new", "brackets", "keys", "long", "nul"],
+    ids=["laughs", "apply", "new", "brackets", "keys", "items", "questions", "long", "nul"],
 )
 def test_params_make_no_object_and_no_end_of_anchors(tmp_path, mark, text):
     (tmp_path / "params.yaml").write_text(text.replace("{mark}", str(mark)))

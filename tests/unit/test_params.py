@@ -26,7 +26,7 @@ def _in_project(monkeypatch):
 
 
 def document():
-    return yaml_files.plain(yaml_files.read_yaml(ROOT / "presets" / "quickstart.yaml"))
+    return yaml_files.read_yaml(ROOT / "presets" / "quickstart.yaml")
 
 
 def test_the_committed_params_are_the_quickstart_preset():
