@@ -12,6 +12,7 @@ import pipeline.training.parallel
 import stages.train
 from pipeline.runtime import interrupt
 from pipeline.shards.reader import ShardReader
+from tests.conftest import longer
 from tests.func.test_training import losses
 
 
@@ -37,7 +38,7 @@ def test_features_are_those_of_the_cpu(on_gpu):
             np.testing.assert_allclose(found, expected, rtol=1e-2, atol=5e-3)
 
 
-@pytest.mark.parametrize(("dtype", "rel"), [("float32", 2e-3), ("float16", 0.02)])
+@pytest.mark.parametrize(("dtype", "rel"), [("float32", 2e-3), longer("float16", 0.02)])
 def test_a_stage_is_trained_interrupted_and_gone_on_with(on_gpu, monkeypatch, dtype, rel):
     before, validated = (losses(on_gpu, "stage2_text_pc", event) for event in ("train", "validation"))
     on_gpu.change("dtype: float32", f"dtype: {dtype}")

@@ -121,8 +121,15 @@ def step(model, smoke, seed=0):
     return loss.item(), grads, {name: p.detach().cpu() for name, p in trained.items()}
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("kind", ["mlp", "resampler"])
+@pytest.mark.parametrize(
+    ("kind", "dtype"),
+    [
+        *(("mlp", dtype) for dtype in DTYPES),
+        ("resampler", "float32"),
+        longer("resampler", "bfloat16"),
+        longer("resampler", "float16"),
+    ],
+)
 def test_a_step_gives_the_numbers_of_the_cpu(llm_folder, smoke, gpu, dtype, kind):
     projectors = {name: getattr(smoke.model.projectors, name).model_copy(update={"kind": kind})
                   for name in ("point_cloud", "image")}  # fmt: skip
