@@ -35,7 +35,7 @@ def test_a_scan_is_enough(empty):
     found = json.loads(said[said.index("{") :])
     assert found["misfit"] < 0.05
     (made,) = empty.folder.glob("scratch/shipped/*/shipped")
-    assert read_lineage(made)["stage"] == "none"
+    assert json.loads((made / LINEAGE).read_text())["stage"] == "none"
     again = empty.call("generate", *given, "--out", "again.step")
     assert MAKING not in again
     assert json.loads(again[again.index("{") :]) == found | {"file": "again.step"}
@@ -53,10 +53,6 @@ def test_a_scan_is_enough(empty):
 
 def written(folder, cloud):
     return [each.candidate.tokens for each in CadMllm.from_pretrained(folder).generate(points=cloud, max_new_tokens=64)]
-
-
-def read_lineage(folder):
-    return json.loads((folder / LINEAGE).read_text())
 
 
 def test_where_nothing_is_trained_they_are_named(empty):
