@@ -31,7 +31,6 @@ NOT_RUN = {
     r".*--push": "goes to the Hugging Face hub",
     r"cadmllm plan": "measures for half a minute; test_pipeline.py has it in short",
     r"cadmllm preset use": "would leave another project for the lines that follow; test_mistakes.py has it",
-    r"cadmllm checkpoint from-models": "wants networks that were pretrained together, as test_pretraining.py has them",
     r"python benchmarks/": "is run by .ci/benchmarks.py",
     r"python -m pytest": "is one of the tests",
 }

@@ -56,7 +56,7 @@ def test_missing_inputs(project):
         ("cad", "convert", "a.step", "b.stl"): "a.step does not exist",
         ("cad", "show", "a.json"): "a.json does not exist",
         ("cad", "check", "a.json"): "a.json does not exist",
-        ("generate", "x", "--out", "x.step"): "config.json is missing",
+        ("generate", "x", "--out", "x.step"): "checkpoints/stage3_all is missing: `dvc repro` trains it",
     }
     for (output, loaded), message in zip(told(project, list(expected)), expected.values(), strict=True):
         assert message in output
