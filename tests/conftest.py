@@ -89,7 +89,7 @@ def pytest_collection_modifyitems(items):
         if item is first:
             return 1
         alone = item.get_closest_marker("xdist_group") is None
-        if alone and "done" in item.fixturenames and "copy" not in item.fixturenames:
+        if alone and "done" in item.fixturenames and "tracked" not in item.fixturenames:
             return 4
         return (3 if "done" in item.fixturenames else 2) + alone / 2
 

@@ -87,6 +87,11 @@ class Project:
         self.change("noise: [0.02]", "noise: []")
         self.change("rotations_deg: [20]", "rotations_deg: []")
 
+    def untracked(self) -> "Project":
+        """This project, whose training is mirrored nowhere from now on."""
+        self.change("wandb_mode: offline", "wandb_mode: disabled")
+        return self
+
     def read(self, name: str) -> bytes:
         return (self.folder / name).read_bytes()
 
@@ -158,9 +163,15 @@ def done(tmp_path_factory, worker_id) -> Project:
 
 
 @pytest.fixture
-def copy(done, tmp_path) -> Project:
+def tracked(done, tmp_path) -> Project:
     """The finished project, to be changed."""
     return done.copied(tmp_path / "copy")
+
+
+@pytest.fixture
+def copy(tracked) -> Project:
+    """The same without Weights & Biases, which takes longer than most of its training."""
+    return tracked.untracked()
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,5 @@
 """Machines that train together, and one that is lost: torchrun's agents on this machine, as real processes."""
 
-import shutil
 import signal
 import socket
 import subprocess
@@ -87,7 +86,6 @@ class Machines:
 
 def lengthened(project: Project) -> Project:
     project.change("epochs: 1", "epochs: 12", after=f"{STAGE}:")
-    project.change("wandb_mode: offline", "wandb_mode: disabled")
     return project
 
 
@@ -104,7 +102,7 @@ def expected(done, tmp_path_factory):
     found = []
     for processes in ("2", "1"):
         folder = tmp_path_factory.mktemp("undisturbed") / processes
-        project = lengthened(Project(shutil.copytree(done.folder, folder, symlinks=True)))
+        project = lengthened(done.copied(folder).untracked())
         project.run("cadmllm", "train", STAGE, "--nproc", processes)
         found.append((losses(project, STAGE), tensors(project.folder / "checkpoints" / STAGE)))
     return found

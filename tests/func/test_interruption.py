@@ -98,19 +98,19 @@ def test_transfer_that_is_killed_repeats_neither_the_first_stages_loss_nor_a_bat
 
 
 @pytest.mark.parametrize("signum", [signal.SIGKILL, longer(signal.SIGTERM), longer(signal.SIGINT)])
-def test_training_killed_between_steps_ends_with_the_same_bytes(copy, signum):
-    copy.change("log_every: 1", "log_every: 3")  # a line of the log is about steps before and after the kill
+def test_training_killed_between_steps_ends_with_the_same_bytes(tracked, signum):
+    tracked.change("log_every: 1", "log_every: 3")  # a line of the log is about steps before and after the kill
     command = ("cadmllm", "train", "stage2_text_pc")
-    copy.run(*command)
-    before = contents(copy.folder / "checkpoints/stage2_text_pc")
-    output, code = kill_when(copy, command, scratch_has(copy, "train-stage2_text_pc/*/state-*"), signum)
+    tracked.run(*command)
+    before = contents(tracked.folder / "checkpoints/stage2_text_pc")
+    output, code = kill_when(tracked, command, scratch_has(tracked, "train-stage2_text_pc/*/state-*"), signum)
     if signum != signal.SIGKILL:
         assert code == 130
         assert "Go on with: cadmllm train stage2_text_pc" in output
-    assert "state after step" in copy.call("status")
-    assert "resuming after step" in copy.run(*command)
-    assert contents(copy.folder / "checkpoints/stage2_text_pc") == before
-    died, finished = wandb_runs(copy.folder)[-2:]  # of the one that was killed the next start has told
+    assert "state after step" in tracked.call("status")
+    assert "resuming after step" in tracked.run(*command)
+    assert contents(tracked.folder / "checkpoints/stage2_text_pc") == before
+    died, finished = wandb_runs(tracked.folder)[-2:]  # of the one that was killed the next start has told
     state, reason, code = {
         signal.SIGKILL: ("killed", "without a word: by SIGKILL, or with the machine", 137),
         signal.SIGTERM: ("stopped", "SIGTERM", 130),

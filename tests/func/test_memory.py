@@ -37,18 +37,18 @@ def out_of_memory(project, *command):
     return output
 
 
-def test_training_that_runs_out_of_memory_says_what_helps_and_keeps_its_state(copy):
-    copy.change("r: 4", "r: 8192")  # a step takes 200 MiB more than the model
-    copy.env["MALLOC_MMAP_THRESHOLD_"] = "1048576"  # what is freed is given back
-    output = out_of_memory(copy, sys.executable, "-c", TRAIN)
-    (state,) = copy.folder.glob("scratch/train-stage1_text/*/state-*")
+def test_training_that_runs_out_of_memory_says_what_helps_and_keeps_its_state(tracked):
+    tracked.change("r: 4", "r: 8192")  # a step takes 200 MiB more than the model
+    tracked.env["MALLOC_MMAP_THRESHOLD_"] = "1048576"  # what is freed is given back
+    output = out_of_memory(tracked, sys.executable, "-c", TRAIN)
+    (state,) = tracked.folder.glob("scratch/train-stage1_text/*/state-*")
     assert "out of memory on cpu at step 3 of 4, in batches of up to 6 samples and 610 positions" in output
-    assert f"{state.relative_to(copy.folder)} is kept" in output
+    assert f"{state.relative_to(tracked.folder)} is kept" in output
     for helps in ("training.tokens_per_batch: ", "training.gradient_checkpointing: true", "model.lora.r: less"):
         assert helps in output
     for does_not in ("features.", "training.distributed", "text_embeddings"):
         assert does_not not in output
-    died = wandb_runs(copy.folder)[-1]
+    died = wandb_runs(tracked.folder)[-1]
     assert (died.job_type, died.exit_code, died.summary["end/state"]) == ("stage1_text", 1, "failed")
     assert died.summary["end/reason"].startswith("out of memory on cpu at step 3 of")
     assert died.summary["end/step"] == len(died.series("train/loss")) == 2

@@ -93,14 +93,14 @@ def test_a_summary_tells_the_end_the_best_and_what_was_kept(done, runs):
     assert len(runs["stage3_all"].series("validation/retention_text")) == 4
 
 
-def test_a_stage_whose_loss_is_not_a_number_is_there_with_its_end(copy):
-    copy.change("lr: 0.001", "lr: 1e30", after="stage2_text_pc:")
-    output = copy.run("cadmllm", "train", "stage2_text_pc", code=1)
+def test_a_stage_whose_loss_is_not_a_number_is_there_with_its_end(tracked):
+    tracked.change("lr: 0.001", "lr: 1e30", after="stage2_text_pc:")
+    output = tracked.run("cadmllm", "train", "stage2_text_pc", code=1)
     assert "error: the loss is nan at step 2" in output
-    before, died = (run for run in wandb_runs(copy.folder) if run.job_type == "stage2_text_pc")
+    before, died = (run for run in wandb_runs(tracked.folder) if run.job_type == "stage2_text_pc")
     assert (died.exit_code, died.summary["end/state"], died.summary["end/step"]) == (1, "failed", 2)
     assert died.summary["end/reason"].startswith("the loss is nan at step 2; lower")
-    (log,) = copy.folder.glob("scratch/train-stage2_text_pc/*/log.jsonl")
+    (log,) = tracked.folder.glob("scratch/train-stage2_text_pc/*/log.jsonl")
     first, last = (value for _, value in died.series("train/loss"))
     assert first == logged(log)[0]["loss"] == before.series("train/loss")[0][1]
     assert math.isnan(last)
@@ -109,37 +109,37 @@ def test_a_stage_whose_loss_is_not_a_number_is_there_with_its_end(copy):
 
 
 @pytest.mark.longer
-def test_what_ended_another_process_is_the_reason(copy):
+def test_what_ended_another_process_is_the_reason(tracked):
     """Not what that did to the one that writes: its neighbour did not answer."""
-    copy.change("lr: 0.001", "lr: 9e-4")
-    (copy.folder / "in_two.py").write_text(IN_TWO)
+    tracked.change("lr: 0.001", "lr: 9e-4")
+    (tracked.folder / "in_two.py").write_text(IN_TWO)
     torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-    output = copy.run(*torchrun, "in_two.py", code=1)
+    output = tracked.run(*torchrun, "in_two.py", code=1)
     assert output.count("error: out of memory on cpu at step 3 of 4") == 1
-    died = wandb_runs(copy.folder)[-1]
+    died = wandb_runs(tracked.folder)[-1]
     assert (died.exit_code, died.summary["end/state"], died.summary["end/step"]) == (1, "failed", 2)
     assert died.summary["end/reason"].startswith("process 1: out of memory on cpu at step 3 of 4")
 
 
-def test_a_fault_of_weights_and_biases_at_the_end_costs_a_note(copy, monkeypatch):
+def test_a_fault_of_weights_and_biases_at_the_end_costs_a_note(tracked, monkeypatch):
     def init(**_):
         raise RuntimeError("no service")
 
     monkeypatch.setattr("wandb.init", init)
     parts = ("checkpoints/stage1_text", "evaluations/stage1_text")
-    before = [contents(copy.folder / part) for part in parts]
+    before = [contents(tracked.folder / part) for part in parts]
     for command, part in zip(("train", "evaluate"), parts, strict=True):
-        (copy.folder / f"metrics/{command}/stage1_text.json").unlink()
-        shutil.rmtree(copy.folder / part)
-        output = copy.call(command, "stage1_text")
+        (tracked.folder / f"metrics/{command}/stage1_text.json").unlink()
+        shutil.rmtree(tracked.folder / part)
+        output = tracked.call(command, "stage1_text")
         assert "note: Weights & Biases was not told of this end (RuntimeError: no service)" in output
-        assert (copy.folder / f"metrics/{command}/stage1_text.json").is_file()
-    assert [contents(copy.folder / part) for part in parts] == before
+        assert (tracked.folder / f"metrics/{command}/stage1_text.json").is_file()
+    assert [contents(tracked.folder / part) for part in parts] == before
 
 
-def test_without_weights_and_biases_the_bytes_are_the_same(copy):
-    before, known = contents(copy.folder / "checkpoints/stage1_text"), len(wandb_runs(copy.folder))
-    copy.change("wandb_mode: offline", "wandb_mode: disabled")
-    copy.run("cadmllm", "train", "stage1_text")
-    assert contents(copy.folder / "checkpoints/stage1_text") == before
-    assert len(wandb_runs(copy.folder)) == known
+def test_without_weights_and_biases_the_bytes_are_the_same(tracked):
+    before, known = contents(tracked.folder / "checkpoints/stage1_text"), len(wandb_runs(tracked.folder))
+    tracked.change("wandb_mode: offline", "wandb_mode: disabled")
+    tracked.run("cadmllm", "train", "stage1_text")
+    assert contents(tracked.folder / "checkpoints/stage1_text") == before
+    assert len(wandb_runs(tracked.folder)) == known

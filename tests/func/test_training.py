@@ -60,7 +60,7 @@ def alone(done, tmp_path_factory):
 
     @functools.cache
     def train(weights):
-        return train_for_long(done.copied(tmp_path_factory.mktemp("alone") / weights), weights)[:2]
+        return train_for_long(done.copied(tmp_path_factory.mktemp("alone") / weights).untracked(), weights)[:2]
 
     return train
 
@@ -78,7 +78,7 @@ class HeldUp:
 
 @pytest.fixture(scope="module")
 def held_up(done, tmp_path_factory):
-    project = done.copied(tmp_path_factory.mktemp("held_up") / "copy")
+    project = done.copied(tmp_path_factory.mktemp("held_up") / "copy").untracked()
     project.change("vocabulary_lr_multiplier: 5.0", "vocabulary_lr_multiplier: 1.0")
     project.change("epochs: 3", "epochs: 12", after="stage3_all:")
     project.change("distributed: ddp", "distributed: fsdp2")
