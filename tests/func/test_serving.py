@@ -310,8 +310,8 @@ def test_examples_in_the_package_can_be_sent(server):
 
 def test_no_request_that_the_schema_allows_is_a_fault_of_ours(server):
     command = ["schemathesis", "run", f"{server.url}/openapi.json", "--checks", "not_a_server_error", "--seed", "1"]
-    found = subprocess.run(
-        [BIN / command[0], *command[1:], "--max-examples", "8", "--phases", "examples,fuzzing", "--workers", "2"],
+    found = subprocess.run(  # by one thread: Python 3.11 parses in two at once with `SystemError`, now and then
+        [BIN / command[0], *command[1:], "--max-examples", "8", "--phases", "examples,fuzzing", "--workers", "1"],
         capture_output=True,
         text=True,
         check=False,
