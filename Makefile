@@ -25,8 +25,9 @@ study: repro
 test: $(TOOLS) machine
 	$(PYTEST) --dist loadgroup --no-loadscope-reorder --durations 10
 
+# A process a core: these tests wait for nothing.
 unit: $(TOOLS)
-	$(PYTEST) --dist worksteal -m 'not slow and not longer' tests/unit
+	$(PYTEST) --numprocesses logical --dist worksteal -m 'not slow and not longer' tests/unit
 
 # What the features stage writes, for every encoder and setting.
 shapes: $(TOOLS)

@@ -61,9 +61,10 @@ def real_models() -> list[Path]:
     return sorted(shared("omnicad/json").glob("*/*.json"))
 
 
-def pytest_xdist_auto_num_workers():
-    """One more than there are cores: while one waits for a disk or a process, another works."""
-    return int(os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS") or len(os.sched_getaffinity(0)) + 1)
+def pytest_xdist_auto_num_workers(config):
+    """With ``auto`` one more than there are cores: while one waits for a disk or a process, another works."""
+    cores = len(os.sched_getaffinity(0)) + (config.option.numprocesses == "auto")
+    return int(os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS") or cores)
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist takes the groups' names over
