@@ -140,9 +140,11 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
 
 
 def model_of(checkpoint: Path, is_smoke: bool) -> CadMllm | None:
-    """A checkpoint; None where it is not there."""
-    folder = checkpoint if is_smoke else folder_of(checkpoint)
-    return CadMllm.from_pretrained(folder) if folder.is_dir() and not is_smoke else None
+    """A checkpoint; None where it is not there, and in the smallest form."""
+    if is_smoke:
+        return None
+    folder = folder_of(checkpoint)
+    return CadMllm.from_pretrained(folder) if folder.is_dir() else None
 
 
 def main() -> None:

@@ -102,7 +102,7 @@ class Project:
 
 
 def _copied(source: str, target: str) -> None:
-    """A copy of a file; of Git's objects, 80 MB into which nobody writes, another name for the same one."""
+    """A copy of a file; of Git's objects, into which nobody writes, another name for the same one."""
     same = os.link if "/.git/objects/" in source else shutil.copy2
     try:
         same(source, target)
